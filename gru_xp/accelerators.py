@@ -1,0 +1,83 @@
+"""Accelerators: modules that run the recurrence of one array library faster.
+
+An accelerator is found through the entry point group ``gru_xp.backends``, where its name is that
+of the array library it serves. The module it names has two functions, ``forward`` and
+``backward``, that take the arguments of those in `gru_xp.recurrence`, `xp` excepted, and return
+what those return, or NotImplemented for a call that they leave to the portable loop.
+
+The folder ``backends/`` of the repository holds ours, and says how to write another.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from types import ModuleType
+from typing import NamedTuple
+
+from gru_xp import backend
+from gru_xp.typing import Namespace
+
+GROUP = "gru_xp.backends"
+
+_enabled: ContextVar[bool] = ContextVar(
+    "gru_xp_accelerators", default=os.environ.get("GRU_XP_ACCELERATORS", "1") != "0"
+)
+
+
+class Found(NamedTuple):
+    """The accelerator of one array library, or why there is none."""
+
+    module: ModuleType | None
+    reason: str
+
+
+@contextmanager
+def use_accelerators(enabled: bool) -> Iterator[None]:
+    """Switch the accelerators on or off within a ``with`` block.
+
+    The environment variable ``GRU_XP_ACCELERATORS=0`` switches them off from the start. The switch
+    belongs to the current thread or task. A function that ``jax.jit`` has already compiled keeps
+    the path that it was traced with.
+
+    Examples
+    --------
+    >>> import gru_xp
+    >>> cell = gru_xp.GRUCell(3, 4)
+    >>> with gru_xp.use_accelerators(False):  # the portable loop, whatever is installed
+    ...     h = cell(x)  # doctest: +SKIP
+    """
+    token = _enabled.set(bool(enabled))
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+def accelerator(xp: Namespace, /) -> ModuleType | None:
+    """Return the accelerator for arrays of namespace `xp`, None where there is none to use."""
+    return find(backend.name_of(xp)).module if _enabled.get() else None
+
+
+@cache
+def find(name: str, /) -> Found:
+    """Load the accelerator of the array library `name`; one that fails to load warns once."""
+    from importlib.metadata import entry_points  # loaded late: slow
+
+    candidates = sorted(entry_points(group=GROUP, name=name), key=lambda point: point.value)
+    if not candidates:
+        return Found(None, "no accelerator installed")
+    point = candidates[0]
+    try:
+        module: ModuleType = point.load()
+    except Exception as error:  # whatever it is, the portable loop still runs
+        reason = f"accelerator {point.value} failed to load: {type(error).__name__}: {error}"
+        warnings.warn(
+            f"gru_xp: {reason}; the portable loop runs instead", RuntimeWarning, stacklevel=2
+        )
+        return Found(None, reason)
+    return Found(module, point.value)

@@ -1,0 +1,308 @@
+"""Array libraries: which are here and usable, and arrays in and out of them.
+
+A *backend* is an array library that gru_xp knows by name. No backend but NumPy is imported before
+it is asked for, and array_api_compat's namespaces are imported as late: they are slow to load.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from gru_xp.typing import Array, Device, DType, Namespace
+
+NAMESPACES = {
+    "numpy": "array_api_compat.numpy",
+    "cupy": "array_api_compat.cupy",
+    "torch": "array_api_compat.torch",
+    "jax": "jax.numpy",
+    "array_api_strict": "array_api_strict",
+}
+"""The known backends and where each one's Array API namespace is imported from."""
+
+_INSTALL = {
+    "numpy": "pip install numpy",
+    "cupy": "pip install 'gru-xp[cuda13]' (or [cuda12], for the CUDA version of your driver)",
+    "torch": "pip install torch",
+    "jax": "pip install jax",
+    "array_api_strict": "pip install array-api-strict",
+}
+
+
+class BackendError(RuntimeError):
+    """An array library, or a device or dtype of it, was asked for and cannot be had."""
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What `backends` tells of one array library."""
+
+    name: str
+    usable: bool
+    reason: str
+    """Why it is not usable; empty where it is."""
+    version: str | None
+    devices: tuple[str, ...]
+    accelerator: str | None
+    """The module that runs its recurrence; None where the portable loop does."""
+    accelerator_reason: str
+    """Why there is no accelerator; empty where there is one."""
+
+
+def backends() -> list[BackendInfo]:
+    """List every known array library: usable or not and why, version, devices, accelerator.
+
+    Imports each library that is installed.
+    """
+    return [_info(name) for name in NAMESPACES]
+
+
+def _info(name: str) -> BackendInfo:
+    from gru_xp.accelerators import find
+
+    reason = unusable(name)
+    if reason:
+        return BackendInfo(name, False, reason, _version(name), (), None, reason)
+    found = find(name)
+    return BackendInfo(
+        name=name,
+        usable=True,
+        reason="",
+        version=_version(name),
+        devices=tuple(str(each) for each in devices(name)),
+        accelerator=found.reason if found.module else None,
+        accelerator_reason="" if found.module else found.reason,
+    )
+
+
+def _version(name: str) -> str | None:
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        try:
+            return str(importlib.import_module(name).__version__)
+        except Exception:
+            pass  # installed but broken: unusable() says why
+    try:
+        return version(name.replace("_", "-"))
+    except PackageNotFoundError:
+        return None
+
+
+@lru_cache
+def unusable(name: str, /) -> str:
+    """Why the backend cannot be used on this machine; an empty string where it can."""
+    if name not in NAMESPACES:
+        return f"unknown backend {name!r}: gru_xp knows {', '.join(NAMESPACES)}"
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        return f"{name} is not installed: {_INSTALL[name]}"
+    try:
+        importlib.import_module(NAMESPACES[name])
+        if name == "cupy":
+            return _unusable_cuda()
+    except Exception as error:  # an installed library can fail in any way, and is then reported
+        return f"{name} is installed but fails to import: {type(error).__name__}: {error}"
+    return ""
+
+
+def _unusable_cuda() -> str:
+    import cupy
+
+    if cupy.cuda.is_available():
+        return ""
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        return f"cupy is installed but finds no usable CUDA device: {error}"
+    return "cupy is installed but finds no CUDA device"
+
+
+def namespace(name: str, /) -> Namespace:
+    """Return the Array API namespace of the backend `name`.
+
+    Raises
+    ------
+    BackendError
+        If the library is unknown, not installed, or finds no device.
+    """
+    reason = unusable(name)
+    if reason:
+        raise BackendError(reason)
+    return importlib.import_module(NAMESPACES[name])
+
+
+def resolve(name: str, /) -> tuple[str, str]:
+    """Turn a backend's name or "auto" into a name, and say why that one.
+
+    "auto" is CuPy where a CUDA device is usable, NumPy otherwise.
+    """
+    if name != "auto":
+        namespace(name)
+        return name, "asked for by name"
+    reason = unusable("cupy")
+    if reason:
+        return "numpy", f"no GPU: {reason}"
+    return "cupy", "a CUDA device is usable"
+
+
+@lru_cache
+def _name_of(module: str) -> str:
+    for name, path in NAMESPACES.items():
+        if module in (name, path):
+            return name
+    return module.rpartition(".")[2]
+
+
+def name_of(xp: Namespace, /) -> str:
+    """Return the name of the backend that a namespace belongs to."""
+    return _name_of(xp.__name__)
+
+
+def array_namespace(*arrays: Array | None) -> Namespace:
+    """Return the namespace that all arrays share (None is skipped); TypeError if they do not."""
+    import array_api_compat
+
+    return array_api_compat.array_namespace(*arrays)
+
+
+def is_array(value: object, /) -> bool:
+    """Whether the value is an array of any library that array-api-compat knows."""
+    import array_api_compat
+
+    return not isinstance(value, np.generic) and array_api_compat.is_array_api_obj(value)
+
+
+def is_writeable(array: Array, /) -> bool:
+    """Whether assignment into the array is possible: False on JAX, whose arrays do not change."""
+    import array_api_compat
+
+    return array_api_compat.is_writeable_array(array)
+
+
+def device(array: Array, /) -> Device:
+    """Return the device of an array; None where it is not known yet, as under ``jax.jit``."""
+    import array_api_compat
+
+    return array_api_compat.device(array)
+
+
+def to_device(array: Array, device: Device, /) -> Array:
+    """Copy an array to a device of its own library; the array itself where it is there."""
+    import array_api_compat
+
+    return array_api_compat.to_device(array, device)
+
+
+def devices(name: str, /) -> list[Device]:
+    """List the devices of a usable backend, in its library's own terms."""
+    xp = namespace(name)
+    if name == "torch":
+        # torch's own listing names devices that this machine has not
+        count = xp.cuda.device_count() if xp.cuda.is_available() else 0
+        return [xp.device("cpu"), *(xp.device("cuda", index) for index in range(count))]
+    if name == "jax":
+        jax = importlib.import_module("jax")
+        return list(jax.devices()) + [
+            each for each in jax.devices("cpu") if each.platform != jax.default_backend()
+        ]
+    return list(xp.__array_namespace_info__().devices())
+
+
+def as_device(xp: Namespace, device: Device | str | int | None, /) -> Device | None:
+    """Turn a device's name, index or the library's own object into the object; None stays None.
+
+    Raises
+    ------
+    BackendError
+        If the library has no such device here.
+    """
+    name = name_of(xp)
+    if device is None or not isinstance(device, (str, int)):
+        return device
+    if name == "torch":
+        try:
+            return xp.empty(0, device=device).device
+        except Exception as error:
+            raise BackendError(f"torch has no device {device!r} here: {error}") from error
+    known = devices(name)
+    wanted = str(device).lower()
+    for index, each in enumerate(known):
+        names = {str(index), str(each).lower()}
+        names |= {str(getattr(each, key, None)).lower() for key in ("platform", "_device")}
+        if name == "cupy":
+            names |= {f"cuda:{index}", "cuda"}
+        if wanted in names:
+            return each
+    listed = ", ".join(str(each) for each in known)
+    raise BackendError(f"{name} has no device {device!r} here: it has {listed}")
+
+
+def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = None) -> DType:
+    """Turn a dtype's name or any library's floating dtype into that of `xp`; None is float32.
+
+    Raises
+    ------
+    TypeError
+        If it is no real floating dtype.
+    BackendError
+        If the library has no such dtype, or has it switched off, as JAX float64.
+    """
+    name = "float32" if dtype is None else dtype_name(dtype)
+    if name not in ("float16", "bfloat16", "float32", "float64"):
+        raise TypeError(
+            f"expected a real floating dtype, got {dtype!r}: use float16, bfloat16, float32 or "
+            "float64"
+        )
+    native = getattr(xp, name, None)
+    if native is None:
+        raise BackendError(f"{name_of(xp)} has no dtype {name}: use float32 or float64")
+    available = xp.__array_namespace_info__().dtypes(kind="real floating", device=device)
+    if name == "float64" and name not in available:
+        remedy = (
+            "call jax.config.update('jax_enable_x64', True) first, or use float32"
+            if name_of(xp) == "jax"
+            else "use float32"
+        )
+        raise BackendError(f"{name_of(xp)} has float64 switched off here: {remedy}")
+    return native
+
+
+def dtype_name(dtype: DType | str, /) -> str:
+    """Return the name of any library's dtype, such as "float32"."""
+    if isinstance(dtype, str):
+        return dtype
+    for key in ("name", "__name__"):
+        if isinstance(getattr(dtype, key, None), str):
+            return str(getattr(dtype, key))
+    return str(dtype).rpartition(".")[2]
+
+
+def from_numpy(
+    array: np.ndarray[Any, Any], /, *, xp: Namespace, dtype: DType, device: Device | None = None
+) -> Array:
+    """Copy a NumPy array into the library of `xp`."""
+    return xp.asarray(np.ascontiguousarray(array), dtype=dtype, device=device, copy=True)
+
+
+def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
+    """Copy an array of any known library and device into a new NumPy array.
+
+    torch's bfloat16, which NumPy has not, becomes float32.
+    """
+    import array_api_compat
+
+    name = name_of(array_namespace(array))
+    if name == "cupy":
+        return np.asarray(array.get())
+    if name == "torch":
+        array = array.detach().cpu()
+        if dtype_name(array.dtype) == "bfloat16":  # which NumPy has not
+            array = array.float()
+    if name == "array_api_strict":
+        array = array_api_compat.to_device(array, array_namespace(array).Device("CPU_DEVICE"))
+    return np.array(array)

@@ -1,0 +1,132 @@
+"""Checks of what users pass in, each with one error that says what to do.
+
+Only shapes, dtypes, libraries and devices are looked at, never values, so that ``jax.jit`` and
+``torch.compile`` can trace through.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gru_xp import backend
+from gru_xp.parameters import GRUParams, shapes
+from gru_xp.typing import Array, DType, Namespace
+
+
+def check_params(params: GRUParams, /, *, owner: str) -> tuple[int, int]:
+    """Check the packed arrays against each other and return (input_size, hidden_size)."""
+    weight_ih, weight_hh, bias_ih, bias_hh = params
+    for name, weight in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):
+        if not backend.is_array(weight):
+            raise TypeError(f"{owner}: {name} must be an array, got {type(weight).__name__}")
+        if weight.ndim != 2:
+            raise ValueError(f"{owner}: {name} must be 2-D, got shape {tuple(weight.shape)}")
+    if (bias_ih is None) != (bias_hh is None):
+        raise ValueError(f"{owner}: expected both of bias_ih and bias_hh, or neither")
+    input_size, hidden_size = weight_ih.shape[1], weight_hh.shape[1]
+    expected = shapes(input_size, hidden_size, bias=bias_ih is not None)
+    for name, array in params.named().items():
+        if tuple(array.shape) != expected[name]:
+            raise ValueError(
+                f"{owner}: {name} must have shape {expected[name]} for input size {input_size} "
+                f"and hidden size {hidden_size}, got {tuple(array.shape)}"
+            )
+    return input_size, hidden_size
+
+
+def check_array(value: Any, like: Array, /, *, name: str, owner: str, xp: Namespace) -> None:
+    """Check that a value is an array of the weights' library, on their device, of numbers."""
+    ours = backend.name_of(xp)
+    if not backend.is_array(value):
+        raise TypeError(
+            f"{owner}: expected {name} to be an array of {ours}, as the weights are, got "
+            f"{type(value).__name__}: pass {_example(ours)}"
+        )
+    theirs = backend.name_of(backend.array_namespace(value))
+    if theirs != ours:
+        raise TypeError(
+            f"{owner}: {name} is an array of {theirs}, the weights are of {ours}: convert {name} "
+            f"({_example(ours)}) or move the weights with .to(backend={theirs!r})"
+        )
+    here, there = backend.device(like), backend.device(value)
+    if here != there and None not in (here, there):
+        raise ValueError(
+            f"{owner}: {name} is on device {there}, the weights are on {here}: move {name}, or "
+            f"the weights with .to(device=...)"
+        )
+    if value.dtype != like.dtype and not xp.isdtype(
+        value.dtype, ("real floating", "integral", "bool")
+    ):
+        raise TypeError(
+            f"{owner}: expected {name} of a real floating or integer dtype, got {value.dtype}: "
+            "cast it first"
+        )
+
+
+def _example(name: str) -> str:
+    calls = {
+        "torch": "torch.as_tensor(...)",
+        "jax": "jax.numpy.asarray(...)",
+        "numpy": "numpy.asarray(...), from another library gru_xp.to_numpy(...)",
+    }
+    return calls.get(name, f"{name}.asarray(...)")
+
+
+def check_step(
+    x: Array, h: Array | None, /, *, input_size: int, hidden_size: int, owner: str
+) -> None:
+    """Check the shapes of one step's input (I,) or (N, I) and state (H,) or (N, H)."""
+    if x.ndim not in (1, 2):
+        raise ValueError(
+            f"{owner}: expected input to be 1-D ({input_size},) or 2-D (batch, {input_size}), got "
+            f"{x.ndim}-D of shape {tuple(x.shape)}: a cell takes one step a call"
+        )
+    if x.shape[-1] != input_size:
+        raise ValueError(
+            f"{owner}: input has inconsistent input_size: expected {input_size}, got "
+            f"{x.shape[-1]} (shape {tuple(x.shape)}): its last axis must have the size that the "
+            "cell was made with"
+        )
+    if h is None:
+        return
+    if h.ndim != x.ndim:
+        raise ValueError(
+            f"{owner}: expected hidden to be {x.ndim}-D as the input is (shape "
+            f"{tuple(x.shape)}), got {h.ndim}-D of shape {tuple(h.shape)}: give both a batch axis "
+            "or neither"
+        )
+    if h.shape[-1] != hidden_size:
+        raise ValueError(
+            f"{owner}: hidden has inconsistent hidden_size: expected {hidden_size}, got "
+            f"{h.shape[-1]} (shape {tuple(h.shape)}): its last axis must have the size that the "
+            "cell was made with"
+        )
+    if x.ndim == 2 and x.shape[0] != h.shape[0]:
+        raise ValueError(
+            f"{owner}: input batch size {x.shape[0]} doesn't match hidden batch size "
+            f"{h.shape[0]}: pass one state for each row of the input"
+        )
+
+
+def check_delta(delta: Array, shape: tuple[int, ...], /, *, owner: str) -> None:
+    """Check a gradient's shape against that of the output: a batch axis of 1 may come or go."""
+    rows = (1, *shape) if len(shape) == 1 else shape
+    allowed = [shape] + ([(1, *shape)] if len(shape) == 1 else [])
+    if len(shape) == 2 and rows[0] == 1:
+        allowed.append(shape[1:])
+    if tuple(delta.shape) not in allowed:
+        raise ValueError(
+            f"{owner}: expected delta of the output's shape {shape}, got {tuple(delta.shape)}: "
+            "pass the gradient with respect to what the forward returned"
+        )
+
+
+def computing_dtype(like: Array, *others: Array | None, xp: Namespace) -> DType:
+    """Promote the floating dtypes; an integer or boolean array takes on the others'."""
+    dtype = like.dtype
+    for other in others:
+        if other is None or other.dtype == dtype:
+            continue
+        if xp.isdtype(other.dtype, "real floating"):
+            dtype = xp.result_type(dtype, other.dtype)
+    return dtype
