@@ -261,8 +261,9 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
     native = getattr(xp, name, None)
     if native is None:
         raise BackendError(f"{name_of(xp)} has no dtype {name}: use float32 or float64")
-    available = xp.__array_namespace_info__().dtypes(kind="real floating", device=device)
-    if name == "float64" and name not in available:
+    if name == "float64" and name not in xp.__array_namespace_info__().dtypes(
+        kind="real floating", device=device
+    ):
         remedy = (
             "call jax.config.update('jax_enable_x64', True) first, or use float32"
             if name_of(xp) == "jax"
@@ -286,7 +287,7 @@ def from_numpy(
     array: np.ndarray[Any, Any], /, *, xp: Namespace, dtype: DType, device: Device | None = None
 ) -> Array:
     """Copy a NumPy array into the library of `xp`."""
-    return xp.asarray(np.ascontiguousarray(array), dtype=dtype, device=device, copy=True)
+    return xp.asarray(np.asarray(array, order="C"), dtype=dtype, device=device, copy=True)
 
 
 def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
@@ -303,6 +304,7 @@ def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
         array = array.detach().cpu()
         if dtype_name(array.dtype) == "bfloat16":  # which NumPy has not
             array = array.float()
+        array = array.numpy()
     if name == "array_api_strict":
         array = array_api_compat.to_device(array, array_namespace(array).Device("CPU_DEVICE"))
     return np.array(array)

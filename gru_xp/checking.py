@@ -1,0 +1,171 @@
+"""A check of the array libraries of this machine: do they compute a GRU correctly, here and now?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gru_xp import backend, reference, sequence
+from gru_xp.accelerators import find, use_accelerators
+from gru_xp.backend import BackendError
+from gru_xp.parameters import GRUParams, shapes
+from gru_xp.typing import Array, Device, Namespace
+
+_STEPS, _ROWS, _INPUT, _HIDDEN = 4, 3, 5, 4
+_LENGTHS = (4, 0, 2)
+_DTYPES = ("float32", "float64")
+
+
+class CheckResult(NamedTuple):
+    """Largest errors of one backend, device, dtype and path against the float64 reference."""
+
+    backend: str
+    device: str
+    dtype: str
+    path: str
+    """"portable", or the accelerator's name."""
+    forward_error: float
+    """Largest absolute error of a state, of which none exceeds 1."""
+    backward_error: float
+    """Largest error of a gradient, as a share of the largest value of the same gradient."""
+    tolerance: float
+    passed: bool
+    message: str
+    """What went wrong, where the code raised instead of answering."""
+
+
+class _Case(NamedTuple):
+    weights: dict[str, np.ndarray[Any, Any]]
+    x: np.ndarray[Any, Any]
+    h0: np.ndarray[Any, Any]
+    dh: np.ndarray[Any, Any]
+    dh_last: np.ndarray[Any, Any]
+    reverse: bool
+    states: np.ndarray[Any, Any]
+    gradients: dict[str, np.ndarray[Any, Any]]
+
+
+def check_backends(names: list[str] | None = None) -> list[CheckResult]:
+    """Run forward and backward on backends and compare them with `gru_xp.reference`.
+
+    Parameters
+    ----------
+    names : list of str, optional
+        Backends to check; None means all that are usable.
+
+    Returns
+    -------
+    list of CheckResult
+        One for each backend, device, dtype and path (portable, and the accelerator if there is
+        one). The input has ragged lengths; both directions run.
+
+    Raises
+    ------
+    BackendError
+        If a backend was asked for that is not usable.
+    """
+    if names is None:
+        names = [name for name in backend.NAMESPACES if not backend.unusable(name)]
+    for name in names:
+        backend.namespace(name)
+    cases = [_case(reverse) for reverse in (False, True)]
+    return [result for name in names for result in _check(name, cases)]
+
+
+def _case(reverse: bool) -> _Case:
+    rng = np.random.default_rng(20141)
+    weights = {
+        name: rng.uniform(-0.8, 0.8, shape) for name, shape in shapes(_INPUT, _HIDDEN).items()
+    }
+    x = rng.normal(size=(_STEPS, _ROWS, _INPUT))
+    h0 = rng.uniform(-1, 1, (_ROWS, _HIDDEN))
+    dh = rng.normal(size=(_STEPS, _ROWS, _HIDDEN))
+    dh_last = rng.normal(size=(_ROWS, _HIDDEN))
+    options: dict[str, Any] = {"lengths": _LENGTHS, "reverse": reverse}
+    return _Case(
+        weights,
+        x,
+        h0,
+        dh,
+        dh_last,
+        reverse,
+        reference.states(weights, x, h0, **options),
+        reference.gradients(weights, x, h0, dh, dh_last, **options),
+    )
+
+
+def _check(name: str, cases: list[_Case]) -> Iterator[CheckResult]:
+    xp = backend.namespace(name)
+    found = find(name)
+    for device in backend.devices(name):
+        for dtype in _DTYPES:
+            try:
+                backend.as_dtype(xp, dtype, device=device)
+            except BackendError:
+                continue  # a library may have float64 switched off, or a device be without it
+            for path in ("portable", *([found.reason] if found.module else [])):
+                with use_accelerators(path != "portable"), _full_precision(name):
+                    yield _compare(cases, xp=xp, device=device, dtype=dtype, path=path)
+
+
+def _compare(
+    cases: list[_Case], *, xp: Namespace, device: Device, dtype: str, path: str
+) -> CheckResult:
+    tolerance = 64 * float(np.finfo(dtype).eps)
+    forward_error = backward_error = float("nan")
+    message = ""
+    try:
+        errors = [_errors(case, xp=xp, device=device, dtype=dtype) for case in cases]
+        forward_error, backward_error = (max(kind) for kind in zip(*errors, strict=True))
+    except Exception as error:  # a broken library or driver raises anything: report, go on
+        message = f"{type(error).__name__}: {error}"
+    # A NaN is no number below the tolerance, so that it fails too.
+    passed = forward_error <= tolerance and backward_error <= tolerance
+    return CheckResult(
+        backend.name_of(xp),
+        str(device),
+        dtype,
+        path,
+        forward_error,
+        backward_error,
+        tolerance,
+        passed,
+        message,
+    )
+
+
+def _errors(case: _Case, *, xp: Namespace, device: Device, dtype: str) -> tuple[float, float]:
+    native = backend.as_dtype(xp, dtype, device=device)
+
+    def array(host: np.ndarray[Any, Any]) -> Array:
+        return backend.from_numpy(host, xp=xp, dtype=native, device=device)
+
+    params = GRUParams(**{name: array(host) for name, host in case.weights.items()})
+    x = array(case.x)
+    lengths = xp.asarray(_LENGTHS, dtype=xp.int64 if dtype == "float64" else xp.int32, device=device)
+    options: dict[str, Any] = {"lengths": lengths, "reverse": case.reverse, "xp": xp}
+    h, tape = sequence.forward(params, x, array(case.h0), **options)
+    assert tape is not None
+    dparams, dx, dh0 = sequence.backward(
+        params, x, tape, array(case.dh), array(case.dh_last), **options
+    )
+    forward_error = float(np.max(np.abs(backend.to_numpy(h) - case.states)))
+    got = {**dparams.named(), "x": dx, "h0": dh0}
+    backward_error = max(
+        float(np.max(np.abs(backend.to_numpy(got[name]) - wanted)) / np.max(np.abs(wanted)))
+        for name, wanted in case.gradients.items()
+    )
+    return forward_error, backward_error
+
+
+def _full_precision(name: str) -> AbstractContextManager[Any]:
+    """Keep JAX from multiplying float32 in TF32, its default on a GPU."""
+    if name != "jax":
+        return nullcontext()
+    import jax
+
+    context: AbstractContextManager[Any] = jax.default_matmul_precision("highest")
+    return context

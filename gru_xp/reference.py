@@ -1,0 +1,132 @@
+"""The GRU in float64, one scalar at a time: an oracle that shares no code with the package.
+
+It is written from the equations, for reading and for comparison, and slow. Gradients come from the
+complex-step derivative (Squire and Trapp, "Using Complex Variables to Estimate Derivatives of Real
+Functions", SIAM Review 40, 1998): the imaginary part of ``L(v + i * 1e-20)`` divided by 1e-20 is
+``dL/dv`` to the last digits, so that no formula of a backward pass stands here.
+"""
+
+from __future__ import annotations
+
+import cmath
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+HostArray = np.ndarray[Any, Any]
+
+_STEP = 1e-20
+
+
+def states(
+    weights: Mapping[str, HostArray],
+    x: HostArray,
+    h0: HostArray,
+    *,
+    lengths: Sequence[int] | None = None,
+    reverse: bool = False,
+) -> HostArray:
+    """State after each step, (T, N, H).
+
+    Parameters
+    ----------
+    weights : mapping
+        ``weight_ih`` (3H, I), ``weight_hh`` (3H, H), and ``bias_ih``, ``bias_hh`` (3H,) or neither.
+    x : array, (T, N, I)
+    h0 : array, (N, H)
+    lengths : sequence of int, optional
+        Steps of each row that are no padding; beyond them the state passes through.
+    reverse : bool
+        Go from the last step to the first.
+    """
+    return _complex_states(weights, x, h0, lengths, reverse).real
+
+
+def gradients(
+    weights: Mapping[str, HostArray],
+    x: HostArray,
+    h0: HostArray,
+    dh: HostArray,
+    dh_last: HostArray | None = None,
+    *,
+    lengths: Sequence[int] | None = None,
+    reverse: bool = False,
+) -> dict[str, HostArray]:
+    """Gradients of ``sum(dh * states) + sum(dh_last * last state)``.
+
+    Parameters
+    ----------
+    weights, x, h0, lengths, reverse
+        As in `states`.
+    dh : array, (T, N, H)
+    dh_last : array, (N, H), optional
+
+    Returns
+    -------
+    dict of array
+        By the names of `weights`, and by "x" and "h0".
+    """
+    arrays = {name: np.array(array, dtype=complex) for name, array in weights.items()}
+    arrays |= {"x": np.array(x, dtype=complex), "h0": np.array(h0, dtype=complex)}
+    result = {}
+    for name, array in arrays.items():
+        gradient = np.empty(array.shape)
+        for index in np.ndindex(array.shape):
+            value = array[index]
+            array[index] = value + 1j * _STEP
+            packed = {key: arrays[key] for key in weights}
+            h = _complex_states(packed, arrays["x"], arrays["h0"], lengths, reverse)
+            loss = np.sum(dh * h)
+            if dh_last is not None:
+                loss += np.sum(dh_last * h[0 if reverse else -1])
+            gradient[index] = loss.imag / _STEP
+            array[index] = value
+        result[name] = gradient
+    return result
+
+
+def _complex_states(
+    weights: Mapping[str, HostArray],
+    x: HostArray,
+    h0: HostArray,
+    lengths: Sequence[int] | None,
+    reverse: bool,
+) -> HostArray:
+    steps, rows, _ = x.shape
+    numbers = {name: array.tolist() for name, array in weights.items()}
+    inputs, state = x.tolist(), h0.tolist()
+    result = np.zeros((steps, *h0.shape), dtype=complex)
+    for t in reversed(range(steps)) if reverse else range(steps):
+        for row in range(rows):
+            if lengths is None or t < lengths[row]:
+                state[row] = _next_state(numbers, inputs[t][row], state[row])
+            result[t, row] = state[row]
+    return result
+
+
+def _next_state(weights: Mapping[str, Any], x: list[complex], h: list[complex]) -> list[complex]:
+    size = len(h)
+
+    def of_input(gate: int, unit: int) -> complex:
+        return _affine(weights["weight_ih"], weights.get("bias_ih"), gate * size + unit, x)
+
+    def of_state(gate: int, unit: int) -> complex:
+        return _affine(weights["weight_hh"], weights.get("bias_hh"), gate * size + unit, h)
+
+    result = []
+    for unit in range(size):
+        r = _sigmoid(of_input(0, unit) + of_state(0, unit))
+        z = _sigmoid(of_input(1, unit) + of_state(1, unit))
+        n = cmath.tanh(of_input(2, unit) + r * of_state(2, unit))
+        result.append((1 - z) * n + z * h[unit])
+    return result
+
+
+def _affine(matrix: Any, bias: Any, row: int, vector: list[complex]) -> complex:
+    total = sum((a * b for a, b in zip(matrix[row], vector, strict=True)), start=0j)
+    return total if bias is None else total + complex(bias[row])
+
+
+def _sigmoid(value: complex) -> complex:
+    return 1 / (1 + cmath.exp(-value))

@@ -1,0 +1,85 @@
+"""The array libraries under test: one fixture, `lib`, that every numeric test takes.
+
+Each usable library is a variant, on a device that is not its default one where it has another;
+NumPy once more with read-only inputs; each library that has an accelerator once more without it.
+``--backend NAME`` (repeatable) runs those alone, and fails where one is missing.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before JAX is imported: float64, and a second CPU device that is not the default one.
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from collections.abc import Iterator  # noqa: E402
+
+import pytest  # noqa: E402
+
+from gru_xp import backend  # noqa: E402
+from gru_xp.accelerators import find, use_accelerators  # noqa: E402
+from tests.library import Library  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        choices=list(backend.NAMESPACES),
+        help="run on this backend only (repeatable); fails where it is not usable",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in config.getoption("--backend") or []:
+        if reason := backend.unusable(name):
+            raise pytest.UsageError(f"--backend {name}: {reason}")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    lines = []
+    for each in backend.backends():
+        if each.usable:
+            extra = each.accelerator or each.accelerator_reason
+            lines.append(f"backend {each.name} {each.version}: {', '.join(each.devices)}; {extra}")
+        else:
+            lines.append(f"backend {each.name}: not tested, {each.reason}")
+    return lines
+
+
+def _variants(config: pytest.Config) -> list[Library]:
+    names = config.getoption("--backend") or [
+        name for name in backend.NAMESPACES if not backend.unusable(name)
+    ]
+    variants = []
+    for name in names:
+        variants.append(Library(name))
+        if name == "numpy":
+            variants.append(Library(name, read_only=True))
+        if find(name).module is not None:
+            variants.append(Library(name, accelerated=False))
+    return variants
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "lib" in metafunc.fixturenames:
+        variants = _variants(metafunc.config)
+        metafunc.parametrize("lib", variants, ids=[each.id for each in variants], indirect=True)
+    if "accelerated" in metafunc.fixturenames:
+        fast = [
+            each
+            for each in _variants(metafunc.config)
+            if each.accelerated and not each.read_only and find(each.name).module is not None
+        ]
+        metafunc.parametrize("accelerated", fast, ids=[each.id for each in fast])
+
+
+@pytest.fixture
+def lib(request: pytest.FixtureRequest) -> Iterator[Library]:
+    """Run the test once on each array library, accelerators on and off."""
+    library: Library = request.param
+    with use_accelerators(library.accelerated):
+        yield library

@@ -1,0 +1,50 @@
+"""An array library as the tests use it: arrays in, arrays out, and nothing lost on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gru_xp import backend
+
+
+class Library:
+    """One array library on one device."""
+
+    def __init__(self, name: str, *, read_only: bool = False, accelerated: bool = True) -> None:
+        self.name = name
+        self.read_only = read_only
+        self.accelerated = accelerated
+        self.id = name + "-readonly" * read_only + "-portable" * (not accelerated)
+        self.xp = backend.namespace(name)
+        known = backend.devices(name)
+        self.device = known[min(1, len(known) - 1)]
+        self.other_device = known[0]
+        self.mutable = name != "jax"
+
+    def array(self, host: Any, dtype: str = "float64") -> Any:
+        """Make an array of this library, on its device."""
+        host = np.asarray(host)
+        made = backend.from_numpy(
+            host, xp=self.xp, dtype=getattr(self.xp, dtype), device=self.device
+        )
+        if self.read_only:
+            made.flags.writeable = False
+        return made
+
+    def numpy(self, array: Any) -> np.ndarray[Any, Any]:
+        """Copy back what must be an array of this library and device."""
+        assert backend.is_array(array), f"{type(array)} is no array"
+        assert backend.name_of(backend.array_namespace(array)) == self.name
+        assert backend.device(array) == self.device
+        return backend.to_numpy(array)
+
+    def assert_close(self, actual: Any, expected: Any, *, atol: float, dtype: str | None = None) -> None:
+        """Compare shape and values, absolutely; also the dtype where one is named."""
+        got = self.numpy(actual)
+        wanted = backend.to_numpy(expected) if backend.is_array(expected) else np.asarray(expected)
+        assert got.shape == wanted.shape
+        if dtype is not None:
+            assert backend.dtype_name(actual.dtype) == dtype
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)

@@ -1,0 +1,198 @@
+"""The pure form: through time and back, and through other libraries' transformations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gru_xp import backend, reference
+from gru_xp.functional import GRUParams, gru_cell, gru_cell_backward
+from gru_xp.parameters import shapes
+from tests.library import Library
+from tests.test_cell_values import H, I, N, draw
+
+T = 5
+
+
+def make_params(lib: Library, dtype: str = "float64", *, bias: bool = True) -> GRUParams:
+    drawn = {
+        name: lib.array(draw(*shape, seed=seed) / 2, dtype)
+        for seed, (name, shape) in enumerate(shapes(I, H, bias=bias).items())
+    }
+    return GRUParams(**drawn)
+
+
+def inputs(lib: Library) -> tuple[Any, Any, Any]:
+    return tuple(lib.array(draw(N, k, seed=10 + k)) for k in (I, H, H))  # type: ignore[return-value]
+
+
+def host(params: GRUParams) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: backend.to_numpy(array) for name, array in params.named().items()}
+
+
+def test_a_cell_steps_through_time_and_back(lib: Library) -> None:
+    params = make_params(lib)
+    xs, h0, dhs = draw(T, N, I, seed=0), draw(N, H, seed=1), draw(T, N, H, seed=2)
+
+    h, tapes, states = lib.array(h0), [], []
+    for t in range(T):
+        h, tape = gru_cell(params, lib.array(xs[t]), h)
+        tapes.append(tape)
+        states.append(h)
+    dh = lib.array(np.zeros((N, H)))
+    totals: dict[str, Any] = {name: 0.0 for name in params._fields}
+    dxs = [None] * T
+    for t in reversed(range(T)):
+        dparams, dxs[t], dh = gru_cell_backward(params, tapes[t], lib.array(dhs[t]) + dh)
+        totals = {name: totals[name] + array for name, array in dparams.named().items()}
+
+    weights = host(params)
+    for t, state in enumerate(reference.states(weights, xs, h0)):
+        lib.assert_close(states[t], state, atol=1e-13)
+    wanted = reference.gradients(weights, xs, h0, dhs)
+    for t in range(T):
+        lib.assert_close(dxs[t], wanted["x"][t], atol=1e-13)
+    lib.assert_close(dh, wanted["h0"], atol=1e-13)
+    for name in weights:
+        lib.assert_close(totals[name], wanted[name], atol=1e-12)
+
+
+def test_without_a_tape_the_state_is_the_same(lib: Library) -> None:
+    params, (x, h, _) = make_params(lib), inputs(lib)
+    h_t, tape = gru_cell(params, x, h, keep_tape=False)
+    assert tape is None
+    lib.assert_close(h_t, lib.numpy(gru_cell(params, x, h)[0]), atol=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "shape", "message"),
+    [
+        ("weight_ih", (3 * H + 1, I), "weight_ih must have shape"),
+        ("weight_hh", (3 * H, H, 1), "weight_hh must be 2-D"),
+        ("bias_hh", (H,), "bias_hh must have shape"),
+        ("bias_ih", None, "both of bias_ih and bias_hh, or neither"),
+    ],
+)
+def test_weights_that_do_not_fit_each_other_are_refused(
+    lib: Library, field: str, shape: tuple[int, ...] | None, message: str
+) -> None:
+    wrong = None if shape is None else lib.array(np.zeros(shape))
+    params = make_params(lib)._replace(**{field: wrong})
+    x, h, delta = inputs(lib)
+    with pytest.raises(ValueError, match=message):
+        gru_cell(params, x, h)
+    _, tape = gru_cell(make_params(lib), x, h)
+    with pytest.raises(ValueError, match=message):
+        gru_cell_backward(params, tape, delta)
+
+
+def test_weights_that_are_no_arrays_are_refused(lib: Library) -> None:
+    x, h, _ = inputs(lib)
+    with pytest.raises(TypeError, match="weight_hh must be an array, got list"):
+        gru_cell(make_params(lib)._replace(weight_hh=[[0.0]]), x, h)
+
+
+class TestJax:
+    """jit, grad, vmap and jvp go through the pure functions."""
+
+    @pytest.fixture
+    def jax(self, lib: Library) -> Any:
+        if lib.name != "jax":
+            pytest.skip("about JAX's transformations")
+        return pytest.importorskip("jax", reason="about JAX")
+
+    def test_jit_gives_the_same_state_and_gradients(self, lib: Library, jax: Any) -> None:
+        params, (x, h, delta) = make_params(lib), inputs(lib)
+        plain, tape = gru_cell(params, x, h)
+        jitted, jitted_tape = jax.jit(gru_cell)(params, x, h)
+        lib.assert_close(jitted, lib.numpy(plain), atol=1e-15)
+        wanted = jax.tree.leaves(gru_cell_backward(params, tape, delta))
+        got = jax.tree.leaves(jax.jit(gru_cell_backward)(params, jitted_tape, delta))
+        for one, other in zip(got, wanted, strict=True):
+            lib.assert_close(one, lib.numpy(other), atol=1e-14)
+
+    @pytest.mark.parametrize("unbatched", [False, True])
+    def test_grad_agrees_with_backward(self, lib: Library, jax: Any, unbatched: bool) -> None:
+        params, (x, h, delta) = make_params(lib), inputs(lib)
+        if unbatched:
+            x, h, delta = x[0], h[0], delta[0]
+
+        def loss(params: Any, x: Any, h: Any) -> Any:
+            return (gru_cell(params, x, h)[0] * delta).sum()
+
+        got = jax.tree.leaves(jax.grad(loss, argnums=(0, 1, 2))(params, x, h))
+        wanted = jax.tree.leaves(gru_cell_backward(params, gru_cell(params, x, h)[1], delta))
+        for one, other in zip(got, wanted, strict=True):
+            lib.assert_close(one, lib.numpy(other), atol=1e-14)
+
+    def test_grad_of_a_jitted_loop_over_time(self, lib: Library, jax: Any) -> None:
+        params = make_params(lib)
+        xs, h0, dhs = draw(T, N, I, seed=0), draw(N, H, seed=1), draw(T, N, H, seed=2)
+
+        def loss(params: Any) -> Any:
+            h, total = lib.array(h0), 0.0
+            for t in range(T):
+                h, _ = gru_cell(params, lib.array(xs[t]), h)
+                total = total + (h * lib.array(dhs[t])).sum()
+            return total
+
+        wanted = reference.gradients(host(params), xs, h0, dhs)
+        for name, gradient in jax.jit(jax.grad(loss))(params).named().items():
+            lib.assert_close(gradient, wanted[name], atol=1e-12)
+
+    def test_vmap_gives_per_sample_gradients(self, lib: Library, jax: Any) -> None:
+        params, (x, h, delta) = make_params(lib), inputs(lib)
+
+        def gradients(x: Any, h: Any, delta: Any) -> Any:
+            return gru_cell_backward(params, gru_cell(params, x, h)[1], delta)[0]
+
+        each = jax.vmap(gradients)(x, h, delta)
+        total = gradients(x, h, delta)
+        for one, other in zip(each, total, strict=True):
+            assert one.shape == (N, *other.shape)
+            lib.assert_close(one.sum(axis=0), lib.numpy(other), atol=1e-14)
+
+    def test_jvp_agrees_with_the_vjp(self, lib: Library, jax: Any) -> None:
+        params, (x, h, delta) = make_params(lib), inputs(lib)
+        tangent = lib.array(draw(N, I, seed=30))
+        _, out = jax.jvp(lambda x: gru_cell(params, x, h)[0], (x,), (tangent,))
+        _, dx, _ = gru_cell_backward(params, gru_cell(params, x, h)[1], delta)
+        forward_product = float(lib.numpy((out * delta).sum()))
+        assert forward_product == pytest.approx(float(lib.numpy((dx * tangent).sum())), abs=1e-12)
+
+
+class TestTorch:
+    """autograd and torch.compile go through the pure functions."""
+
+    @pytest.fixture
+    def torch(self, lib: Library) -> Any:
+        if lib.name != "torch":
+            pytest.skip("about torch's transformations")
+        return pytest.importorskip("torch", reason="about torch")
+
+    def test_autograd_agrees_with_backward(self, lib: Library, torch: Any) -> None:
+        params, (x, h, delta) = make_params(lib), inputs(lib)
+        leaves = [*params, x, h]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        h_t, tape = gru_cell(params, x, h)
+        h_t.backward(delta)
+        dparams, dx, dh = gru_cell_backward(params, tape, delta)
+        for leaf, gradient in zip(leaves, [*dparams, dx, dh], strict=True):
+            lib.assert_close(leaf.grad, lib.numpy(gradient), atol=1e-14)
+
+    def test_gradients_of_gradients_pass_gradgradcheck(self, lib: Library, torch: Any) -> None:
+        params, (x, h, _) = make_params(lib), inputs(lib)
+        leaves = tuple(leaf.requires_grad_() for leaf in (*params, x, h))
+        assert torch.autograd.gradgradcheck(
+            lambda *v: gru_cell(GRUParams(*v[:4]), *v[4:])[0], leaves
+        )
+
+    def test_compile_traces_through_in_one_graph(self, lib: Library, torch: Any) -> None:
+        params, (x, h, _) = make_params(lib), inputs(lib)
+        compiled = torch.compile(
+            lambda x, h: gru_cell(params, x, h)[0], backend="aot_eager", fullgraph=True
+        )
+        lib.assert_close(compiled(x, h), lib.numpy(gru_cell(params, x, h)[0]), atol=1e-14)

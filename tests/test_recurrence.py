@@ -1,0 +1,232 @@
+"""The waist: the loop over time, portable and accelerated, against oracles and each other."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gru_xp import recurrence, reference, sequence
+from gru_xp.functional import GRUParams
+from tests.library import Library
+from tests.test_cell_values import H, I, N, draw
+from tests.test_functional import host, make_params
+
+T = 4
+LENGTHS = {"none": None, "ragged": [4, 0, 2], "all": [4, 4, 4], "short": [1, 2, 1]}
+
+
+def run(
+    lib: Library,
+    params: GRUParams,
+    arrays: tuple[Any, Any, Any, Any],
+    *,
+    lengths: list[int] | None,
+    reverse: bool,
+) -> dict[str, Any]:
+    """States and all gradients of one direction."""
+    x, h0, dh, dh_last = (lib.array(each) for each in arrays)
+    options: dict[str, Any] = {
+        "lengths": None if lengths is None else lib.array(lengths, "int64"),
+        "reverse": reverse,
+        "xp": lib.xp,
+    }
+    h, tape = sequence.forward(params, x, h0, **options)
+    dparams, dx, dh0 = sequence.backward(params, x, tape, dh, dh_last, **options)
+    return {"h": h, "x": dx, "h0": dh0, **dparams.named()}
+
+
+def arrays(steps: int = T) -> tuple[Any, Any, Any, Any]:
+    return (
+        draw(steps, N, I, seed=0),
+        draw(N, H, seed=1),
+        draw(steps, N, H, seed=2),
+        draw(N, H, seed=3),
+    )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("ragged", LENGTHS)
+def test_states_and_gradients_equal_the_scalar_reference(
+    lib: Library, ragged: str, reverse: bool, bias: bool
+) -> None:
+    params, lengths = make_params(lib, bias=bias), LENGTHS[ragged]
+    got = run(lib, params, arrays(), lengths=lengths, reverse=reverse)
+
+    x, h0, dh, dh_last = arrays()
+    options: dict[str, Any] = {"lengths": lengths, "reverse": reverse}
+    lib.assert_close(got.pop("h"), reference.states(host(params), x, h0, **options), atol=1e-13)
+    wanted = reference.gradients(host(params), x, h0, dh, dh_last, **options)
+    assert set(got) == set(wanted)
+    for name, gradient in wanted.items():
+        lib.assert_close(got[name], gradient, atol=1e-12)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_recurrence_alone_is_the_adjoint_of_itself(lib: Library, reverse: bool) -> None:
+    """Finite differences in gx, which no input projection hides."""
+    gx, h0, dh = draw(T, N, 3 * H, seed=0), draw(N, H, seed=1), draw(T, N, H, seed=2)
+    params = make_params(lib)
+    b_hn = params.bias_hh[2 * H :]  # type: ignore[index]
+
+    def states(gx: Any) -> Any:
+        return recurrence.forward(
+            lib.array(gx), lib.array(h0), params.weight_hh, b_hn, reverse=reverse, xp=lib.xp
+        )
+
+    dgx, dgh_n, _ = recurrence.backward(
+        lib.array(dh), None, states(gx)[1], params.weight_hh, reverse=reverse, xp=lib.xp
+    )
+    direction, step = draw(*gx.shape, seed=7), 1e-6
+    up, down = (lib.numpy(states(gx + sign * step * direction)[0]) for sign in (1, -1))
+    slope = np.sum(dh * (up - down)) / (2 * step)
+    assert np.sum(lib.numpy(dgx) * direction) == pytest.approx(slope, abs=1e-7)
+    r = lib.numpy(states(gx)[1].r)
+    lib.assert_close(dgh_n, lib.numpy(dgx)[..., 2 * H :] * r, atol=1e-14)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_padding_holds_never_matters(lib: Library, reverse: bool) -> None:
+    params, lengths = make_params(lib), [4, 0, 2]
+    padding = np.arange(T)[:, None] >= np.array(lengths)
+    gx = draw(T, N, 3 * H, seed=0)
+    poisoned = np.where(padding[..., None], np.nan, gx)
+    results = []
+    for each in (gx, poisoned):
+        options: dict[str, Any] = {
+            "lengths": lib.array(lengths, "int64"),
+            "reverse": reverse,
+            "xp": lib.xp,
+        }
+        h, tape = recurrence.forward(
+            lib.array(each), lib.array(draw(N, H, seed=1)), params.weight_hh, None, **options
+        )
+        back = recurrence.backward(
+            lib.array(draw(T, N, H, seed=2)), None, tape, params.weight_hh, **options
+        )
+        results.append([lib.numpy(array) for array in (h, *back)])
+    for clean, dirty in zip(*results, strict=True):
+        np.testing.assert_array_equal(clean, dirty)
+    _, dgx, dgh_n, _ = results[1]
+    assert not dgx[padding].any()
+    assert not dgh_n[padding].any()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("steps", "rows"), [(0, N), (T, 0), (1, N), (0, 0)])
+def test_empty_and_single_sequences(lib: Library, steps: int, rows: int, reverse: bool) -> None:
+    params = make_params(lib)
+    x, h0 = draw(steps, rows, I, seed=0), draw(rows, H, seed=1)
+    dh, dh_last = draw(steps, rows, H, seed=2), draw(rows, H, seed=3)
+    got = run(lib, params, (x, h0, dh, dh_last), lengths=None, reverse=reverse)
+    assert got["h"].shape == (steps, rows, H)
+    assert got["x"].shape == (steps, rows, I)
+    if steps == 0:
+        lib.assert_close(got["h0"], dh_last, atol=0)
+        assert not lib.numpy(got["weight_hh"]).any()
+    elif rows:
+        wanted = reference.gradients(host(params), x, h0, dh, dh_last, reverse=reverse)
+        lib.assert_close(got["h0"], wanted["h0"], atol=1e-13)
+
+
+def test_without_a_tape_the_states_are_the_same(lib: Library) -> None:
+    params = make_params(lib)
+    x, h0 = lib.array(draw(T, N, I, seed=0)), lib.array(draw(N, H, seed=1))
+    kept, tape = sequence.forward(params, x, h0, xp=lib.xp)
+    bare, none = sequence.forward(params, x, h0, keep_tape=False, xp=lib.xp)
+    assert tape is not None
+    assert none is None
+    lib.assert_close(bare, lib.numpy(kept), atol=1e-15)
+
+
+def test_without_dx_no_gradient_of_the_input_is_made(lib: Library) -> None:
+    params = make_params(lib)
+    x, h0, dh, _ = (lib.array(each) for each in arrays())
+    _, tape = sequence.forward(params, x, h0, xp=lib.xp)
+    _, dx, _ = sequence.backward(params, x, tape, dh, None, with_dx=False, xp=lib.xp)
+    assert dx is None
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_an_accelerator_equals_the_portable_pair_on_any_input(
+    accelerated: Library, data: st.DataObject
+) -> None:
+    lib = accelerated
+    sizes = {name: data.draw(st.integers(low, 6), name) for name, low in (("T", 0), ("N", 0), ("H", 1))}
+    steps, rows, size = sizes.values()
+    reverse = data.draw(st.booleans(), "reverse")
+    ragged = data.draw(st.booleans(), "ragged")
+    bias = data.draw(st.booleans(), "bias")
+    with_last = data.draw(st.booleans(), "dh_last")
+    dtype = data.draw(st.sampled_from(["float32", "float64"]), "dtype")
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), "seed"))
+
+    def array(*shape: int) -> Any:
+        return lib.array(rng.normal(size=shape), dtype)
+
+    gx, h0, weight_hh = array(steps, rows, 3 * size), array(rows, size), array(3 * size, size)
+    b_hn = array(size) if bias else None
+    dh, dh_last = array(steps, rows, size), array(rows, size) if with_last else None
+    lengths = lib.array(rng.integers(0, steps + 1, rows), "int64") if ragged else None
+    options: dict[str, Any] = {"lengths": lengths, "reverse": reverse, "xp": lib.xp}
+
+    h, tape = recurrence.forward(gx, h0, weight_hh, b_hn, **options)
+    got = (h, *recurrence.backward(dh, dh_last, tape, weight_hh, **options))
+    portable_h, portable_tape = recurrence.portable_forward(gx, h0, weight_hh, b_hn, **options)
+    # Each backward takes either's tape: a call may be declined on the way back alone.
+    crossed = recurrence.portable_backward(dh, dh_last, tape, weight_hh, **options)
+    wanted = (
+        portable_h,
+        *recurrence.portable_backward(dh, dh_last, portable_tape, weight_hh, **options),
+    )
+    eps = float(np.finfo(dtype).eps)
+    for one, other, third in zip(got, wanted, (h, *crossed), strict=True):
+        expected = lib.numpy(other)
+        scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+        lib.assert_close(one, expected, atol=64 * eps * scale, dtype=dtype)
+        lib.assert_close(third, expected, atol=64 * eps * scale, dtype=dtype)
+
+
+def test_jax_compiles_ten_thousand_steps_in_seconds(lib: Library) -> None:
+    if lib.name != "jax" or not lib.accelerated:
+        pytest.skip("about JAX's accelerator; the portable loop would take minutes")
+    jax = pytest.importorskip("jax", reason="about JAX")
+    params = make_params(lib)
+    x, h0 = lib.array(draw(10_000, 1, I, seed=0)), lib.array(draw(1, H, seed=1))
+
+    def both(params: Any, x: Any, h0: Any) -> Any:
+        h, tape = sequence.forward(params, x, h0, xp=lib.xp)
+        return sequence.backward(params, x, tape, h, None, xp=lib.xp)
+
+    start = time.perf_counter()
+    compiled = jax.jit(both).lower(params, x, h0).compile()
+    dparams, dx, _ = compiled(params, x, h0)
+    seconds = time.perf_counter() - start
+    assert np.isfinite(lib.numpy(dx)).all()
+    assert np.isfinite(lib.numpy(dparams.weight_hh)).all()
+    assert seconds < 30
+
+
+def test_jax_grad_through_the_scan_equals_our_backward(lib: Library) -> None:
+    if lib.name != "jax":
+        pytest.skip("about jax.grad")
+    jax = pytest.importorskip("jax", reason="about JAX")
+    params = make_params(lib)
+    x, h0, dh, _ = (lib.array(each) for each in arrays())
+    lengths = lib.array([4, 0, 2], "int64")
+
+    @jax.jit
+    def loss(params: Any, x: Any, h0: Any) -> Any:
+        return (sequence.forward(params, x, h0, lengths=lengths, xp=lib.xp)[0] * dh).sum()
+
+    got = jax.grad(loss, argnums=(0, 1, 2))(params, x, h0)
+    _, tape = sequence.forward(params, x, h0, lengths=lengths, xp=lib.xp)
+    wanted = sequence.backward(params, x, tape, dh, None, lengths=lengths, xp=lib.xp)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        lib.assert_close(one, lib.numpy(other), atol=1e-13)
