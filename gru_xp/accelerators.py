@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -60,12 +59,23 @@ def use_accelerators(enabled: bool) -> Iterator[None]:
 
 def accelerator(xp: Namespace, /) -> ModuleType | None:
     """Return the accelerator for arrays of namespace `xp`, None where there is none to use."""
-    return find(backend.name_of(xp)).module if _enabled.get() else None
+    name = backend.name_of(xp)
+    found = find(name)
+    # In this order, as torch.compile cannot trace a ContextVar, and torch has no accelerator.
+    return found.module if found.module is not None and _enabled.get() else None
 
 
-@cache
 def find(name: str, /) -> Found:
     """Load the accelerator of the array library `name`; one that fails to load warns once."""
+    if name not in _found:
+        _found[name] = _load(name)
+    return _found[name]
+
+
+_found: dict[str, Found] = {}  # a plain dict, which torch.compile can trace, unlike a cache
+
+
+def _load(name: str) -> Found:
     from importlib.metadata import entry_points  # loaded late: slow
 
     candidates = sorted(entry_points(group=GROUP, name=name), key=lambda point: point.value)

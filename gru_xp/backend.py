@@ -11,7 +11,6 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -83,6 +82,8 @@ def _info(name: str) -> BackendInfo:
 
 
 def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # loaded late: slow
+
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         try:
             return str(importlib.import_module(name).__version__)
@@ -174,14 +175,14 @@ def is_array(value: object, /) -> bool:
     """Whether the value is an array of any library that array-api-compat knows."""
     import array_api_compat
 
-    return not isinstance(value, np.generic) and array_api_compat.is_array_api_obj(value)
+    return not isinstance(value, np.generic) and bool(array_api_compat.is_array_api_obj(value))
 
 
 def is_writeable(array: Array, /) -> bool:
     """Whether assignment into the array is possible: False on JAX, whose arrays do not change."""
     import array_api_compat
 
-    return array_api_compat.is_writeable_array(array)
+    return bool(array_api_compat.is_writeable_array(array))
 
 
 def device(array: Array, /) -> Device:

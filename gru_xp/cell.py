@@ -2,106 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from gru_xp import backend as array_libraries
-from gru_xp import functional, parameters, validation
+from gru_xp import functional, parameters
 from gru_xp.equations import GateSlopes
 from gru_xp.functional import CellTape
-from gru_xp.parameters import GRUParams, IncompatibleKeys, gate
+from gru_xp.module import Module
+from gru_xp.names import GateGradient, GateWeight, GateWeightGradient, Packed, Stored
+from gru_xp.parameters import GRUParams
 from gru_xp.typing import Array, Device, DType, Namespace
 
 
-class _Packed:
-    """A packed weight by torch's name; assignment checks the shape and copies."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, cell: GRUCell | None, owner: type) -> Any:
-        return self if cell is None else getattr(cell._params, self.name)
-
-    def __set__(self, cell: GRUCell, value: Array) -> None:
-        cell._write({self.name: value})
-
-
-class _GateWeight:
-    """The rows of one gate in a packed weight, by the teaching interface's name."""
-
-    def __init__(self, packed: str, index: int) -> None:
-        self.packed = packed
-        self.index = index
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, cell: GRUCell | None, owner: type) -> Any:
-        return self if cell is None else gate(getattr(cell._params, self.packed), self.index)
-
-    def __set__(self, cell: GRUCell, value: Array) -> None:
-        cell._write_gate(self, value)
-
-
-class _GateGradient:
-    """The rows of one gate in a packed gradient; there from the first `backward` on."""
-
-    def __init__(self, packed: str, index: int) -> None:
-        self.packed = packed
-        self.index = index
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, cell: GRUCell | None, owner: type) -> Any:
-        if cell is None:
-            return self
-        if cell._gradients is None:
-            raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
-        return gate(getattr(cell._gradients, self.packed), self.index)
-
-
-class _Stored:
-    """Something of the last `forward` that its tape holds."""
-
-    def __init__(self, field: str) -> None:
-        self.field = field
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, cell: GRUCell | None, owner: type) -> Any:
-        if cell is None:
-            return self
-        if cell._tape is None:
-            raise AttributeError(
-                f"{self.name} is there after a forward in train(); none has run"
-                if cell.training
-                else f"{self.name} is not kept in eval(): call train(), then forward"
-            )
-        value = getattr(cell._tape, self.field)
-        if self.field in ("x", "h"):
-            return value
-        return value if cell._tape.x.ndim == 2 else value[0, ...]
-
-
-class _GateValueGradient:
-    """The gradient with respect to one gate, of the last `backward`."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, cell: GRUCell | None, owner: type) -> Any:
-        if cell is None:
-            return self
-        if cell._gate_gradients is None:
-            raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
-        return getattr(cell._gate_gradients, self.name.removeprefix("d"))
-
-
-class GRUCell:
+class GRUCell(Module):
     """A gated recurrent unit, one step a call.
 
     For the equations see `gru_xp.equations`. Two vocabularies name one storage: that of
@@ -177,46 +92,49 @@ class GRUCell:
     ((2, 4), (2, 3), (2, 4), (4, 3))
     """
 
-    weight_ih = _Packed()
-    weight_hh = _Packed()
-    bias_ih = _Packed()
-    bias_hh = _Packed()
+    weight_ih = Packed()
+    weight_hh = Packed()
+    bias_ih = Packed()
+    bias_hh = Packed()
 
-    Wrx = _GateWeight("weight_ih", 0)
-    Wzx = _GateWeight("weight_ih", 1)
-    Wnx = _GateWeight("weight_ih", 2)
-    Wrh = _GateWeight("weight_hh", 0)
-    Wzh = _GateWeight("weight_hh", 1)
-    Wnh = _GateWeight("weight_hh", 2)
-    brx = _GateWeight("bias_ih", 0)
-    bzx = _GateWeight("bias_ih", 1)
-    bnx = _GateWeight("bias_ih", 2)
-    brh = _GateWeight("bias_hh", 0)
-    bzh = _GateWeight("bias_hh", 1)
-    bnh = _GateWeight("bias_hh", 2)
+    Wrx = GateWeight("weight_ih", 0)
+    Wzx = GateWeight("weight_ih", 1)
+    Wnx = GateWeight("weight_ih", 2)
+    Wrh = GateWeight("weight_hh", 0)
+    Wzh = GateWeight("weight_hh", 1)
+    Wnh = GateWeight("weight_hh", 2)
+    brx = GateWeight("bias_ih", 0)
+    bzx = GateWeight("bias_ih", 1)
+    bnx = GateWeight("bias_ih", 2)
+    brh = GateWeight("bias_hh", 0)
+    bzh = GateWeight("bias_hh", 1)
+    bnh = GateWeight("bias_hh", 2)
 
-    dWrx = _GateGradient("weight_ih", 0)
-    dWzx = _GateGradient("weight_ih", 1)
-    dWnx = _GateGradient("weight_ih", 2)
-    dWrh = _GateGradient("weight_hh", 0)
-    dWzh = _GateGradient("weight_hh", 1)
-    dWnh = _GateGradient("weight_hh", 2)
-    dbrx = _GateGradient("bias_ih", 0)
-    dbzx = _GateGradient("bias_ih", 1)
-    dbnx = _GateGradient("bias_ih", 2)
-    dbrh = _GateGradient("bias_hh", 0)
-    dbzh = _GateGradient("bias_hh", 1)
-    dbnh = _GateGradient("bias_hh", 2)
+    dWrx = GateWeightGradient("weight_ih", 0)
+    dWzx = GateWeightGradient("weight_ih", 1)
+    dWnx = GateWeightGradient("weight_ih", 2)
+    dWrh = GateWeightGradient("weight_hh", 0)
+    dWzh = GateWeightGradient("weight_hh", 1)
+    dWnh = GateWeightGradient("weight_hh", 2)
+    dbrx = GateWeightGradient("bias_ih", 0)
+    dbzx = GateWeightGradient("bias_ih", 1)
+    dbnx = GateWeightGradient("bias_ih", 2)
+    dbrh = GateWeightGradient("bias_hh", 0)
+    dbzh = GateWeightGradient("bias_hh", 1)
+    dbnh = GateWeightGradient("bias_hh", 2)
 
-    x = _Stored("x")
-    hidden = _Stored("h")
-    r = _Stored("r")
-    z = _Stored("z")
-    n = _Stored("n")
+    x = Stored("x")
+    hidden = Stored("h")
+    r = Stored("r")
+    z = Stored("z")
+    n = Stored("n")
 
-    dr = _GateValueGradient()
-    dz = _GateValueGradient()
-    dn = _GateValueGradient()
+    dr = GateGradient()
+    dz = GateGradient()
+    dn = GateGradient()
+
+    _tape: CellTape | None
+    _gate_gradients: GateSlopes | None
 
     def __init__(
         self,
@@ -229,24 +147,14 @@ class GRUCell:
         dtype: DType | str | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        self.input_size = parameters.positive_size("input_size", input_size)
-        self.hidden_size = parameters.positive_size("hidden_size", hidden_size)
-        self.bias = bool(bias)
-        self.training = True
-        self._forget()
-        xp = array_libraries.namespace(array_libraries.resolve(backend)[0])
-        place = array_libraries.as_device(xp, device)
-        self._params = parameters.initial(
-            self.input_size,
-            self.hidden_size,
-            bias=self.bias,
-            rng=rng,
-            xp=xp,
-            dtype=array_libraries.as_dtype(xp, dtype, device=place),
-            device=place,
+        super().__init__(
+            input_size, hidden_size, bias, backend=backend, device=device, dtype=dtype, rng=rng
         )
 
-    # ---- one step -----------------------------------------------------------------------------
+    @property
+    def params(self) -> GRUParams:
+        """The packed weights themselves, as the functional form takes them."""
+        return GRUParams(**self._weights)
 
     def __call__(self, x: Array, h: Array | None = None) -> Array:
         """Return the next state; see `forward`."""
@@ -280,7 +188,7 @@ class GRUCell:
             x = _private(x, xp=xp)
             h_prev_t = _private(h_prev_t, xp=xp)
         h_t, tape = functional.step(
-            self._params, x, h_prev_t, keep_tape=self.training, owner="GRUCell", xp=xp
+            self.params, x, h_prev_t, keep_tape=self.training, owner="GRUCell", xp=xp
         )
         self._tape = tape
         return h_t
@@ -321,79 +229,11 @@ class GRUCell:
                 "GRUCell.backward: there is nothing to go back through: call forward first"
             )
         gradients, dx, dh = functional.step_backward(
-            self._params, self._tape, delta, owner="GRUCell", xp=self._xp
+            self.params, self._tape, delta, owner="GRUCell", xp=self._xp
         )
-        self._gradients = gradients
+        self._gradients = gradients.named()
         self._gate_gradients = functional.gate_gradients(self._tape, delta, xp=self._xp)
         return dx, dh
-
-    def train(self, mode: bool = True) -> Self:
-        """Keep a tape in `forward`, so that `backward` can follow; returns self."""
-        self.training = bool(mode)
-        if not self.training:
-            self._tape = None
-        return self
-
-    def eval(self) -> Self:
-        """Keep no tape in `forward`; returns self."""
-        return self.train(False)
-
-    # ---- weights ------------------------------------------------------------------------------
-
-    @property
-    def backend(self) -> str:
-        """Name of the array library that holds the weights."""
-        return array_libraries.name_of(self._xp)
-
-    @property
-    def device(self) -> Device:
-        """Device of the weights, in their library's terms."""
-        return array_libraries.device(self._params.weight_ih)
-
-    @property
-    def dtype(self) -> DType:
-        """dtype of the weights, in their library's terms."""
-        return self._params.weight_ih.dtype
-
-    @property
-    def params(self) -> GRUParams:
-        """The packed weights themselves, as the functional form takes them."""
-        return self._params
-
-    def parameters(self) -> dict[str, Array]:
-        """Return the packed weights themselves by torch's names, the absent biases left out."""
-        return self._params.named()
-
-    def gradients(self) -> dict[str, Array]:
-        """Return the packed gradients of the last `backward` by the names of `parameters`."""
-        if self._gradients is None:
-            raise RuntimeError(
-                "GRUCell.gradients: there are none yet: call forward, then backward"
-            )
-        return self._gradients.named()
-
-    def state_dict(self) -> dict[str, Array]:
-        """Return copies of the packed weights by torch's names."""
-        return {name: self._xp.asarray(a, copy=True) for name, a in self.parameters().items()}
-
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
-        """Copy weights in, cast to the cell's dtype; arrays of NumPy or of the cell's library.
-
-        Parameters
-        ----------
-        state : mapping
-            Packed weights by torch's names, such as `state_dict` returns.
-        strict : bool
-            Whether missing and unexpected names are an error; else they are returned.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If a name, shape, library or device does not fit. Then no weight has changed.
-        """
-        keys = parameters.compare_keys("GRUCell", state, self.parameters(), strict=strict)
-        self._write({name: state[name] for name in self.parameters() if name in state})
-        return keys
 
     def init_weights(
         self,
@@ -431,76 +271,25 @@ class GRUCell:
             "bias_ih": {"brx": brx, "bzx": bzx, "bnx": bnx},
             "bias_hh": {"brh": brh, "bzh": bzh, "bnh": bnh},
         }
-        self._params = parameters.packed(given, like=self._params, xp=self._xp)
+        self._weights = parameters.packed(given, like=self._weights, xp=self._xp)
         self._forget()
-
-    def reset_parameters(self, rng: np.random.Generator | int | None = None) -> None:
-        """Draw new initial weights, in place; see the class for `rng`."""
-        fresh = parameters.initial(
-            self.input_size,
-            self.hidden_size,
-            bias=self.bias,
-            rng=rng,
-            xp=self._xp,
-            dtype=self.dtype,
-            device=self.device,
-        )
-        self._write(fresh.named())
-
-    def to(
-        self,
-        *,
-        backend: str | None = None,
-        device: Device | str | int | None = None,
-        dtype: DType | str | None = None,
-    ) -> Self:
-        """Move the weights to another array library, device or dtype, in place; returns self.
-
-        What is None stays as it is, but for the device, which is the library's default where the
-        library changes. Gradients, and what the last `forward` stored, are dropped.
-
-        Raises
-        ------
-        BackendError
-            If the library, device or dtype cannot be had here. Then the cell has not changed.
-        """
-        self._params = parameters.moved(
-            self._params, backend_name=backend, device=device, dtype=dtype, xp=self._xp
-        )
-        self._forget()
-        return self
 
     def __repr__(self) -> str:
         bias = "" if self.bias else ", bias=False"
-        dtype = array_libraries.dtype_name(self.dtype)
-        return (
-            f"GRUCell({self.input_size}, {self.hidden_size}{bias}, backend={self.backend!r}, "
-            f"device={str(self.device)!r}, dtype={dtype!r})"
-        )
+        return f"GRUCell({self.input_size}, {self.hidden_size}{bias}, {self._place()})"
 
-    # ---- inside -------------------------------------------------------------------------------
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return parameters.shapes(self.input_size, self.hidden_size, bias=self.bias)
 
-    @property
-    def _xp(self) -> Namespace:
-        return array_libraries.array_namespace(self._params.weight_ih)
+    def _forget_forward(self) -> None:
+        self._tape = None
+        self._gate_gradients = None
 
-    def _forget(self) -> None:
-        self._tape: CellTape | None = None
-        self._gradients: GRUParams | None = None
-        self._gate_gradients: GateSlopes | None = None
-
-    def _write(self, values: Mapping[str, Any]) -> None:
-        """Copy values into the packed weights; all are checked before the first is written."""
-        self._params = parameters.written(self._params, values, xp=self._xp)
-
-    def _write_gate(self, name: _GateWeight, value: Any) -> None:
-        packed = getattr(self._params, name.packed)
-        if packed is None:
-            raise AttributeError(f"{name.name}: this cell was made with bias=False")
-        rows = gate(packed, name.index)
+    def _write_gate(self, name: GateWeight, value: Any) -> None:
+        packed = self._weights[name.packed]
+        rows = parameters.gate(packed, name.index)
         value = parameters.converted(value, rows, name=name.name, xp=self._xp)
-        replaced = parameters.with_gate(packed, name.index, value, xp=self._xp)
-        self._params = self._params._replace(**{name.packed: replaced})
+        self._weights[name.packed] = parameters.with_gate(packed, name.index, value, xp=self._xp)
 
 
 def _private(array: Any, /, *, xp: Namespace) -> Any:

@@ -145,7 +145,9 @@ def _errors(case: _Case, *, xp: Namespace, device: Device, dtype: str) -> tuple[
 
     params = GRUParams(**{name: array(host) for name, host in case.weights.items()})
     x = array(case.x)
-    lengths = xp.asarray(_LENGTHS, dtype=xp.int64 if dtype == "float64" else xp.int32, device=device)
+    lengths = xp.asarray(
+        _LENGTHS, dtype=xp.int64 if dtype == "float64" else xp.int32, device=device
+    )
     options: dict[str, Any] = {"lengths": lengths, "reverse": case.reverse, "xp": xp}
     h, tape = sequence.forward(params, x, array(case.h0), **options)
     assert tape is not None

@@ -1,7 +1,10 @@
 """Pure functions: weights and input in, output and tape out, no hidden state.
 
-``jax.jit``, ``jax.grad``, ``jax.vmap`` and torch's autograd go through them, and several calls can
-be in flight at once. The classes are a thin memory around them.
+``jax.jit``, ``jax.grad``, ``jax.vmap``, torch's autograd and ``torch.compile`` go through them, and
+several calls can be in flight at once. The classes are a thin memory around them.
+
+The first call of a process looks for accelerators, which ``torch.compile(fullgraph=True)`` cannot
+trace: make one ordinary call before.
 """
 
 from __future__ import annotations
@@ -164,15 +167,15 @@ def step_backward(
     )
     rows = delta.shape[:-1]
     return (
-        GRUParams(*(_like(one, weight, xp=xp) for one, weight in zip(dparams, params, strict=True))),
+        GRUParams(
+            *(_like(one, weight, xp=xp) for one, weight in zip(dparams, params, strict=True))
+        ),
         _like(xp.reshape(dx, (*rows, x.shape[-1])), tape.x, xp=xp),
         _like(xp.reshape(dh, (*rows, hidden_size)), tape.h, xp=xp),
     )
 
 
-def gate_gradients(
-    tape: CellTape, delta: Array, /, *, xp: Namespace
-) -> equations.GateSlopes:
+def gate_gradients(tape: CellTape, delta: Array, /, *, xp: Namespace) -> equations.GateSlopes:
     """Gradients with respect to the gates r, z and n of a step, in the shape of `delta`."""
     dh_t = xp.reshape(cast(delta, tape.r.dtype, xp=xp), tape.r.shape)
     h = xp.reshape(cast(tape.h, tape.r.dtype, xp=xp), tape.r.shape)
@@ -192,9 +195,7 @@ def cast(array: Array, dtype: DType, /, *, xp: Namespace) -> Array:
 
 def cast_params(params: GRUParams, dtype: DType, /, *, xp: Namespace) -> GRUParams:
     """`cast` for each of the packed arrays."""
-    return GRUParams(
-        *(None if array is None else cast(array, dtype, xp=xp) for array in params)
-    )
+    return GRUParams(*(None if array is None else cast(array, dtype, xp=xp) for array in params))
 
 
 def _like(gradient: Array | None, value: Array | None, /, *, xp: Namespace) -> Array | None:

@@ -69,29 +69,28 @@ def shapes(input_size: int, hidden_size: int, *, bias: bool = True) -> dict[str,
 
 
 def initial(
-    input_size: int,
+    wanted: Mapping[str, tuple[int, ...]],
     hidden_size: int,
+    /,
     *,
-    bias: bool,
     rng: np.random.Generator | int | None,
     xp: Namespace,
     dtype: DType,
     device: Device,
-) -> GRUParams:
-    """Draw weights from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn.GRUCell does.
+) -> dict[str, Array]:
+    """Draw weights of the wanted shapes from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn.GRUCell does.
 
     They are drawn on the host in float64, so that one seed gives the same numbers, rounded to the
     dtype, on every backend.
     """
     generator = np.random.default_rng(rng)
     bound = 1 / math.sqrt(hidden_size)
-    drawn = {
+    return {
         name: backend.from_numpy(
             generator.uniform(-bound, bound, shape), xp=xp, dtype=dtype, device=device
         )
-        for name, shape in shapes(input_size, hidden_size, bias=bias).items()
+        for name, shape in wanted.items()
     }
-    return GRUParams(**drawn)
 
 
 def gate(packed: Array | None, index: int, /) -> Array | None:
@@ -131,9 +130,7 @@ def converted(
             f"{type(value).__name__}: wrap it in numpy.asarray(...)"
         )
     if tuple(value.shape) != tuple(expected):
-        raise ValueError(
-            f"{name}: expected shape {tuple(expected)}, got {tuple(value.shape)}"
-        )
+        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(value.shape)}")
     if isinstance(value, np.ndarray):
         return backend.from_numpy(value, xp=xp, dtype=like.dtype, device=backend.device(like))
     theirs = backend.name_of(backend.array_namespace(value))
@@ -150,49 +147,48 @@ def converted(
     return xp.astype(value, like.dtype, copy=True)
 
 
-def written(params: GRUParams, values: Mapping[str, Any], /, *, xp: Namespace) -> GRUParams:
-    """Copy values into packed weights by name: in place, but for arrays that do not change.
+def written(
+    weights: Mapping[str, Array], values: Mapping[str, Any], /, *, xp: Namespace
+) -> dict[str, Array]:
+    """Copy values into weights of the same names: in place, but for arrays that do not change.
 
     All values are checked before the first is written.
     """
-    fresh = {}
-    for name, value in values.items():
-        target = getattr(params, name)
-        if target is None:
-            raise AttributeError(f"{name}: these weights were made with bias=False")
-        fresh[name] = converted(value, target, name=name, xp=xp)
-    for name in [name for name in fresh if backend.is_writeable(getattr(params, name))]:
-        getattr(params, name)[...] = fresh.pop(name)
-    return params._replace(**fresh)
+    fresh = {name: converted(values[name], weights[name], name=name, xp=xp) for name in values}
+    result = dict(weights)
+    for name, value in fresh.items():
+        if backend.is_writeable(weights[name]):
+            weights[name][...] = value
+        else:
+            result[name] = value
+    return result
 
 
 def packed(
-    given: Mapping[str, Mapping[str, Any]], /, *, like: GRUParams, xp: Namespace
-) -> GRUParams:
+    given: Mapping[str, Mapping[str, Any]], /, *, like: Mapping[str, Array], xp: Namespace
+) -> dict[str, Array]:
     """Pack gates' arrays by name into new weights of the shapes, library and device of `like`.
 
     The dtype is theirs, promoted; that of `like` where they are all integers.
     """
     for name, gates in given.items():
-        if getattr(like, name) is None and any(value is not None for value in gates.values()):
-            raise ValueError(f"{', '.join(gates)}: this cell was made with bias=False, leave them out")
-    wanted = {name: gates for name, gates in given.items() if getattr(like, name) is not None}
-    host_or_ours = [value for gates in wanted.values() for value in gates.values()]
-    dtype = _promoted([value.dtype for value in host_or_ours if hasattr(value, "dtype")], xp=xp)
-    if dtype is None:
-        dtype = like.weight_ih.dtype
-    place = backend.device(like.weight_ih)
-    model = xp.zeros((), dtype=backend.as_dtype(xp, dtype, device=place), device=place)
-    arrays = {}
-    for name, gates in wanted.items():
-        target = getattr(like, name)
+        if name not in like and any(value is not None for value in gates.values()):
+            raise ValueError(f"{', '.join(gates)}: made with bias=False, leave them out")
+    values = [value for name in like for value in given[name].values()]
+    first = next(iter(like.values()))
+    dtype = _promoted([value.dtype for value in values if hasattr(value, "dtype")], xp=xp)
+    place = backend.device(first)
+    native = backend.as_dtype(xp, first.dtype if dtype is None else dtype, device=place)
+    model = xp.zeros((), dtype=native, device=place)
+    result = {}
+    for name, target in like.items():
         shape = (target.shape[0] // 3, *target.shape[1:])
         rows = [
             converted(value, model, name=gate_name, shape=shape, xp=xp)
-            for gate_name, value in gates.items()
+            for gate_name, value in given[name].items()
         ]
-        arrays[name] = xp.concat(rows, axis=0)
-    return GRUParams(**arrays)
+        result[name] = xp.concat(rows, axis=0)
+    return result
 
 
 def _promoted(dtypes: list[DType], /, *, xp: Namespace) -> DType | None:
@@ -206,29 +202,29 @@ def _promoted(dtypes: list[DType], /, *, xp: Namespace) -> DType | None:
 
 
 def moved(
-    params: GRUParams,
+    weights: Mapping[str, Array],
     /,
     *,
     backend_name: str | None,
     device: Device | str | int | None,
     dtype: DType | str | None,
     xp: Namespace,
-) -> GRUParams:
+) -> dict[str, Array]:
     """Copy weights to another library, device or dtype; None keeps what is there."""
+    first = next(iter(weights.values()))
     there = xp if backend_name is None else backend.namespace(backend.resolve(backend_name)[0])
     stays = backend.name_of(there) == backend.name_of(xp)
     place = backend.as_device(there, device)
     if place is None and stays:
-        place = backend.device(params.weight_ih)
-    wanted = backend.dtype_name(params.weight_ih.dtype) if dtype is None else dtype
-    native = backend.as_dtype(there, wanted, device=place)
+        place = backend.device(first)
+    native = backend.as_dtype(there, first.dtype if dtype is None else dtype, device=place)
 
     def move(array: Array) -> Array:
         if stays:
             return xp.astype(backend.to_device(array, place), native, copy=True)
         return backend.from_numpy(backend.to_numpy(array), xp=there, dtype=native, device=place)
 
-    return GRUParams(*(None if array is None else move(array) for array in params))
+    return {name: move(array) for name, array in weights.items()}
 
 
 def compare_keys(

@@ -126,9 +126,7 @@ def backward(
         result = fast.backward(dh, dh_last, tape, weight_hh, lengths=lengths, reverse=reverse)
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
-    return portable_backward(
-        dh, dh_last, tape, weight_hh, lengths=lengths, reverse=reverse, xp=xp
-    )
+    return portable_backward(dh, dh_last, tape, weight_hh, lengths=lengths, reverse=reverse, xp=xp)
 
 
 def portable_forward(

@@ -14,13 +14,13 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Iterator
 
-import pytest  # noqa: E402
+import pytest
 
-from gru_xp import backend  # noqa: E402
-from gru_xp.accelerators import find, use_accelerators  # noqa: E402
-from tests.library import Library  # noqa: E402
+from gru_xp import backend
+from gru_xp.accelerators import find, use_accelerators
+from tests.library import Library
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -40,7 +40,9 @@ class Library:
         assert backend.device(array) == self.device
         return backend.to_numpy(array)
 
-    def assert_close(self, actual: Any, expected: Any, *, atol: float, dtype: str | None = None) -> None:
+    def assert_close(
+        self, actual: Any, expected: Any, *, atol: float, dtype: str | None = None
+    ) -> None:
         """Compare shape and values, absolutely; also the dtype where one is named."""
         got = self.numpy(actual)
         wanted = backend.to_numpy(expected) if backend.is_array(expected) else np.asarray(expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -103,7 +104,7 @@ def test_arrays_on_another_device_are_refused_naming_both(lib: Library) -> None:
         pytest.skip(f"{lib.name} has one device here")
     cell = make_cell(lib)
     x = backend.to_device(lib.array(np.zeros((N, I))), lib.other_device)
-    with pytest.raises(ValueError, match="input is on device .*, the weights are on .*: move"):
+    with pytest.raises(ValueError, match=r"input is on device .*, the weights are on .*: move"):
         cell(x)
     with pytest.raises(ValueError, match=r"device .*: move it first"):
         cell.Wrx = backend.to_device(lib.array(np.zeros((H, I))), lib.other_device)
@@ -178,6 +179,6 @@ def test_float64_of_a_jax_without_it_names_the_switch() -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={**__import__("os").environ, "JAX_ENABLE_X64": "0"},
+        env={**os.environ, "JAX_ENABLE_X64": "0"},
     )
     assert done.stdout.count("jax.config.update('jax_enable_x64', True)") == 2, done.stderr

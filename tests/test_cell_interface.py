@@ -185,7 +185,7 @@ def test_init_weights_replaces_all_twelve_and_takes_on_their_dtype(lib: Library)
     values = {
         name: draw(*getattr(cell, name).shape, seed=seed) for seed, name in enumerate(GATE_NAMES)
     }
-    order = "Wrx Wzx Wnx Wrh Wzh Wnh brx bzx bnx brh bzh bnh".split()
+    order = ["Wrx", "Wzx", "Wnx", "Wrh", "Wzh", "Wnh", "brx", "bzx", "bnx", "brh", "bzh", "bnh"]
     cell.init_weights(*(lib.array(values[name], "float64") for name in order))
     for name in order:
         lib.assert_close(getattr(cell, name), values[name], atol=0, dtype="float64")

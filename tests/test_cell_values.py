@@ -18,9 +18,7 @@ NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def make_cell(lib: Library, *, bias: bool = True, dtype: str = "float64", rng: int = 3) -> Any:
-    return gru_xp.GRUCell(
-        I, H, bias, backend=lib.name, device=lib.device, dtype=dtype, rng=rng
-    )
+    return gru_xp.GRUCell(I, H, bias, backend=lib.name, device=lib.device, dtype=dtype, rng=rng)
 
 
 def draw(*shape: int, seed: int) -> np.ndarray[Any, Any]:
@@ -131,12 +129,8 @@ def test_gate_gradients_equal_finite_differences_of_the_state_equation(lib: Libr
 
     step = 1e-6
     lib.assert_close(cell.dr, (loss(r + step, z) - loss(r - step, z)) / (2 * step), atol=1e-9)
-    lib.assert_close(
-        cell.dz, (loss(r, z + step, n) - loss(r, z - step, n)) / (2 * step), atol=1e-9
-    )
-    lib.assert_close(
-        cell.dn, (loss(r, z, n + step) - loss(r, z, n - step)) / (2 * step), atol=1e-9
-    )
+    lib.assert_close(cell.dz, (loss(r, z + step, n) - loss(r, z - step, n)) / (2 * step), atol=1e-9)
+    lib.assert_close(cell.dn, (loss(r, z, n + step) - loss(r, z, n - step)) / (2 * step), atol=1e-9)
 
 
 def test_stored_gates_are_those_of_the_equations(lib: Library) -> None:
@@ -145,7 +139,20 @@ def test_stored_gates_are_those_of_the_equations(lib: Library) -> None:
     h_t = cell.forward(lib.array(x), lib.array(h))
     w = {
         name: lib.numpy(getattr(cell, name))
-        for name in "Wrx Wzx Wnx Wrh Wzh Wnh brx bzx bnx brh bzh bnh".split()
+        for name in [
+            "Wrx",
+            "Wzx",
+            "Wnx",
+            "Wrh",
+            "Wzh",
+            "Wnh",
+            "brx",
+            "bzx",
+            "bnx",
+            "brh",
+            "bzh",
+            "bnh",
+        ]
     }
     r = 1 / (1 + np.exp(-(x @ w["Wrx"].T + w["brx"] + h @ w["Wrh"].T + w["brh"])))
     z = 1 / (1 + np.exp(-(x @ w["Wzx"].T + w["bzx"] + h @ w["Wzh"].T + w["bzh"])))

@@ -190,6 +190,8 @@ class TestTorch:
             lambda *v: gru_cell(GRUParams(*v[:4]), *v[4:])[0], leaves
         )
 
+    # Dynamo warns that it looks through array_api_compat's caches, which is what it should do.
+    @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
     def test_compile_traces_through_in_one_graph(self, lib: Library, torch: Any) -> None:
         params, (x, h, _) = make_params(lib), inputs(lib)
         compiled = torch.compile(

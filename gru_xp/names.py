@@ -1,0 +1,94 @@
+"""Attributes of GRUCell that name a part of something it holds: a weight's rows, a stored gate.
+
+Each is a descriptor, so that reading always looks at the one storage, and no name can go stale.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gru_xp.parameters import gate
+
+if TYPE_CHECKING:
+    from gru_xp.cell import GRUCell
+    from gru_xp.typing import Array
+
+
+class _Named:
+    """A descriptor that knows the name it was given in its class."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, cell: GRUCell | None, owner: type) -> Any:
+        return self if cell is None else self._read(cell)
+
+    def _read(self, cell: GRUCell) -> Array | None:
+        raise NotImplementedError
+
+
+class Packed(_Named):
+    """A packed weight by torch's name, None without biases; assignment checks and copies."""
+
+    def _read(self, cell: GRUCell) -> Array | None:
+        return cell._weights.get(self.name)
+
+    def __set__(self, cell: GRUCell, value: Array) -> None:
+        if self.name not in cell._weights:
+            raise AttributeError(f"{self.name}: this cell was made with bias=False")
+        cell._write({self.name: value})
+
+
+class _GateRows(_Named):
+    def __init__(self, packed: str, index: int) -> None:
+        self.packed = packed
+        self.index = index
+
+
+class GateWeight(_GateRows):
+    """The rows of one gate in a packed weight, by the teaching interface's name."""
+
+    def _read(self, cell: GRUCell) -> Array | None:
+        return gate(cell._weights.get(self.packed), self.index)
+
+    def __set__(self, cell: GRUCell, value: Array) -> None:
+        if self.packed not in cell._weights:
+            raise AttributeError(f"{self.name}: this cell was made with bias=False")
+        cell._write_gate(self, value)
+
+
+class GateWeightGradient(_GateRows):
+    """The rows of one gate in a packed gradient; there from the first `backward` on."""
+
+    def _read(self, cell: GRUCell) -> Array | None:
+        if cell._gradients is None:
+            raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
+        return gate(cell._gradients.get(self.packed), self.index)
+
+
+class GateGradient(_Named):
+    """The gradient with respect to one gate, of the last `backward`."""
+
+    def _read(self, cell: GRUCell) -> Array:
+        if cell._gate_gradients is None:
+            raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
+        return getattr(cell._gate_gradients, self.name.removeprefix("d"))
+
+
+class Stored(_Named):
+    """Something of the last `forward` that its tape holds."""
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+
+    def _read(self, cell: GRUCell) -> Array:
+        if cell._tape is None:
+            raise AttributeError(
+                f"{self.name} is there after a forward in train(); none has run"
+                if cell.training
+                else f"{self.name} is not kept in eval(): call train(), then forward"
+            )
+        value = getattr(cell._tape, self.field)
+        if self.field in ("x", "h"):
+            return value
+        return value if cell._tape.x.ndim == 2 else value[0, ...]

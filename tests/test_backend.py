@@ -1,0 +1,166 @@
+"""Array libraries: what is found, what is told of it, and what importing costs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gru_xp
+from gru_xp import backend
+from tests.library import Library
+
+
+def python(code: str, **environment: str) -> str:
+    """Run code in a fresh interpreter and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_backends_tells_of_every_known_library() -> None:
+    told = {each.name: each for each in gru_xp.backends()}
+    assert list(told) == ["numpy", "cupy", "torch", "jax", "array_api_strict"]
+    assert told["numpy"].usable
+    assert told["numpy"].version == np.__version__
+    assert told["numpy"].devices == ("cpu",)
+    for each in told.values():
+        assert each.usable == (not each.reason)
+        assert each.usable == bool(each.devices)
+        assert (each.accelerator is None) == bool(each.accelerator_reason)
+
+
+def test_backends_names_jaxs_accelerator(lib: Library) -> None:
+    if lib.name != "jax":
+        pytest.skip("about JAX's accelerator")
+    (jax,) = (each for each in gru_xp.backends() if each.name == "jax")
+    assert jax.accelerator == "gru_xp_jax"
+
+
+def test_a_library_that_is_not_installed_says_how_to_install_it() -> None:
+    code = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name == 'jax' else find(name, *a)\n"
+        "from gru_xp import backend\n"
+        "print(backend.unusable('jax'))\n"
+        "try: backend.namespace('jax')\n"
+        "except backend.BackendError as error: print(error)\n"
+    )
+    assert python(code) == "jax is not installed: pip install jax\n" * 2
+
+
+def test_a_library_that_fails_to_import_says_why(tmp_path: Any) -> None:
+    (tmp_path / "cupy.py").write_text("raise OSError('libcudart is missing')")
+    code = "from gru_xp import backend; print(backend.unusable('cupy')); print(*backend.backends())"
+    printed = python(code, PYTHONPATH=str(tmp_path))
+    assert printed.startswith(
+        "cupy is installed but fails to import: OSError: libcudart is missing\n"
+    )
+
+
+def fake_cupy(path: Any, *, available: bool) -> None:
+    """Write a package that answers as CuPy does where there is, or is no, CUDA device."""
+    package = path / "cupy"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "__version__ = '0.0'\n"
+        "class cuda:\n"
+        f"    is_available = staticmethod(lambda: {available})\n"
+        "    class runtime:\n"
+        "        @staticmethod\n"
+        "        def getDeviceCount(): raise RuntimeError('cudaErrorNoDevice')\n"
+    )
+    compat = path / "sitecustomize.py"  # array_api_compat.cupy wants the whole of CuPy
+    compat.write_text(
+        "import sys, types; sys.modules['array_api_compat.cupy'] = "
+        "types.ModuleType('array_api_compat.cupy')"
+    )
+
+
+def test_auto_is_numpy_without_a_cuda_device_and_says_so(tmp_path: Any) -> None:
+    fake_cupy(tmp_path, available=False)
+    printed = python(
+        "from gru_xp import backend, GRUCell; print(*backend.resolve('auto'));"
+        "print(GRUCell(2, 2, backend='auto').backend)",
+        PYTHONPATH=str(tmp_path),
+    )
+    assert printed == (
+        "numpy no GPU: cupy is installed but finds no usable CUDA device: cudaErrorNoDevice\n"
+        "numpy\n"
+    )
+
+
+def test_auto_is_cupy_where_a_cuda_device_is_usable(tmp_path: Any) -> None:
+    fake_cupy(tmp_path, available=True)
+    code = "from gru_xp import backend; print(*backend.resolve('auto'))"
+    assert python(code, PYTHONPATH=str(tmp_path)) == "cupy a CUDA device is usable\n"
+
+
+def test_a_backend_asked_for_by_name_resolves_to_itself(lib: Library) -> None:
+    assert backend.resolve(lib.name) == (lib.name, "asked for by name")
+
+
+def test_importing_imports_no_array_library_but_numpy() -> None:
+    code = (
+        "import sys, gru_xp\n"
+        "gru_xp.GRUCell(2, 3)\n"
+        "print(sorted({'torch', 'jax', 'cupy', 'array_api_strict', 'click', 'rich', 'matplotlib',"
+        " 'safetensors'} & set(sys.modules)))"
+    )
+    assert python(code) == "[]\n"
+
+
+def test_importing_costs_at_most_a_tenth_of_a_second_over_numpy() -> None:
+    code = (
+        "import time, numpy\n"
+        "start = time.process_time(); import gru_xp; print(time.process_time() - start)"
+    )
+    assert min(float(python(code)) for _ in range(5)) <= 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool"])
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)])
+def test_arrays_come_back_from_the_library_as_they_went_in(
+    lib: Library, dtype: str, shape: tuple[int, ...]
+) -> None:
+    host = (np.random.default_rng(0).normal(size=shape) * 4).astype(dtype)
+    back = lib.numpy(lib.array(host, dtype))
+    assert back.dtype == host.dtype
+    np.testing.assert_array_equal(back, host)
+
+
+def test_to_numpy_copies(lib: Library) -> None:
+    if not lib.mutable or lib.read_only:
+        pytest.skip("needs an array that can be changed")
+    array = lib.array(np.zeros(3))
+    copied = gru_xp.to_numpy(array)
+    copied[...] = 1
+    assert not lib.numpy(array).any()
+
+
+def test_bfloat16_comes_back_as_float32(lib: Library) -> None:
+    if lib.name != "torch":
+        pytest.skip("NumPy has no bfloat16; JAX brings its own to NumPy")
+    back = lib.numpy(lib.array([1.5, -2.0], "bfloat16"))
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back, [1.5, -2.0])
+
+
+def test_devices_resolve_by_name_index_and_object(lib: Library) -> None:
+    for index, device in enumerate(backend.devices(lib.name)):
+        assert backend.as_device(lib.xp, device) == device
+        assert backend.as_device(lib.xp, str(device)) == device
+        if lib.name != "torch":  # where a number means an accelerator's
+            assert backend.as_device(lib.xp, index) == device
+    assert backend.as_device(lib.xp, None) is None
