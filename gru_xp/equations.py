@@ -7,10 +7,10 @@ This is the only place where the equations stand in Python::
     n_t = tanh   (W_nx x_t + b_nx + r_t * (W_nh h_{t-1} + b_nh))   candidate (new gate)
     h_t = (1 - z_t) * n_t + z_t * h_{t-1}                          hidden state
 
-The form with the reset gate *after* the product is the one of ``torch.nn.GRUCell``, of cuDNN, of
-Keras's ``reset_after=True`` and of ONNX's ``linear_before_reset=1``. It is the GRU of Cho et al.,
+This form, with the reset gate after the product, is the one of ``torch.nn.GRUCell``, of cuDNN, of
+Keras's ``reset_after=True`` and of ONNX's ``linear_before_reset=1``. The unit is due to Cho et al.,
 "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation"
-(2014), as changed in its first version's public code; `z` weighs the old state here, as in torch.
+(2014), where the reset gate acts before: `step_reset_before`. There as here z weighs the old state.
 
 All functions take and return arrays of one namespace, dtype and device, work on any number of
 leading axes, and check nothing: data was checked where it entered.
@@ -29,8 +29,8 @@ class Gates(NamedTuple):
     r: Array
     z: Array
     n: Array
-    gh_n: Array
-    """``W_nh h_{t-1} + b_nh``: what the reset gate scales."""
+    gh_n: Array | None
+    """``W_nh h_{t-1} + b_nh``, which the reset gate scales; None where it acts before."""
 
 
 def sigmoid(x: Array, /, *, xp: Namespace) -> Array:
@@ -59,13 +59,39 @@ def step(
         ``h_{t-1}``.
     """
     size = h.shape[-1]
-    rz = sigmoid(gx[..., : 2 * size] + gh[..., : 2 * size], xp=xp)
-    r, z = rz[..., :size], rz[..., size:]
+    r, z = _reset_and_update(gx, gh, size, xp=xp)
     gh_n = gh[..., 2 * size :]
     if b_hn is not None:
         gh_n = gh_n + b_hn
     n = xp.tanh(gx[..., 2 * size :] + r * gh_n)
-    return (1 - z) * n + z * h, Gates(r, z, n, gh_n)
+    return _next_state(z, n, h), Gates(r, z, n, gh_n)
+
+
+def step_reset_before(
+    gx: Array, h: Array, weight_hh: Array, /, *, xp: Namespace
+) -> tuple[Array, Gates]:
+    """Next hidden state and gates where the reset gate acts before the product.
+
+    In place of the third equation above::
+
+        n_t = tanh(W_nx x_t + b_nx + W_nh (r_t * h_{t-1}) + b_nh)
+
+    which is the form of Cho et al. (2014), of Keras's ``reset_after=False`` and of ONNX's
+    ``linear_before_reset=0``. `gx` (..., 3H) holds every bias, `weight_hh` is (3H, H).
+    """
+    size = h.shape[-1]
+    r, z = _reset_and_update(gx, xp.matmul(h, weight_hh[: 2 * size, :].T), size, xp=xp)
+    n = xp.tanh(gx[..., 2 * size :] + xp.matmul(r * h, weight_hh[2 * size :, :].T))
+    return _next_state(z, n, h), Gates(r, z, n, None)
+
+
+def _reset_and_update(gx: Array, gh: Array, size: int, /, *, xp: Namespace) -> tuple[Array, Array]:
+    rz = sigmoid(gx[..., : 2 * size] + gh[..., : 2 * size], xp=xp)
+    return rz[..., :size], rz[..., size:]
+
+
+def _next_state(z: Array, n: Array, h: Array, /) -> Array:
+    return (1 - z) * n + z * h
 
 
 class GateSlopes(NamedTuple):
@@ -119,3 +145,25 @@ def _sigmoid_slope(value: Array) -> Array:
 def _tanh_slope(value: Array) -> Array:
     # (1 - n)(1 + n) keeps the digits that 1 - n*n loses where n is close to 1.
     return (1 - value) * (1 + value)
+
+
+class ResetBeforeSlopes(NamedTuple):
+    """Derivatives where the reset gate acts before the product, elementwise, (..., H).
+
+    There the way to r leads through the product ``W_nh (r * h_{t-1})``: its slope is of that
+    product's argument, the others are of ``h_t``.
+    """
+
+    rh_r: Array
+    """Of ``r * h_{t-1}`` with respect to the reset gate's input."""
+    gx_z: Array
+    gx_n: Array
+
+
+def slopes_reset_before(h: Array, gates: Gates, /) -> ResetBeforeSlopes:
+    """Derivatives for `step_reset_before`, where h is ``h_{t-1}``."""
+    return ResetBeforeSlopes(
+        rh_r=h * _sigmoid_slope(gates.r),
+        gx_z=(h - gates.n) * _sigmoid_slope(gates.z),
+        gx_n=(1 - gates.z) * _tanh_slope(gates.n),
+    )

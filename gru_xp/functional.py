@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gru_xp import equations, recurrence, sequence, validation
+from gru_xp import equations, sequence, validation
 from gru_xp.backend import array_namespace, device
 from gru_xp.parameters import GRUParams
+from gru_xp.tape import Tape
 from gru_xp.typing import Array, DType, Namespace
 
 __all__ = ["CellTape", "GRUParams", "gru_cell", "gru_cell_backward"]
@@ -112,8 +113,8 @@ def step(
     h_t = xp.reshape(states, h.shape)
     if tape is None:
         return h_t, None
-    gates = (array[0, ...] for array in (tape.r, tape.z, tape.n, tape.gh_n))
-    return h_t, CellTape(x, h, *gates)
+    _, *gates = tape
+    return h_t, CellTape(x, h, *(array[0, ...] for array in gates))
 
 
 def gru_cell_backward(
@@ -183,9 +184,9 @@ def gate_gradients(tape: CellTape, delta: Array, /, *, xp: Namespace) -> equatio
     return equations.GateSlopes(*(xp.reshape(dh_t * slope, delta.shape) for slope in of_gates))
 
 
-def _as_sequence(tape: CellTape, /, *, xp: Namespace) -> recurrence.Tape:
+def _as_sequence(tape: CellTape, /, *, xp: Namespace) -> Tape:
     h = xp.reshape(cast(tape.h, tape.r.dtype, xp=xp), tape.r.shape)
-    return recurrence.Tape(*(array[None, ...] for array in (h, *tape[2:])))
+    return Tape(*(array[None, ...] for array in (h, *tape[2:])))
 
 
 def cast(array: Array, dtype: DType, /, *, xp: Namespace) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from gru_xp import recurrence
 from gru_xp.parameters import GRUParams
-from gru_xp.recurrence import Tape
+from gru_xp.tape import Tape
 from gru_xp.typing import Array, Namespace
 
 
@@ -22,12 +22,16 @@ def forward(
     lengths: Array | None = None,
     reverse: bool = False,
     keep_tape: bool = True,
+    reset_after: bool = True,
     xp: Namespace,
 ) -> tuple[Array, Tape | None]:
     """States (T, N, H) and tape for an input (T, N, I) and an initial state (N, H)."""
     gx = _product(x, params.weight_ih.T, xp=xp)
     b_hn = None
-    if params.bias_ih is not None and params.bias_hh is not None:
+    if params.bias_ih is not None and params.bias_hh is not None and not reset_after:
+        gx = gx + (params.bias_ih + params.bias_hh)
+    elif params.bias_ih is not None and params.bias_hh is not None:
+        # All biases join the input projection but the one that the reset gate scales.
         size = h0.shape[-1]
         b_h, b_hn = params.bias_hh[: 2 * size], params.bias_hh[2 * size :]
         gx = gx + (params.bias_ih + xp.concat([b_h, xp.zeros_like(b_hn)]))
@@ -39,6 +43,7 @@ def forward(
         lengths=lengths,
         reverse=reverse,
         keep_tape=keep_tape,
+        reset_after=reset_after,
         xp=xp,
     )
 
@@ -53,6 +58,7 @@ def backward(
     *,
     lengths: Array | None = None,
     reverse: bool = False,
+    reset_after: bool = True,
     with_dx: bool = True,
     xp: Namespace,
 ) -> tuple[GRUParams, Array | None, Array]:
@@ -61,14 +67,22 @@ def backward(
     `dh` (T, N, H) belongs to the states, `dh_last` (N, H) to the state at the end of the loop.
     """
     dgx, dgh_n, dh0 = recurrence.backward(
-        dh, dh_last, tape, params.weight_hh, lengths=lengths, reverse=reverse, xp=xp
+        dh,
+        dh_last,
+        tape,
+        params.weight_hh,
+        lengths=lengths,
+        reverse=reverse,
+        reset_after=reset_after,
+        xp=xp,
     )
     size = dgh_n.shape[-1]
     dgx_rows, dgh_n_rows = _rows(dgx, xp=xp), _rows(dgh_n, xp=xp)
     # A gate's recurrent product and its input projection have the same gradient, but for n.
     dgh_rz_rows = dgx_rows[:, : 2 * size]
     h_rows = _rows(tape.h_prev, xp=xp)
-    dweight_hh = xp.concat([xp.matmul(dgh_rz_rows.T, h_rows), xp.matmul(dgh_n_rows.T, h_rows)])
+    n_rows = h_rows if reset_after else _rows(tape.r * tape.h_prev, xp=xp)
+    dweight_hh = xp.concat([xp.matmul(dgh_rz_rows.T, h_rows), xp.matmul(dgh_n_rows.T, n_rows)])
     dbias_ih = dbias_hh = None
     if params.bias_ih is not None:
         dbias_ih = xp.sum(dgx_rows, axis=0)

@@ -15,6 +15,7 @@ import pytest
 
 import gru_xp
 from gru_xp import accelerators, backend, recurrence
+from gru_xp.tape import Tape
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, make_cell
 
@@ -57,7 +58,7 @@ def test_a_declined_call_runs_the_portable_loop(lib: Library, recording: Any) ->
 
 def test_what_an_accelerator_returns_is_used(lib: Library, recording: Any) -> None:
     marked = lib.array(np.full((1, N, H), 7.0))
-    tape = recurrence.Tape(*[marked] * 5)
+    tape = Tape(*[marked] * 5)
     recording.forward = lambda *arguments, **options: (marked, tape)
     with gru_xp.use_accelerators(True):
         h_t = make_cell(lib)(lib.array(draw(N, I, seed=0)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gru_xp import recurrence, reference, sequence
+from gru_xp import portable, recurrence, reference, sequence
 from gru_xp.functional import GRUParams
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw
@@ -110,6 +110,7 @@ def test_what_padding_holds_never_matters(lib: Library, reverse: bool) -> None:
             lib.array(draw(T, N, H, seed=2)), None, tape, params.weight_hh, **options
         )
         results.append([lib.numpy(array) for array in (h, *back)])
+        assert all(np.isfinite(lib.numpy(array)).all() for array in tape)
     for clean, dirty in zip(*results, strict=True):
         np.testing.assert_array_equal(clean, dirty)
     _, dgx, dgh_n, _ = results[1]
@@ -179,12 +180,12 @@ def test_an_accelerator_equals_the_portable_pair_on_any_input(
 
     h, tape = recurrence.forward(gx, h0, weight_hh, b_hn, **options)
     got = (h, *recurrence.backward(dh, dh_last, tape, weight_hh, **options))
-    portable_h, portable_tape = recurrence.portable_forward(gx, h0, weight_hh, b_hn, **options)
+    portable_h, portable_tape = portable.forward(gx, h0, weight_hh, b_hn, **options)
     # Each backward takes either's tape: a call may be declined on the way back alone.
-    crossed = recurrence.portable_backward(dh, dh_last, tape, weight_hh, **options)
+    crossed = portable.backward(dh, dh_last, tape, weight_hh, **options)
     wanted = (
         portable_h,
-        *recurrence.portable_backward(dh, dh_last, portable_tape, weight_hh, **options),
+        *portable.backward(dh, dh_last, portable_tape, weight_hh, **options),
     )
     eps = float(np.finfo(dtype).eps)
     for one, other, third in zip(got, wanted, (h, *crossed), strict=True):
@@ -231,3 +232,25 @@ def test_jax_grad_through_the_scan_equals_our_backward(lib: Library) -> None:
     wanted = sequence.backward(params, x, tape, dh, None, lengths=lengths, xp=lib.xp)
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         lib.assert_close(one, lib.numpy(other), atol=1e-13)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_autograd_through_padding_of_nan_is_finite(lib: Library, reverse: bool) -> None:
+    if lib.name != "torch":
+        pytest.skip("about torch's autograd, for which 0 * NaN behind a mask is NaN")
+    params = make_params(lib)
+    x = draw(T, N, 3 * H, seed=0)
+    x[np.arange(T)[:, None] >= np.array([4, 0, 2])] = np.nan
+    gx = lib.array(x).requires_grad_()
+    h, _ = recurrence.forward(
+        gx,
+        lib.array(draw(N, H, seed=1)),
+        params.weight_hh.requires_grad_(),
+        None,
+        lengths=lib.array([4, 0, 2], "int64"),
+        reverse=reverse,
+        xp=lib.xp,
+    )
+    h.sum().backward()
+    assert np.isfinite(lib.numpy(gx.grad)).all()
+    assert np.isfinite(lib.numpy(params.weight_hh.grad)).all()

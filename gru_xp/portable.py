@@ -1,0 +1,175 @@
+"""The recurrence in standard array operations alone; see `gru_xp.recurrence` for the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from gru_xp import equations
+from gru_xp.backend import device
+from gru_xp.tape import Tape, valid_steps
+from gru_xp.typing import Array, Namespace
+
+
+def forward(
+    gx: Array,
+    h0: Array,
+    weight_hh: Array,
+    b_hn: Array | None,
+    /,
+    *,
+    lengths: Array | None = None,
+    reverse: bool = False,
+    keep_tape: bool = True,
+    reset_after: bool = True,
+    xp: Namespace,
+) -> tuple[Array, Tape | None]:
+    """Run the loop over time forward."""
+    steps = gx.shape[0]
+    mask = None if lengths is None else valid_steps(lengths, steps, xp=xp)
+    if mask is not None:
+        gx = xp.where(mask, gx, xp.zeros_like(gx))
+    states = [h0]
+    gates = []
+    for t in _times(steps, reverse):
+        h = states[-1]
+        h_next, of_step = step(gx[t, ...], h, weight_hh, b_hn, reset_after=reset_after, xp=xp)
+        states.append(h_next if mask is None else xp.where(mask[t, ...], h_next, h))
+        if keep_tape:
+            gates.append(of_step)
+    if reverse:
+        states.reverse()
+        gates.reverse()
+    h_all = xp.stack(states)
+    h, h_prev = (h_all[:-1, ...], h_all[1:, ...]) if reverse else (h_all[1:, ...], h_all[:-1, ...])
+    if not keep_tape:
+        return h, None
+    if not gates:
+        return h, Tape(h_prev, h, h, h, h if reset_after else None)
+    return h, Tape(h_prev, *(_stacked(kind, xp=xp) for kind in zip(*gates, strict=True)))
+
+
+def step(
+    gx: Array,
+    h: Array,
+    weight_hh: Array,
+    b_hn: Array | None,
+    /,
+    *,
+    reset_after: bool,
+    xp: Namespace,
+) -> tuple[Array, equations.Gates]:
+    """One step of the loop, product included."""
+    if reset_after:
+        return equations.step(gx, xp.matmul(h, weight_hh.T), b_hn, h, xp=xp)
+    return equations.step_reset_before(gx, h, weight_hh, xp=xp)
+
+
+def _stacked(arrays: Iterable[Array | None], /, *, xp: Namespace) -> Array | None:
+    arrays = tuple(arrays)
+    return None if arrays[0] is None else xp.stack(arrays)
+
+
+def backward(
+    dh: Array,
+    dh_last: Array | None,
+    tape: Tape,
+    weight_hh: Array,
+    /,
+    *,
+    lengths: Array | None = None,
+    reverse: bool = False,
+    reset_after: bool = True,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    """Run the loop over time back."""
+    steps, rows, size = dh.shape
+    carried = dh_last
+    if carried is None:
+        carried = xp.zeros((rows, size), dtype=dh.dtype, device=device(dh))
+    if steps == 0:
+        dgx = xp.zeros((0, rows, 3 * size), dtype=dh.dtype, device=device(dh))
+        return dgx, xp.zeros_like(dh), carried + 0  # + 0: a copy
+    slopes = backward_slopes(tape, lengths, reset_after=reset_after, xp=xp)
+    totals = []
+    products = []
+    for t in _times(steps, not reverse):
+        total = dh[t, ...] + carried
+        of_step = Slopes(*(None if slope is None else slope[t, ...] for slope in slopes))
+        dgh, carried = step_back(total, of_step, weight_hh, reset_after=reset_after, xp=xp)
+        totals.append(total)
+        products.append(dgh)
+    if not reverse:
+        totals.reverse()
+        products.reverse()
+    dgh = xp.stack(products)
+    return (*input_gradients(dgh, xp.stack(totals), slopes, xp=xp), carried)
+
+
+class Slopes(NamedTuple):
+    """Derivatives of all steps at once, zero in padding, which keeps the loop over time short."""
+
+    gates: Array
+    """(T, N, 3, H). Of the state with respect to the recurrent products of r, z and n; where the
+    reset gate acts before, in r's place, of ``r * h_prev`` with respect to r's product."""
+    h: Array
+    """(T, N, H). Of the state with respect to ``h_prev`` past the gates; 1 in padding."""
+    gx_n: Array | None
+    """(T, N, H). Of the state with respect to the candidate's input projection, where this differs
+    from its recurrent product's."""
+    r: Array | None
+    """(T, N, H). The reset gate, where it acts before the product."""
+
+
+def backward_slopes(
+    tape: Tape, lengths: Array | None, /, *, reset_after: bool, xp: Namespace
+) -> Slopes:
+    """Derivatives that the loop back needs, from the tape."""
+    gates = equations.Gates(*tape[1:])
+    gx_n = r = None
+    if reset_after:
+        of_r, of_z, gx_n, of_n = equations.slopes(tape.h_prev, gates)
+    else:
+        of_r, of_z, of_n = equations.slopes_reset_before(tape.h_prev, gates)
+        r = tape.r
+    of_gates, h = xp.stack([of_r, of_z, of_n], axis=2), tape.z
+    if lengths is not None:
+        mask = valid_steps(lengths, h.shape[0], xp=xp)
+        of_gates = xp.where(mask[..., None], of_gates, xp.zeros_like(of_gates))
+        h = xp.where(mask, h, xp.ones_like(h))
+        gx_n = None if gx_n is None else xp.where(mask, gx_n, xp.zeros_like(gx_n))
+    return Slopes(of_gates, h, gx_n, r)
+
+
+def step_back(
+    total: Array, slopes: Slopes, weight_hh: Array, /, *, reset_after: bool, xp: Namespace
+) -> tuple[Array, Array]:
+    """One step of the loop back.
+
+    Takes the whole gradient (N, H) with respect to the step's state; returns those with respect
+    to its recurrent products (N, 3H), and to the state that it started from.
+    """
+    rows, size = total.shape
+    if reset_after:
+        dgh = xp.reshape(slopes.gates * total[:, None, :], (rows, 3 * size))
+        return dgh, total * slopes.h + xp.matmul(dgh, weight_hh)
+    dgh_n = total * slopes.gates[:, 2, :]
+    drh = xp.matmul(dgh_n, weight_hh[2 * size :, :])
+    dgh_rz = xp.concat([drh * slopes.gates[:, 0, :], total * slopes.gates[:, 1, :]], axis=-1)
+    dh = total * slopes.h + drh * slopes.r + xp.matmul(dgh_rz, weight_hh[: 2 * size, :])
+    return xp.concat([dgh_rz, dgh_n], axis=-1), dh
+
+
+def input_gradients(
+    dgh: Array, total: Array, slopes: Slopes, /, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """Return dgx (T, N, 3H) and dgh_n (T, N, H) from what the loop back has made of all steps."""
+    size = total.shape[-1]
+    dgh_n = dgh[..., 2 * size :]
+    if slopes.gx_n is None:
+        return dgh, dgh_n
+    return xp.concat([dgh[..., : 2 * size], slopes.gx_n * total], axis=-1), dgh_n
+
+
+def _times(steps: int, reverse: bool) -> range:
+    return range(steps - 1, -1, -1) if reverse else range(steps)

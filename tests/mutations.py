@@ -1,0 +1,521 @@
+"""The mutation table: each fault below must be seen by the tests, on every backend.
+
+A test-suite that passes proves something only if it fails where the code is wrong. Run
+
+    python -m tests.mutations [--backend NAME ...] [--only TEXT]
+
+It changes one line of the package at a time, in memory, and runs the named tests; a run in which
+no test fails is a mutation that survived, and the exit status is 1. Before that, the same tests
+must pass on the code as it is. Backends that are not usable here are named as left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.machinery
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+VARIABLE = "GRU_XP_MUTATION"
+
+CELL = ("tests/test_cell_values.py",)
+INTERFACE = ("tests/test_cell_interface.py",)
+LOOP = ("tests/test_recurrence.py",)
+BOTH = (*CELL, *LOOP)
+
+PORTABLE = frozenset({"portable"})
+ACCELERATED = frozenset({"accelerated"})
+ANY = PORTABLE | ACCELERATED
+
+
+class Mutation(NamedTuple):
+    """One fault: in `module`, `old` (which stands there once) becomes `new`."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+    tests: Sequence[str]
+    paths: frozenset[str] = ANY
+    """Which of the two runs this code: "portable", "accelerated"."""
+    unseen_on: frozenset[str] = frozenset()
+    """Backends on which it makes no difference, for the reason in the comment beside it."""
+
+
+EQUATIONS = "gru_xp.equations"
+SEQUENCE = "gru_xp.sequence"
+RECURRENCE = "gru_xp.recurrence"
+SCAN = "gru_xp_jax.scan"
+
+MUTATIONS = [
+    # The equations, their derivatives and the products are under the accelerators as well, so that
+    # the tests of the loop see them in both columns.
+    Mutation(
+        "gates r and z swapped",
+        EQUATIONS,
+        "r, z = rz[..., :size], rz[..., size:]",
+        "z, r = rz[..., :size], rz[..., size:]",
+        LOOP,
+    ),
+    Mutation(
+        "z for 1 - z",
+        EQUATIONS,
+        "return (1 - z) * n + z * h,",
+        "return z * n + (1 - z) * h,",
+        LOOP,
+    ),
+    Mutation("no reset gate", EQUATIONS, "+ r * gh_n)", "+ gh_n)", LOOP),
+    Mutation(
+        "recurrent bias of n outside of the reset gate",
+        EQUATIONS,
+        "n = xp.tanh(gx[..., 2 * size :] + r * gh_n)",
+        "n = xp.tanh(gx[..., 2 * size :] + r * gh[..., 2 * size :] + gh_n - gh[..., 2 * size :])",
+        LOOP,
+    ),
+    Mutation("recurrent bias of n dropped", EQUATIONS, "if b_hn is not None:", "if False:", LOOP),
+    Mutation(
+        "sigmoid twice as steep", EQUATIONS, "xp.tanh(0.5 * x) + 0.5", "xp.tanh(x) + 0.5", LOOP
+    ),
+    Mutation(
+        "candidate by sigmoid", EQUATIONS, "n = xp.tanh(gx", "n = 0.5 + 0.5 * xp.tanh(gx", LOOP
+    ),
+    Mutation("dz of the wrong sign", EQUATIONS, "z=h - gates.n,", "z=gates.n - h,", LOOP),
+    Mutation(
+        "dn scaled by z instead of 1 - z",
+        EQUATIONS,
+        "n_slope = 1 - gates.z",
+        "n_slope = gates.z",
+        LOOP,
+    ),
+    Mutation(
+        "tanh's slope without 1 + n",
+        EQUATIONS,
+        "return (1 - value) * (1 + value)",
+        "return 1 - value",
+        LOOP,
+    ),
+    Mutation(
+        "sigmoid's slope without 1 - s",
+        EQUATIONS,
+        "return value * (1 - value)",
+        "return value",
+        LOOP,
+    ),
+    Mutation("dgh_n not scaled by r", EQUATIONS, "gh_n=gx_n * gates.r,", "gh_n=gx_n,", LOOP),
+    Mutation(
+        "dr without the recurrent product",
+        EQUATIONS,
+        "r=n_slope * _tanh_slope(gates.n) * gates.gh_n,",
+        "r=n_slope * _tanh_slope(gates.n),",
+        LOOP,
+    ),
+    Mutation(
+        "recurrent biases of r and z dropped",
+        SEQUENCE,
+        "(params.bias_ih + xp.concat([b_h, xp.zeros_like(b_hn)]))",
+        "params.bias_ih",
+        LOOP,
+    ),
+    Mutation(
+        "recurrent bias of n taken from r",
+        SEQUENCE,
+        "params.bias_hh[: 2 * size], params.bias_hh[2 * size :]",
+        "params.bias_hh[: 2 * size], params.bias_hh[:size]",
+        LOOP,
+    ),
+    Mutation(
+        "gradient of b_hn not scaled by r",
+        SEQUENCE,
+        "xp.sum(dgh_n_rows, axis=0)",
+        "dbias_ih[2 * size :]",
+        LOOP,
+    ),
+    Mutation(
+        "bias gradients averaged over the batch",
+        SEQUENCE,
+        "dbias_ih = xp.sum(dgx_rows",
+        "dbias_ih = xp.mean(dgx_rows",
+        LOOP,
+    ),
+    Mutation(
+        "dW_nh not scaled by r",
+        SEQUENCE,
+        "xp.matmul(dgh_n_rows.T, h_rows)",
+        "xp.matmul(dgx_rows[:, 2 * size :].T, h_rows)",
+        LOOP,
+    ),
+    # The loop over time
+    Mutation(
+        "recurrent weights transposed gate by gate",
+        RECURRENCE,
+        "weight = weight_hh.T",
+        "k = h0.shape[1]; weight = xp.concat("
+        "[weight_hh[:k, :], weight_hh[k : 2 * k, :], weight_hh[2 * k :, :]], axis=1)",
+        LOOP,
+        PORTABLE,
+    ),
+    Mutation(
+        "tape's states off by one step",
+        RECURRENCE,
+        "(h_all[:-1, ...], h_all[1:, ...]) if reverse else (h_all[1:, ...], h_all[:-1, ...])",
+        "(h_all[:-1, ...], h_all[1:, ...]) if reverse else (h_all[1:, ...], h_all[1:, ...])",
+        LOOP,
+        PORTABLE,
+    ),
+    Mutation(
+        "tape's states off by one step, in reverse",
+        RECURRENCE,
+        "(h_all[:-1, ...], h_all[1:, ...]) if reverse else",
+        "(h_all[:-1, ...], h_all[:-1, ...]) if reverse else",
+        LOOP,
+        PORTABLE,
+    ),
+    Mutation(
+        "reverse forgotten in the forward loop",
+        RECURRENCE,
+        "for t in _times(steps, reverse):",
+        "for t in _times(steps, False):",
+        LOOP,
+        PORTABLE,
+    ),
+    Mutation(
+        "backward loop in the direction of the forward loop",
+        RECURRENCE,
+        "for t in _times(steps, not reverse):",
+        "for t in _times(steps, reverse):",
+        LOOP,
+        PORTABLE,
+    ),
+    Mutation(
+        "gates of the tape left in loop order",
+        RECURRENCE,
+        "        gates.reverse()\n",
+        "",
+        LOOP,
+        PORTABLE,
+    ),
+    Mutation(
+        "a length off by one",
+        RECURRENCE,
+        "(times[:, None] < lengths",
+        "(times[:, None] <= lengths",
+        LOOP,
+    ),
+    Mutation(
+        "state not carried through padding",
+        RECURRENCE,
+        "else xp.where(mask[t, ...], h_next, h))",
+        "else h_next)",
+        LOOP,
+        PORTABLE,
+    ),
+    Mutation(
+        "padding not masked before the product",
+        RECURRENCE,
+        "gx = xp.where(mask, gx, xp.zeros_like(gx))",
+        "gx = gx + 0",
+        LOOP,
+        PORTABLE,
+    ),
+    Mutation(
+        "gradient not carried through padding",
+        RECURRENCE,
+        "xp.ones_like(slope_h)",
+        "xp.zeros_like(slope_h)",
+        LOOP,
+    ),
+    Mutation(
+        "gradients of padding not zero",
+        RECURRENCE,
+        "(xp.where(mask, slope, zero) for slope in of_step)",
+        "(slope for slope in of_step)",
+        LOOP,
+    ),
+    Mutation(
+        "gradient past the gates dropped",
+        RECURRENCE,
+        "carried = total * slope_h[t, ...] + xp.matmul(dgh, weight_hh)",
+        "carried = xp.matmul(dgh, weight_hh)",
+        BOTH,
+        PORTABLE,
+    ),
+    Mutation(
+        "gradient through the recurrent products dropped",
+        RECURRENCE,
+        "carried = total * slope_h[t, ...] + xp.matmul(dgh, weight_hh)",
+        "carried = total * slope_h[t, ...]",
+        BOTH,
+        PORTABLE,
+    ),
+    Mutation(
+        "gradient of the last state forgotten",
+        RECURRENCE,
+        "carried = dh_last\n",
+        "carried = 0 * dh_last\n",
+        LOOP,
+        PORTABLE,
+    ),
+    # JAX's accelerator
+    Mutation(
+        "scan: reverse forgotten",
+        SCAN,
+        "(gx, mask), reverse=reverse)",
+        "(gx, mask), reverse=False)",
+        LOOP,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: backward in the direction of the forward scan",
+        SCAN,
+        "reverse=not reverse",
+        "reverse=reverse",
+        LOOP,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: state not carried through padding",
+        SCAN,
+        "h_next = jnp.where(valid, h_next, h)",
+        "h_next = h_next + 0",
+        LOOP,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: tape's states off by one step",
+        SCAN,
+        "(h, *gates) if keep_tape",
+        "(h_next, *gates) if keep_tape",
+        LOOP,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: gradient past the gates dropped",
+        SCAN,
+        "return total * slope_h_t + dgh @ weight_hh,",
+        "return dgh @ weight_hh,",
+        LOOP,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: padding not masked before the product",
+        SCAN,
+        "gx = jnp.where(mask, gx, jnp.zeros_like(gx))",
+        "gx = gx + 0",
+        LOOP,
+        ACCELERATED,
+    ),
+    # The cell
+    Mutation(
+        "no state given starts from ones",
+        "gru_xp.functional",
+        "h = xp.zeros((*x.shape",
+        "h = xp.ones((*x.shape",
+        CELL,
+    ),
+    Mutation(
+        "gradients left in the computing dtype",
+        "gru_xp.functional",
+        "return cast(gradient, value.dtype, xp=xp)",
+        "return gradient",
+        ("tests/test_cell_dtypes.py",),
+    ),
+    Mutation(
+        "names of gates in another order",
+        "gru_xp.parameters",
+        "return packed[index * size : (index + 1) * size, ...]",
+        "return packed[(2 - index) * size : (3 - index) * size, ...]",
+        CELL,
+    ),
+    Mutation(
+        "assignment to the wrong gate",
+        "gru_xp.parameters",
+        "before, after = index * size, (index + 1) * size",
+        "before, after = (2 - index) * size, (3 - index) * size",
+        INTERFACE,
+    ),
+    Mutation(
+        "initial weights bounded by 1 / H",
+        "gru_xp.parameters",
+        "bound = 1 / math.sqrt(hidden_size)",
+        "bound = 1 / hidden_size",
+        CELL,
+    ),
+    Mutation(
+        "gradients accumulated",
+        "gru_xp.cell",
+        "self._gradients = gradients.named()",
+        "old = self._gradients or {}; "
+        "self._gradients = {k: g + old.get(k, 0 * g) for k, g in gradients.named().items()}",
+        INTERFACE,
+    ),
+    Mutation(
+        "tape kept in eval",
+        "gru_xp.cell",
+        "keep_tape=self.training",
+        "keep_tape=True",
+        INTERFACE,
+    ),
+    Mutation(
+        "arguments kept as aliases",
+        "gru_xp.cell",
+        "if self.training:\n            x = _private",
+        "if False:\n            x = _private",
+        INTERFACE,
+        unseen_on=frozenset({"jax"}),  # its arrays do not change
+    ),
+    Mutation(
+        "a weight replaced where it should change in place",
+        "gru_xp.parameters",
+        "            weights[name][...] = value\n",
+        "            result[name] = value\n",
+        INTERFACE,
+        unseen_on=frozenset({"jax"}),  # its arrays do not change
+    ),
+]
+
+
+class Column(NamedTuple):
+    """One way to run the tests: a backend, its accelerator on or off."""
+
+    backend: str
+    path: str
+
+    @property
+    def title(self) -> str:
+        return self.backend + " (accelerated)" * (self.path == "accelerated")
+
+
+class _Finder:
+    """Import the mutated module in place of the one on disk."""
+
+    def __init__(self, mutation: Mutation) -> None:
+        self.mutation = mutation
+
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> Any:
+        if name != self.mutation.module:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.origin is not None:
+                spec.loader = _Loader(name, spec.origin, self.mutation)
+                return spec
+        return None
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    def __init__(self, name: str, path: str, mutation: Mutation) -> None:
+        super().__init__(name, path)
+        self.mutation = mutation
+
+    def get_code(self, fullname: str) -> CodeType:
+        source = Path(self.path).read_text(encoding="utf-8")
+        if source.count(self.mutation.old) != 1:
+            raise SystemExit(f"mutation {self.mutation.name!r} does not stand once in {self.path}")
+        return compile(source.replace(self.mutation.old, self.mutation.new), self.path, "exec")
+
+
+if VARIABLE in os.environ:  # loaded as a pytest plugin, before the package is
+    sys.meta_path.insert(0, _Finder(MUTATIONS[int(os.environ[VARIABLE])]))
+
+
+def run_tests(tests: Sequence[str], column: Column, mutation: int | None) -> tuple[int, str]:
+    """Run tests in a process of their own; return its exit status and what it printed."""
+    selection = "not portable" if column.path == "accelerated" else "portable"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    if mutation is not None:
+        environment[VARIABLE] = str(mutation)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.mutations", "-p", "no:cacheprovider"]
+        + ["--no-header", "-q", "-x", "--tb=no", "--backend", column.backend]
+        + (["-k", selection] if has_accelerator(column.backend) else [])
+        + list(tests),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def has_accelerator(name: str) -> bool:
+    """Whether a backend's tests come twice, accelerator on and off."""
+    from gru_xp.accelerators import find
+
+    return find(name).module is not None
+
+
+def columns(names: Sequence[str]) -> list[Column]:
+    """Every way to run the tests on the named backends."""
+    result = []
+    for name in names:
+        result.append(Column(name, "portable"))
+        if has_accelerator(name):
+            result.append(Column(name, "accelerated"))
+    return result
+
+
+def outcome(index: int, column: Column) -> str:
+    """Run one mutation; say which test saw it, or that it survived or does not apply."""
+    mutation = MUTATIONS[index]
+    if column.path not in mutation.paths or column.backend in mutation.unseen_on:
+        return "-"
+    status, printed = run_tests(mutation.tests, column, index)
+    failed = re.search(r"^FAILED tests/\w+\.py::([\w:]+)", printed, re.MULTILINE)
+    if status == 1 and failed:
+        return f"killed by {failed[1].rpartition('::')[2]}"
+    return f"SURVIVED (pytest's exit status {status})\n{printed if status > 1 else ''}"
+
+
+def main() -> int:
+    """Run the table."""
+    from gru_xp import backend
+
+    parser = argparse.ArgumentParser(description="Show that the tests see each mutation.")
+    parser.add_argument("--backend", action="append", metavar="NAME")
+    parser.add_argument("--only", default="", metavar="TEXT", help="mutations whose name has TEXT")
+    options = parser.parse_args()
+    for name in options.backend or backend.NAMESPACES:
+        if reason := backend.unusable(name):
+            print(f"left out: {reason}")
+            if options.backend:
+                return 2
+    names = options.backend or [name for name in backend.NAMESPACES if not backend.unusable(name)]
+    chosen = [index for index, each in enumerate(MUTATIONS) if options.only in each.name]
+    wanted = columns(names)
+
+    every_test = sorted({test for index in chosen for test in MUTATIONS[index].tests})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for column, (status, printed) in zip(
+            wanted, pool.map(lambda c: run_tests(every_test, c, None), wanted), strict=True
+        ):
+            if status:
+                print(f"{column.title}: the tests fail without a mutation\n{printed}")
+                return 1
+        jobs = [(index, column) for index in chosen for column in wanted]
+        killed = survived = 0
+        for (index, column), result in zip(
+            jobs, pool.map(lambda job: outcome(*job), jobs), strict=True
+        ):
+            if result == "-":
+                continue
+            killed += result.startswith("killed")
+            survived += result.startswith("SURVIVED")
+            print(f"{MUTATIONS[index].name:55} {column.title:18} {result}", flush=True)
+    print(
+        f"{killed} mutations killed, {survived} survived, on {', '.join(c.title for c in wanted)}"
+    )
+    return 1 if survived or not killed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
