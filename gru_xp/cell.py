@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp import backend as array_libraries
-from gru_xp import functional, parameters
+from gru_xp import parameters, step
 from gru_xp.equations import GateSlopes
-from gru_xp.functional import CellTape
-from gru_xp.module import Module
+from gru_xp.module import Module, private
 from gru_xp.names import GateGradient, GateWeight, GateWeightGradient, Packed, Stored
 from gru_xp.parameters import GRUParams
-from gru_xp.typing import Array, Device, DType, Namespace
+from gru_xp.step import CellTape
+from gru_xp.typing import Array, Device, DType
 
 
 class GRUCell(Module):
@@ -185,9 +184,9 @@ class GRUCell(Module):
         """
         xp = self._xp
         if self.training:
-            x = _private(x, xp=xp)
-            h_prev_t = _private(h_prev_t, xp=xp)
-        h_t, tape = functional.step(
+            x = private(x, xp=xp)
+            h_prev_t = private(h_prev_t, xp=xp)
+        h_t, tape = step.forward(
             self.params, x, h_prev_t, keep_tape=self.training, owner="GRUCell", xp=xp
         )
         self._tape = tape
@@ -219,20 +218,10 @@ class GRUCell(Module):
         ValueError, TypeError
             If `delta` has another shape, library or device than ``h_t``.
         """
-        if not self.training:
-            raise RuntimeError(
-                "GRUCell.backward: the cell is in eval(), where no tape is kept: call train(), "
-                "then forward, then backward"
-            )
-        if self._tape is None:
-            raise RuntimeError(
-                "GRUCell.backward: there is nothing to go back through: call forward first"
-            )
-        gradients, dx, dh = functional.step_backward(
-            self.params, self._tape, delta, owner="GRUCell", xp=self._xp
-        )
+        tape = self._tape_for_backward(self._tape)
+        gradients, dx, dh = step.backward(self.params, tape, delta, owner="GRUCell", xp=self._xp)
         self._gradients = gradients.named()
-        self._gate_gradients = functional.gate_gradients(self._tape, delta, xp=self._xp)
+        self._gate_gradients = step.gate_gradients(tape, delta, xp=self._xp)
         return dx, dh
 
     def init_weights(
@@ -290,15 +279,3 @@ class GRUCell(Module):
         rows = parameters.gate(packed, name.index)
         value = parameters.converted(value, rows, name=name.name, xp=self._xp)
         self._weights[name.packed] = parameters.with_gate(packed, name.index, value, xp=self._xp)
-
-
-def _private(array: Any, /, *, xp: Namespace) -> Any:
-    """Copy an array, so that a later change by the caller cannot reach the tape.
-
-    What is no array of ours, or cannot change, is passed on.
-    """
-    if array_libraries.name_of(xp) == "jax" or not array_libraries.is_array(array):
-        return array
-    if array_libraries.array_namespace(array) is not xp:
-        return array
-    return xp.asarray(array, copy=True)

@@ -9,32 +9,27 @@ trace: make one ordinary call before.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from gru_xp import equations, sequence, validation
-from gru_xp.backend import array_namespace, device
+from gru_xp import stack, step
+from gru_xp.backend import array_namespace
 from gru_xp.parameters import GRUParams
-from gru_xp.tape import Tape
-from gru_xp.typing import Array, DType, Namespace
+from gru_xp.stack import GateValues, GRUTape
+from gru_xp.step import CellTape
+from gru_xp.typing import Array
+from gru_xp.validation import check_params
 
-__all__ = ["CellTape", "GRUParams", "gru_cell", "gru_cell_backward"]
-
-
-class CellTape(NamedTuple):
-    """What the backward pass of one step needs of its forward pass.
-
-    `x` and `h` are the arguments as they were given; the others have the computing dtype.
-    """
-
-    x: Array
-    """(I,) or (N, I)"""
-    h: Array
-    """(H,) or (N, H): the state before the step; zeros where none was given."""
-    r: Array
-    """Reset gate, (N, H), as the three below."""
-    z: Array
-    n: Array
-    gh_n: Array
+__all__ = [
+    "CellTape",
+    "GRUParams",
+    "GRUTape",
+    "GateValues",
+    "gru",
+    "gru_backward",
+    "gru_cell",
+    "gru_cell_backward",
+    "gru_gates",
+]
 
 
 def gru_cell(
@@ -77,44 +72,9 @@ def gru_cell(
     >>> h_t.shape
     (5, 2)
     """
-    validation.check_params(params, owner="gru_cell")
+    check_params(params, owner="gru_cell")
     xp = array_namespace(*params)
-    return step(params, x, h, keep_tape=keep_tape, owner="gru_cell", xp=xp)
-
-
-def step(
-    params: GRUParams,
-    x: Array,
-    h: Array | None,
-    /,
-    *,
-    keep_tape: bool,
-    owner: str,
-    xp: Namespace,
-) -> tuple[Array, CellTape | None]:
-    """`gru_cell` for weights that are known to be sound; `owner` is whom errors name."""
-    weight = params.weight_ih
-    input_size, hidden_size = weight.shape[1], params.weight_hh.shape[1]
-    validation.check_array(x, weight, name="input", owner=owner, xp=xp)
-    if h is not None:
-        validation.check_array(h, weight, name="hidden", owner=owner, xp=xp)
-    validation.check_step(x, h, input_size=input_size, hidden_size=hidden_size, owner=owner)
-
-    dtype = validation.computing_dtype(*params.named().values(), x, h, xp=xp)
-    if h is None:
-        h = xp.zeros((*x.shape[:-1], hidden_size), dtype=dtype, device=device(x))
-    states, tape = sequence.forward(
-        cast_params(params, dtype, xp=xp),
-        xp.reshape(cast(x, dtype, xp=xp), (1, -1, input_size)),
-        xp.reshape(cast(h, dtype, xp=xp), (-1, hidden_size)),
-        keep_tape=keep_tape,
-        xp=xp,
-    )
-    h_t = xp.reshape(states, h.shape)
-    if tape is None:
-        return h_t, None
-    _, *gates = tape
-    return h_t, CellTape(x, h, *(array[0, ...] for array in gates))
+    return step.forward(params, x, h, keep_tape=keep_tape, owner="gru_cell", xp=xp)
 
 
 def gru_cell_backward(
@@ -147,60 +107,145 @@ def gru_cell_backward(
     TypeError
         If `delta` is of another library than the weights.
     """
-    validation.check_params(params, owner="gru_cell_backward")
+    check_params(params, owner="gru_cell_backward")
     xp = array_namespace(*params)
-    return step_backward(params, tape, delta, owner="gru_cell_backward", xp=xp)
+    return step.backward(params, tape, delta, owner="gru_cell_backward", xp=xp)
 
 
-def step_backward(
-    params: GRUParams, tape: CellTape, delta: Array, /, *, owner: str, xp: Namespace
-) -> tuple[GRUParams, Array, Array]:
-    """`gru_cell_backward` for weights that are known to be sound."""
-    hidden_size = params.weight_hh.shape[1]
-    validation.check_array(delta, params.weight_ih, name="delta", owner=owner, xp=xp)
-    validation.check_delta(delta, tuple(tape.h.shape), owner=owner)
+def gru(
+    params: Sequence[GRUParams],
+    x: Array,
+    h0: Array | None = None,
+    /,
+    *,
+    lengths: Array | Sequence[int] | None = None,
+    masks: Sequence[Array] = (),
+    batch_first: bool = False,
+    bidirectional: bool = False,
+    reset_after: bool = True,
+    keep_tape: bool = True,
+) -> tuple[Array, Array, GRUTape | None]:
+    """Run a GRU of any number of layers over whole sequences.
 
-    dtype = tape.r.dtype
-    x = xp.reshape(cast(tape.x, dtype, xp=xp), (1, -1, tape.x.shape[-1]))
-    dh_t = xp.reshape(cast(delta, dtype, xp=xp), (1, -1, hidden_size))
-    dparams, dx, dh = sequence.backward(
-        cast_params(params, dtype, xp=xp), x, _as_sequence(tape, xp=xp), dh_t, None, xp=xp
+    Parameters
+    ----------
+    params : sequence of GRUParams
+        Weights of each layer, from the input on; with `bidirectional` two a layer, forward then
+        reverse. Layers after the first take inputs of size H, or 2H with `bidirectional`.
+    x : array, (T, N, I), (N, T, I) with `batch_first`, or (T, I)
+        Input. Floating dtypes are promoted by the Array API's rules; integers and booleans are
+        cast to the weights' dtype.
+    h0 : array, (num_layers * directions, N, H), or without N as `x`, optional
+        Initial states, in the order of `params`; None means zeros.
+    lengths : sequence of int or integer array, (N,), optional
+        Steps of each row; what lies beyond is padding, and what it holds never matters. Integers
+        on the host (NumPy's too) are checked against T. Arrays of other libraries are not read:
+        there a length beyond T means T.
+    masks : sequence of array, (T, N, H) or (T, N, 2H)
+        What the output of each layer but the last is multiplied by: dropout masks, scaled. Time
+        first, whatever `batch_first` says. Empty for no dropout.
+    batch_first, bidirectional, reset_after : bool
+        As in `gru_xp.GRU`.
+    keep_tape : bool
+        Without it the tape is None, and no backward can follow.
+
+    Returns
+    -------
+    y : array, (T, N, H), (N, T, H) with `batch_first`, or (T, H)
+        The last layer's state after each step, zero in padding; 2H wide with `bidirectional`, the
+        forward direction's first.
+    h_n : array, (num_layers * directions, N, H), or without N
+        Each row's state after its last step, in the order of `params`; for a reverse direction,
+        whose last step is the row's first, the state after that.
+    tape : GRUTape or None
+        Holds the arguments themselves, and may share memory with `y`: change none of them in place
+        before `gru_backward`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other, arrays are on different devices, or a length is negative
+        or larger than T.
+    TypeError
+        If arrays are of different libraries, or of a dtype that is no real number's.
+    """
+    form = stack.Form(batch_first, bidirectional, reset_after)
+    stack.check_params(params, form, owner="gru")
+    xp = array_namespace(*(array for each in params for array in each))
+    return stack.forward(
+        params,
+        x,
+        h0,
+        lengths=lengths,
+        masks=masks,
+        form=form,
+        keep_tape=keep_tape,
+        owner="gru",
+        xp=xp,
     )
-    rows = delta.shape[:-1]
-    return (
-        GRUParams(
-            *(_like(one, weight, xp=xp) for one, weight in zip(dparams, params, strict=True))
-        ),
-        _like(xp.reshape(dx, (*rows, x.shape[-1])), tape.x, xp=xp),
-        _like(xp.reshape(dh, (*rows, hidden_size)), tape.h, xp=xp),
-    )
 
 
-def gate_gradients(tape: CellTape, delta: Array, /, *, xp: Namespace) -> equations.GateSlopes:
-    """Gradients with respect to the gates r, z and n of a step, in the shape of `delta`."""
-    dh_t = xp.reshape(cast(delta, tape.r.dtype, xp=xp), tape.r.shape)
-    h = xp.reshape(cast(tape.h, tape.r.dtype, xp=xp), tape.r.shape)
-    of_gates = equations.gate_slopes(h, equations.Gates(*tape[2:]))
-    return equations.GateSlopes(*(xp.reshape(dh_t * slope, delta.shape) for slope in of_gates))
+def gru_backward(
+    params: Sequence[GRUParams],
+    tape: GRUTape,
+    dy: Array,
+    dh_n: Array | None = None,
+    /,
+    *,
+    batch_first: bool = False,
+    bidirectional: bool = False,
+    reset_after: bool = True,
+) -> tuple[list[GRUParams], Array, Array]:
+    """Gradients of `gru`, given those of its outputs.
+
+    Parameters
+    ----------
+    params : sequence of GRUParams
+        As given to `gru`.
+    tape : GRUTape
+        As `gru` returned it.
+    dy : array, in the shape of ``y``
+        Gradient with respect to ``y``; what it holds in padding never matters.
+    dh_n : array, in the shape of ``h_n``, optional
+        Gradient with respect to ``h_n``; None means zeros.
+    batch_first, bidirectional, reset_after : bool
+        As given to `gru`.
+
+    Returns
+    -------
+    dparams : list of GRUParams
+        Gradients with respect to the weights, in their dtypes.
+    dx, dh0 : array
+        Gradients with respect to the input (zero in padding) and to the initial states, in the
+        dtypes of these (the computing dtype for integers, or where no state was given).
+
+    Raises
+    ------
+    ValueError
+        If a gradient has another shape than its output, or is on another device.
+    TypeError
+        If a gradient is of another library than the weights.
+    """
+    form = stack.Form(batch_first, bidirectional, reset_after)
+    stack.check_params(params, form, owner="gru_backward")
+    xp = array_namespace(*(array for each in params for array in each))
+    return stack.backward(params, tape, dy, dh_n, form=form, owner="gru_backward", xp=xp)
 
 
-def _as_sequence(tape: CellTape, /, *, xp: Namespace) -> Tape:
-    h = xp.reshape(cast(tape.h, tape.r.dtype, xp=xp), tape.r.shape)
-    return Tape(*(array[None, ...] for array in (h, *tape[2:])))
+def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
+    """Gates r, z and n of every step, layer and direction of a forward pass.
 
+    Parameters
+    ----------
+    tape : GRUTape
+        As `gru` returned it.
+    batch_first : bool
+        As given to `gru`.
 
-def cast(array: Array, dtype: DType, /, *, xp: Namespace) -> Array:
-    """Return the array itself where it has the dtype already, else a copy that has."""
-    return array if array.dtype == dtype else xp.astype(array, dtype)
-
-
-def cast_params(params: GRUParams, dtype: DType, /, *, xp: Namespace) -> GRUParams:
-    """`cast` for each of the packed arrays."""
-    return GRUParams(*(None if array is None else cast(array, dtype, xp=xp) for array in params))
-
-
-def _like(gradient: Array | None, value: Array | None, /, *, xp: Namespace) -> Array | None:
-    """Cast a gradient to the dtype of what it belongs to, unless that is an integer's."""
-    if gradient is None or value is None or not xp.isdtype(value.dtype, "real floating"):
-        return gradient
-    return cast(gradient, value.dtype, xp=xp)
+    Returns
+    -------
+    GateValues
+        Arrays (num_layers * directions, T, N, H), zero in padding.
+    """
+    xp = array_namespace(tape.inputs[0])
+    return stack.gates(tape, form=stack.Form(batch_first), xp=xp)

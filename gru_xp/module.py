@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from gru_xp import backend as array_libraries
 from gru_xp import parameters
 from gru_xp.parameters import IncompatibleKeys
 from gru_xp.typing import Array, Device, DType, Namespace
+
+Tape = TypeVar("Tape")
 
 
 class Module:
@@ -177,6 +179,19 @@ class Module:
         self._forget()
         return self
 
+    def _tape_for_backward(self, tape: Tape | None) -> Tape:
+        """Return the tape of the last forward; RuntimeError, with the remedy, if there is none."""
+        if not self.training:
+            raise RuntimeError(
+                f"{self._name}.backward: in eval() no tape is kept: call train(), then forward, "
+                "then backward"
+            )
+        if tape is None:
+            raise RuntimeError(
+                f"{self._name}.backward: there is nothing to go back through: call forward first"
+            )
+        return tape
+
     def _write(self, values: Mapping[str, Any]) -> None:
         """Copy values into the packed weights; all are checked before the first is written."""
         self._weights = parameters.written(self._weights, values, xp=self._xp)
@@ -185,3 +200,15 @@ class Module:
         """How a repr ends."""
         dtype = array_libraries.dtype_name(self.dtype)
         return f"backend={self.backend!r}, device={str(self.device)!r}, dtype={dtype!r}"
+
+
+def private(array: Any, /, *, xp: Namespace) -> Any:
+    """Copy an array, so that a later change by the caller cannot reach the tape.
+
+    What is no array of ours, or cannot change, is passed on.
+    """
+    if array_libraries.name_of(xp) == "jax" or not array_libraries.is_array(array):
+        return array
+    if array_libraries.array_namespace(array) is not xp:
+        return array
+    return xp.asarray(array, copy=True)

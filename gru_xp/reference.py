@@ -26,6 +26,7 @@ def states(
     *,
     lengths: Sequence[int] | None = None,
     reverse: bool = False,
+    reset_after: bool = True,
 ) -> HostArray:
     """State after each step, (T, N, H).
 
@@ -39,8 +40,10 @@ def states(
         Steps of each row that are no padding; beyond them the state passes through.
     reverse : bool
         Go from the last step to the first.
+    reset_after : bool
+        Whether the reset gate acts after the product or, if False, before it.
     """
-    return _complex_states(weights, x, h0, lengths, reverse).real
+    return _complex_states(weights, x, h0, lengths, reverse, reset_after).real
 
 
 def gradients(
@@ -52,12 +55,13 @@ def gradients(
     *,
     lengths: Sequence[int] | None = None,
     reverse: bool = False,
+    reset_after: bool = True,
 ) -> dict[str, HostArray]:
     """Gradients of ``sum(dh * states) + sum(dh_last * last state)``.
 
     Parameters
     ----------
-    weights, x, h0, lengths, reverse
+    weights, x, h0, lengths, reverse, reset_after
         As in `states`.
     dh : array, (T, N, H)
     dh_last : array, (N, H), optional
@@ -76,7 +80,7 @@ def gradients(
             value = array[index]
             array[index] = value + 1j * _STEP
             packed = {key: arrays[key] for key in weights}
-            h = _complex_states(packed, arrays["x"], arrays["h0"], lengths, reverse)
+            h = _complex_states(packed, arrays["x"], arrays["h0"], lengths, reverse, reset_after)
             loss = np.sum(dh * h)
             if dh_last is not None:
                 loss += np.sum(dh_last * h[0 if reverse else -1])
@@ -92,6 +96,7 @@ def _complex_states(
     h0: HostArray,
     lengths: Sequence[int] | None,
     reverse: bool,
+    reset_after: bool,
 ) -> HostArray:
     steps, rows, _ = x.shape
     numbers = {name: array.tolist() for name, array in weights.items()}
@@ -100,27 +105,31 @@ def _complex_states(
     for t in reversed(range(steps)) if reverse else range(steps):
         for row in range(rows):
             if lengths is None or t < lengths[row]:
-                state[row] = _next_state(numbers, inputs[t][row], state[row])
+                state[row] = _next_state(numbers, inputs[t][row], state[row], reset_after)
             result[t, row] = state[row]
     return result
 
 
-def _next_state(weights: Mapping[str, Any], x: list[complex], h: list[complex]) -> list[complex]:
+def _next_state(
+    weights: Mapping[str, Any], x: list[complex], h: list[complex], reset_after: bool
+) -> list[complex]:
     size = len(h)
 
     def of_input(gate: int, unit: int) -> complex:
         return _affine(weights["weight_ih"], weights.get("bias_ih"), gate * size + unit, x)
 
-    def of_state(gate: int, unit: int) -> complex:
-        return _affine(weights["weight_hh"], weights.get("bias_hh"), gate * size + unit, h)
+    def of_state(gate: int, unit: int, state: list[complex]) -> complex:
+        return _affine(weights["weight_hh"], weights.get("bias_hh"), gate * size + unit, state)
 
-    result = []
-    for unit in range(size):
-        r = _sigmoid(of_input(0, unit) + of_state(0, unit))
-        z = _sigmoid(of_input(1, unit) + of_state(1, unit))
-        n = cmath.tanh(of_input(2, unit) + r * of_state(2, unit))
-        result.append((1 - z) * n + z * h[unit])
-    return result
+    r = [_sigmoid(of_input(0, unit) + of_state(0, unit, h)) for unit in range(size)]
+    z = [_sigmoid(of_input(1, unit) + of_state(1, unit, h)) for unit in range(size)]
+    if reset_after:
+        recurrent = [r[unit] * of_state(2, unit, h) for unit in range(size)]
+    else:
+        scaled = [r[unit] * h[unit] for unit in range(size)]
+        recurrent = [of_state(2, unit, scaled) for unit in range(size)]
+    n = [cmath.tanh(of_input(2, unit) + recurrent[unit]) for unit in range(size)]
+    return [(1 - z[unit]) * n[unit] + z[unit] * h[unit] for unit in range(size)]
 
 
 def _affine(matrix: Any, bias: Any, row: int, vector: list[complex]) -> complex:

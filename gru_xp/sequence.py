@@ -61,7 +61,7 @@ def backward(
     reset_after: bool = True,
     with_dx: bool = True,
     xp: Namespace,
-) -> tuple[GRUParams, Array | None, Array]:
+) -> tuple[GRUParams, Array, Array]:
     """Gradients of the weights, of x (None without `with_dx`) and of h0, given those of `forward`.
 
     `dh` (T, N, H) belongs to the states, `dh_last` (N, H) to the state at the end of the loop.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gru_xp import backend
 from gru_xp.parameters import GRUParams, shapes
-from gru_xp.typing import Array, DType, Namespace
+from gru_xp.typing import Array, Namespace
 
 
 def check_params(params: GRUParams, /, *, owner: str) -> tuple[int, int]:
@@ -121,12 +123,100 @@ def check_delta(delta: Array, shape: tuple[int, ...], /, *, owner: str) -> None:
         )
 
 
-def computing_dtype(like: Array, *others: Array | None, xp: Namespace) -> DType:
-    """Promote the floating dtypes; an integer or boolean array takes on the others'."""
-    dtype = like.dtype
-    for other in others:
-        if other is None or other.dtype == dtype:
-            continue
-        if xp.isdtype(other.dtype, "real floating"):
-            dtype = xp.result_type(dtype, other.dtype)
-    return dtype
+def check_shape(array: Array, shape: tuple[int, ...], /, *, name: str, owner: str) -> None:
+    """Check that an array has just this shape."""
+    if tuple(array.shape) != shape:
+        raise ValueError(
+            f"{owner}: expected {name} of shape {shape}, got {tuple(array.shape)}: see its "
+            "docstring for the order of axes, layers and directions"
+        )
+
+
+def check_sequence(
+    x: Array, /, *, input_size: int, batch_first: bool, owner: str
+) -> tuple[int, int]:
+    """Check the shape of a whole input and return (T, N), N = 1 where it has no batch axis."""
+    axes = "batch, time" if batch_first else "time, batch"
+    if x.ndim not in (2, 3):
+        raise ValueError(
+            f"{owner}: expected input to be 2-D (time, {input_size}) or 3-D ({axes}, "
+            f"{input_size}), got {x.ndim}-D of shape {tuple(x.shape)}: for a single step use a "
+            "GRUCell or GRU.stream"
+        )
+    if x.shape[-1] != input_size:
+        raise ValueError(
+            f"{owner}: input has inconsistent input_size: expected {input_size}, got "
+            f"{x.shape[-1]} (shape {tuple(x.shape)}): its last axis must have the size that the "
+            "layer was made with"
+        )
+    if x.ndim == 2:
+        return x.shape[0], 1
+    return (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+
+
+def check_lengths(
+    lengths: Any,
+    /,
+    *,
+    steps: int,
+    rows: int,
+    batched: bool,
+    like: Array,
+    owner: str,
+    xp: Namespace,
+) -> Array:
+    """Check the lengths of a ragged batch and return them as an integer array beside `like`.
+
+    Integers on the host are checked against T. Arrays of other libraries than NumPy are not read,
+    which would stop a trace and wait for a GPU: a length beyond T means T there, below 0 means 0.
+    """
+    if not batched:
+        raise ValueError(
+            f"{owner}: lengths need a batch axis, got an input without one: leave lengths away, "
+            "or give input of 3 dimensions"
+        )
+    on_host = not backend.is_array(lengths) or isinstance(lengths, np.ndarray)
+    if on_host:
+        lengths = np.asarray(lengths)
+        if lengths.size == 0:
+            lengths = lengths.astype(np.int32)
+    else:
+        check_array(lengths, like, name="lengths", owner=owner, xp=xp)
+    dtype = backend.dtype_name(lengths.dtype)
+    if not dtype.startswith(("int", "uint")):
+        raise TypeError(f"{owner}: expected lengths to be integers, got {dtype}")
+    if tuple(lengths.shape) != (rows,):
+        raise ValueError(
+            f"{owner}: expected lengths of shape ({rows},), one for each row of the batch, got "
+            f"{tuple(lengths.shape)}"
+        )
+    if not on_host:
+        return xp.astype(lengths, xp.int32)  # a small dtype would not count all T steps
+    wrong = np.flatnonzero((lengths < 0) | (lengths > steps))
+    if wrong.size:
+        raise ValueError(
+            f"{owner}: expected lengths between 0 and the {steps} steps of the input, got "
+            f"{lengths[wrong[0]]} for row {wrong[0]}"
+        )
+    return backend.from_numpy(lengths, xp=xp, dtype=xp.int32, device=backend.device(like))
+
+
+def check_masks(
+    masks: tuple[Array, ...],
+    shape: tuple[int, ...],
+    /,
+    *,
+    layers: int,
+    owner: str,
+    like: Array,
+    xp: Namespace,
+) -> None:
+    """Check dropout masks: none, or one for each layer but the last."""
+    if masks and len(masks) != layers - 1:
+        raise ValueError(
+            f"{owner}: expected {layers - 1} dropout masks, one for each layer but the last, or "
+            f"none, got {len(masks)}"
+        )
+    for index, mask in enumerate(masks):
+        check_array(mask, like, name=f"masks[{index}]", owner=owner, xp=xp)
+        check_shape(mask, shape, name=f"masks[{index}]", owner=owner)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+import gru_xp
 from gru_xp import backend, reference
-from gru_xp.functional import GRUParams, gru_cell, gru_cell_backward
+from gru_xp.functional import (
+    GRUParams,
+    gru,
+    gru_backward,
+    gru_cell,
+    gru_cell_backward,
+    gru_gates,
+)
 from gru_xp.parameters import shapes
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw
@@ -198,3 +206,116 @@ class TestTorch:
             lambda x, h: gru_cell(params, x, h)[0], backend="aot_eager", fullgraph=True
         )
         lib.assert_close(compiled(x, h), lib.numpy(gru_cell(params, x, h)[0]), atol=1e-14)
+
+
+class TestLayers:
+    """The pure form of whole sequences."""
+
+    options: ClassVar[dict[str, Any]] = {"bidirectional": True}
+
+    def make(self, lib: Library) -> tuple[Any, Any, Any, Any]:
+        layer = gru_xp.GRU(
+            I, H, 2, bidirectional=True, backend=lib.name, device=lib.device, dtype="float64", rng=0
+        )
+        x, h0 = lib.array(draw(T, N, I, seed=0)), lib.array(draw(4, N, H, seed=1))
+        return layer, layer.params, x, h0
+
+    def test_it_gives_what_the_layer_gives(self, lib: Library) -> None:
+        layer, params, x, h0 = self.make(lib)
+        dy, dh_n = lib.array(draw(T, N, 2 * H, seed=2)), lib.array(draw(4, N, H, seed=3))
+        want = (*layer(x, h0, lengths=[5, 0, 2]), *layer.backward(dy, dh_n))
+        y, h_n, tape = gru(params, x, h0, lengths=[5, 0, 2], **self.options)
+        dparams, dx, dh0 = gru_backward(params, tape, dy, dh_n, **self.options)
+        for one, other in zip((y, h_n, dx, dh0), want, strict=True):
+            lib.assert_close(one, lib.numpy(other), atol=0)
+        packed = [array for each in dparams for array in each]
+        for one, other in zip(packed, layer.gradients().values(), strict=True):
+            lib.assert_close(one, lib.numpy(other), atol=0)
+        _, _, gates = layer(x, h0, lengths=[5, 0, 2], return_gates=True)
+        for one, other in zip(gru_gates(tape), gates, strict=True):
+            lib.assert_close(one, lib.numpy(other), atol=0)
+
+    def test_several_calls_can_be_in_flight(self, lib: Library) -> None:
+        _, params, x, h0 = self.make(lib)
+        dy = lib.array(draw(T, N, 2 * H, seed=2))
+        _, _, first = gru(params, x, h0, **self.options)
+        alone = [lib.numpy(g) for g in gru_backward(params, first, dy, **self.options)[0][0]]
+        _, _, first = gru(params, x, h0, **self.options)
+        gru(params, x * 2, h0, **self.options)
+        after = gru_backward(params, first, dy, **self.options)[0][0]
+        for one, other in zip(after, alone, strict=True):
+            lib.assert_close(one, other, atol=0)
+
+    def test_masks_are_arguments(self, lib: Library) -> None:
+        _, params, x, h0 = self.make(lib)
+        ones, zeros = (lib.array(np.full((T, N, 2 * H), v)) for v in (1.0, 0.0))
+        y, _, _ = gru(params, x, h0, **self.options)
+        same, _, _ = gru(params, x, h0, masks=[ones], **self.options)
+        lib.assert_close(same, lib.numpy(y), atol=0)
+        _, _, tape = gru(params, x, h0, masks=[zeros], **self.options)
+        _, dx, _ = gru_backward(params, tape, y, **self.options)
+        assert not lib.numpy(dx).any()
+        with pytest.raises(ValueError, match=r"expected 1 dropout masks, .* got 2"):
+            gru(params, x, h0, masks=[ones, ones], **self.options)
+        with pytest.raises(ValueError, match=r"masks\[0\] of shape \(5, 3, 8\), got \(5, 3, 4\)"):
+            gru(params, x, h0, masks=[ones[..., :H]], **self.options)
+
+    def test_layers_that_do_not_fit_each_other_are_refused(self, lib: Library) -> None:
+        _, params, x, _ = self.make(lib)
+        with pytest.raises(ValueError, match=r"expected weights for 2 direction\(s\) .* got 3"):
+            gru(params[:3], x, **self.options)
+        with pytest.raises(ValueError, match="at least one layer, got 0"):
+            gru([], x)
+        with pytest.raises(
+            ValueError, match=r"expected params\[1\] to take input size 4 to hidden"
+        ):
+            gru(params[:2], x)
+        broken = params[2]._replace(weight_hh=params[2].weight_hh[:-1, ...])
+        with pytest.raises(ValueError, match=r"gru: params\[2\]: weight_hh must have shape"):
+            gru([*params[:2], broken, params[3]], x, **self.options)
+
+    @pytest.mark.parametrize("reset_after", [True, False])
+    def test_jit_and_grad_go_through_it(self, lib: Library, reset_after: bool) -> None:
+        if lib.name != "jax":
+            pytest.skip("about JAX's transformations")
+        jax = pytest.importorskip("jax", reason="about JAX")
+        _, params, x, h0 = self.make(lib)
+        x = x.at[3:, 1].set(float("nan"))
+        dy, dh_n = lib.array(draw(T, N, 2 * H, seed=2)), lib.array(draw(4, N, H, seed=3))
+        mask = lib.array(np.random.default_rng(0).integers(0, 2, (T, N, 2 * H)) * 2.0)
+        options = {**self.options, "reset_after": reset_after}
+
+        @jax.jit
+        def loss(params: Any, x: Any, h0: Any, lengths: Any) -> Any:
+            y, h_n, _ = gru(params, x, h0, lengths=lengths, masks=[mask], **options)
+            return (y * dy).sum() + (h_n * dh_n).sum()
+
+        @jax.jit
+        def both(params: Any, x: Any, h0: Any, lengths: Any) -> Any:
+            _, _, tape = gru(params, x, h0, lengths=lengths, masks=[mask], **options)
+            return gru_backward(params, tape, dy, dh_n, **options)
+
+        lengths = lib.array([5, 3, 2], "int32")
+        got = jax.grad(loss, argnums=(0, 1, 2))(params, x, h0, lengths)
+        wanted = both(params, x, h0, lengths)
+        assert np.isfinite(lib.numpy(wanted[1])).all()
+        for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+            lib.assert_close(one, lib.numpy(other), atol=1e-12)
+
+    @pytest.mark.parametrize("reset_after", [True, False])
+    def test_torch_autograd_goes_through_it(self, lib: Library, reset_after: bool) -> None:
+        if lib.name != "torch":
+            pytest.skip("about torch's autograd")
+        _, params, x, h0 = self.make(lib)
+        x[3:, 1] = float("nan")
+        leaves = [array for each in params for array in each] + [x, h0]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        dy, dh_n = lib.array(draw(T, N, 2 * H, seed=2)), lib.array(draw(4, N, H, seed=3))
+        options = {**self.options, "reset_after": reset_after}
+        y, h_n, tape = gru(params, x, h0, lengths=[5, 3, 2], **options)
+        ((y * dy).sum() + (h_n * dh_n).sum()).backward()
+        dparams, dx, dh0 = gru_backward(params, tape, dy, dh_n, **options)
+        wanted = [array for each in dparams for array in each] + [dx, dh0]
+        for leaf, gradient in zip(leaves, wanted, strict=True):
+            lib.assert_close(leaf.grad, lib.numpy(gradient.detach()), atol=1e-12)

@@ -1,0 +1,343 @@
+"""GRU: whole sequences through layers and directions, with memory for the backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from gru_xp import backend as array_libraries
+from gru_xp import parameters, stack
+from gru_xp.module import Module, private
+from gru_xp.parameters import GRUParams
+from gru_xp.stack import Form, GateValues, GRUTape
+from gru_xp.stream import Stream
+from gru_xp.typing import Array, Device, DType
+
+
+class GRU(Module):
+    """A gated recurrent unit over whole sequences, in layers and directions.
+
+    The interface of ``torch.nn.GRU``. For the equations see `gru_xp.equations`.
+
+    Parameters
+    ----------
+    input_size : int
+        Number of input features, I.
+    hidden_size : int
+        Number of hidden units of each layer and direction, H.
+    num_layers : int
+        Layers after the first take the states of the one before as input.
+    bias : bool
+        Without it there are no biases.
+    batch_first : bool
+        Whether `x` and `y` are (N, T, ...) instead of (T, N, ...); states never are.
+    dropout : float
+        Probability with which a value between two layers is set to zero in training, in [0, 1).
+        The others are scaled by 1 / (1 - dropout).
+    bidirectional : bool
+        Whether a second set of weights runs from each row's last step to its first.
+    reset_after : bool
+        Whether the reset gate acts after the recurrent product, as in torch and cuDNN, or, if
+        False, before it, as in Cho et al. (2014).
+    backend, device, dtype
+        As in `GRUCell`.
+    rng : int or numpy.random.Generator, optional
+        Seed of the initial weights and of the dropout masks; one seed gives the same numbers on
+        every backend.
+
+    Attributes
+    ----------
+    weight_ih_l{k}, weight_hh_l{k} : array, (3H, K) and (3H, H)
+        Weights of layer k, gates in the order r, z, n. K is I in the first layer, H in others, or
+        2H with `bidirectional`. The reverse direction's names end in ``_reverse``.
+    bias_ih_l{k}, bias_hh_l{k} : array, (3H,), or None
+    training : bool
+        Set by `train` and `eval`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no positive integer, `dropout` no number in [0, 1), or `dtype` no floating
+        dtype.
+    BackendError
+        If the library, device or dtype cannot be had here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gru_xp
+    >>> gru = gru_xp.GRU(3, 4, num_layers=2, bidirectional=True, rng=0)
+    >>> x = np.ones((7, 2, 3), dtype=np.float32)
+    >>> y, h_n = gru(x, lengths=[7, 5])
+    >>> dx, dh0 = gru.backward(np.ones_like(y))
+    >>> y.shape, h_n.shape, dx.shape, dh0.shape
+    ((7, 2, 8), (4, 2, 4), (7, 2, 3), (4, 2, 4))
+    """
+
+    _tape: GRUTape | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset_after: bool = True,
+        backend: str = "numpy",
+        device: Device | str | int | None = None,
+        dtype: DType | str | None = None,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        self.num_layers = parameters.positive_size("num_layers", num_layers)
+        self.batch_first = bool(batch_first)
+        self.dropout = _probability(dropout)
+        self.bidirectional = bool(bidirectional)
+        self.reset_after = bool(reset_after)
+        self._rng = np.random.default_rng(rng)
+        super().__init__(
+            input_size,
+            hidden_size,
+            bias,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            rng=self._rng,
+        )
+
+    @overload
+    def __call__(
+        self,
+        x: Array,
+        h0: Array | None = None,
+        *,
+        lengths: Array | Sequence[int] | None = None,
+        return_gates: Literal[False] = False,
+    ) -> tuple[Array, Array]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Array,
+        h0: Array | None = None,
+        *,
+        lengths: Array | Sequence[int] | None = None,
+        return_gates: Literal[True],
+    ) -> tuple[Array, Array, GateValues]: ...
+
+    def __call__(
+        self,
+        x: Array,
+        h0: Array | None = None,
+        *,
+        lengths: Array | Sequence[int] | None = None,
+        return_gates: bool = False,
+    ) -> tuple[Array, Array] | tuple[Array, Array, GateValues]:
+        """Run over whole sequences; in training, keep what `backward` needs.
+
+        Parameters
+        ----------
+        x : array, (T, N, I), (N, T, I) with `batch_first`, or (T, I)
+            Input, of the weights' library and device; dtypes as in `GRUCell.forward`.
+        h0 : array, (num_layers * directions, N, H), or without N as `x`, optional
+            Initial states; None means zeros. Layer by layer, in each the forward direction, then
+            the reverse: index ``layer * directions + direction``.
+        lengths : sequence of int or integer array, (N,), optional
+            Steps of each row, from 0 to T; what lies beyond is padding, and what it holds never
+            matters. Integers on the host (NumPy's too) are checked. Arrays of other libraries are
+            not read: there a length beyond T means T.
+        return_gates : bool
+            Also return r, z and n of every step, layer and direction.
+
+        Returns
+        -------
+        y : array, (T, N, H), (N, T, H) with `batch_first`, or (T, H)
+            The last layer's state after each step, zero in padding; 2H wide with `bidirectional`,
+            the forward direction's first.
+        h_n : array, in the shape and order of `h0`
+            Each row's state after its last step; for a reverse direction, whose last step is the
+            row's first, the state after that. For a row of length 0, its initial state.
+        gates : GateValues
+            With `return_gates`: arrays (num_layers * directions, T, N, H), zero in padding.
+
+        Raises
+        ------
+        ValueError
+            If a shape or device does not fit, or a length is negative or larger than T.
+        TypeError
+            If an argument is no array, or one of another library or of a complex dtype.
+        """
+        xp = self._xp
+        if self.training:
+            x, h0, lengths = (private(each, xp=xp) for each in (x, h0, lengths))
+        params = self.params
+        y, h_n, tape = stack.forward(
+            params,
+            x,
+            h0,
+            lengths=lengths,
+            masks=self._dropout_masks(x, h0),
+            form=self._form,
+            keep_tape=self.training or return_gates,
+            owner="GRU",
+            xp=xp,
+        )
+        self._tape = tape if self.training else None
+        if self.training and self.backend != "jax":
+            y = xp.asarray(y, copy=True)  # the tape may share its memory
+        if return_gates and tape is not None:
+            return y, h_n, stack.gates(tape, form=self._form, xp=xp)
+        return y, h_n
+
+    def backward(self, dy: Array, dh_n: Array | None = None) -> tuple[Array, Array]:
+        """Gradients of the last call; may be called more than once after it.
+
+        Stores the gradients with respect to the weights, see `gradients`; they are of this call
+        alone.
+
+        Parameters
+        ----------
+        dy : array, in the shape of ``y``
+            Gradient with respect to ``y``; what it holds in padding never matters.
+        dh_n : array, in the shape of ``h_n``, optional
+            Gradient with respect to ``h_n``; None means zeros.
+
+        Returns
+        -------
+        dx : array, in the shape of `x`
+            Gradient with respect to the input, zero in padding.
+        dh0 : array, in the shape of ``h_n``
+            Gradient with respect to the initial states.
+
+        Raises
+        ------
+        RuntimeError
+            If no call has run in training before.
+        ValueError, TypeError
+            If a gradient has another shape, library or device than its output.
+        """
+        tape = self._tape_for_backward(self._tape)
+        dparams, dx, dh0 = stack.backward(
+            self.params, tape, dy, dh_n, form=self._form, owner="GRU", xp=self._xp
+        )
+        self._gradients = {
+            f"{name}{suffix}": array
+            for suffix, each in zip(self._suffixes, dparams, strict=True)
+            for name, array in each.named().items()
+        }
+        return dx, dh0
+
+    def stream(self, h0: Array | None = None) -> Stream:
+        """Start a stream: steps and chunks one after another, the state carried between them.
+
+        Parameters
+        ----------
+        h0 : array, (num_layers, N, H) or (num_layers, H), optional
+            Initial states; None means zeros.
+
+        Raises
+        ------
+        ValueError
+            With `bidirectional`: the reverse direction starts at the last step, which a stream
+            does not know before it ends.
+        """
+        return Stream(self, h0)
+
+    @property
+    def params(self) -> list[GRUParams]:
+        """The packed weights themselves, as the functional form takes them."""
+        names = GRUParams._fields
+        return [
+            GRUParams(*(self._weights.get(f"{name}{suffix}") for name in names))
+            for suffix in self._suffixes
+        ]
+
+    def __getattr__(self, name: str) -> Any:
+        weights = self.__dict__.get("_weights", {})
+        if name in weights:
+            return weights[name]
+        if name.startswith("bias_") and name.replace("bias_", "weight_", 1) in weights:
+            return None
+        raise AttributeError(f"GRU has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_weights", {}):
+            self._write({name: value})
+        elif name.startswith(("weight_ih_l", "weight_hh_l", "bias_ih_l", "bias_hh_l")):
+            raise AttributeError(f"this GRU has no {name}: its weights are {list(self._weights)}")
+        else:
+            super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        options = "".join(
+            f", {name}={value}"
+            for name, value, default in (
+                ("num_layers", self.num_layers, 1),
+                ("bias", self.bias, True),
+                ("batch_first", self.batch_first, False),
+                ("dropout", self.dropout, 0.0),
+                ("bidirectional", self.bidirectional, False),
+                ("reset_after", self.reset_after, True),
+            )
+            if value != default
+        )
+        return f"GRU({self.input_size}, {self.hidden_size}{options}, {self._place()})"
+
+    @property
+    def _form(self) -> Form:
+        return Form(self.batch_first, self.bidirectional, self.reset_after)
+
+    @property
+    def _suffixes(self) -> list[str]:
+        """How the names of each layer's and direction's weights end, in order."""
+        ends = ("", "_reverse") if self.bidirectional else ("",)
+        return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        directions = self._form.directions
+        result: dict[str, tuple[int, ...]] = {}
+        for place, suffix in enumerate(self._suffixes):
+            width = self.input_size if place < directions else directions * self.hidden_size
+            wanted = parameters.shapes(width, self.hidden_size, bias=self.bias)
+            result |= {f"{name}{suffix}": shape for name, shape in wanted.items()}
+        return result
+
+    def _forget_forward(self) -> None:
+        self._tape = None
+
+    def _dropout_masks(self, x: Any, h0: Any) -> tuple[Array, ...]:
+        """Draw masks on the host, so that one seed gives the same on every backend."""
+        if not (self.training and self.dropout and self.num_layers > 1):
+            return ()
+        if not (array_libraries.is_array(x) and x.ndim in (2, 3)):
+            return ()  # an error follows, and shall not have moved the generator
+        steps, rows = (*x.shape[:-1], 1)[:2]
+        if self.batch_first and x.ndim == 3:
+            steps, rows = rows, steps
+        shape = (steps, rows, self._form.directions * self.hidden_size)
+        keep = 1 - self.dropout
+        return tuple(
+            array_libraries.from_numpy(
+                (self._rng.random(shape) < keep) / keep,
+                xp=self._xp,
+                dtype=self.dtype,
+                device=self.device,
+            )
+            for _ in range(self.num_layers - 1)
+        )
+
+
+def _probability(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"dropout must be a number, got {value!r}") from None
+    if isinstance(value, bool) or not 0 <= number < 1 or math.isnan(number):
+        raise ValueError(f"dropout must be at least 0 and less than 1, got {value!r}")
+    return number

@@ -1,0 +1,71 @@
+"""Stream: a GRU fed step by step or in chunks, as sound or sensors come in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gru_xp import stack
+from gru_xp.module import private
+from gru_xp.typing import Array
+
+if TYPE_CHECKING:
+    from gru_xp.layer import GRU
+
+
+class Stream:
+    """A GRU's state between calls, made by `gru_xp.GRU.stream`.
+
+    Gives what one call over the whole sequence gives, in evaluation: no tape is kept, and dropout
+    is off. The weights are the GRU's own: a change there shows in the next call here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gru_xp
+    >>> stream = gru_xp.GRU(3, 4, rng=0).stream()
+    >>> for sample in np.ones((5, 3), dtype=np.float32):
+    ...     y = stream.step(sample)
+    >>> y.shape, stream.state.shape
+    ((4,), (1, 4))
+    """
+
+    def __init__(self, gru: GRU, h0: Array | None = None) -> None:
+        if gru.bidirectional:
+            raise ValueError(
+                "GRU.stream: a bidirectional GRU cannot stream, as its reverse direction starts "
+                "at the last step: call it on the whole sequence"
+            )
+        self._gru = gru
+        self.state = private(h0, xp=gru._xp)
+
+    state: Array | None
+    """States of all layers, (num_layers, N, H) or (num_layers, H); None before the first call of
+    a stream that starts from zeros. May be assigned."""
+
+    def step(self, x: Array) -> Array:
+        """Take one step, (I,) or (N, I); return the last layer's state, (H,) or (N, H)."""
+        if getattr(x, "ndim", None) not in (1, 2):
+            raise ValueError(
+                "Stream.step: expected one step of 1-D (input_size,) or 2-D (batch, input_size), "
+                f"got {getattr(x, 'ndim', type(x).__name__)}: for a chunk call the stream itself"
+            )
+        chunk = x[None, ...]
+        if self._gru.batch_first and x.ndim == 2:
+            return self(x[:, None, :])[:, 0, :]
+        return self(chunk)[0, ...]
+
+    def __call__(self, x: Array) -> Array:
+        """Take a chunk, shaped as the GRU's input; return the outputs of its steps."""
+        gru = self._gru
+        y, self.state, _ = stack.forward(
+            gru.params,
+            x,
+            self.state,
+            lengths=None,
+            masks=(),
+            form=gru._form,
+            keep_tape=False,
+            owner="GRU.stream",
+            xp=gru._xp,
+        )
+        return y

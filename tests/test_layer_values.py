@@ -1,0 +1,324 @@
+"""Whole sequences through layers and directions, against oracles that share no code with ours."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gru_xp
+from gru_xp import backend, reference
+from tests.library import Library
+from tests.test_cell_values import draw
+
+T, N, I, H = 5, 3, 4, 3  # noqa: E741
+LENGTHS = [5, 0, 2]
+
+
+def make_gru(
+    lib: Library, *sizes: int, dtype: str = "float64", rng: int = 3, **options: Any
+) -> Any:
+    input_size, hidden_size = sizes or (I, H)
+    return gru_xp.GRU(
+        input_size,
+        hidden_size,
+        backend=lib.name,
+        device=lib.device,
+        dtype=dtype,
+        rng=rng,
+        **options,
+    )
+
+
+def host(arrays: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: backend.to_numpy(array) for name, array in arrays.items()}
+
+
+def padding(lengths: list[int], *, batch_first: bool = False) -> np.ndarray[Any, Any]:
+    mask = np.arange(T)[:, None] >= np.array(lengths)
+    return mask.T if batch_first else mask
+
+
+GRID = list(
+    itertools.product(
+        (1, 3),  # layers
+        (True, False),  # bias
+        (False, True),  # batch_first
+        (False, True),  # bidirectional
+        (None, LENGTHS),
+        (True, False),  # h0 given
+    )
+)
+
+
+def grid_id(case: tuple[Any, ...]) -> str:
+    layers, bias, batch_first, bidirectional, lengths, with_h0 = case
+    names = [f"{layers}l", "bias" * bias, "nf" * batch_first, "bi" * bidirectional]
+    return "-".join(filter(None, [*names, "ragged" * (lengths is not None), "h0" * with_h0]))
+
+
+def torch_run(torch: Any, theirs: Any, arrays: Any, lengths: Any, batch_first: bool) -> Any:
+    """Run torch.nn.GRU and its autograd; ragged rows through a PackedSequence."""
+    x, h0, dy, dh_n = arrays
+    xt = torch.tensor(x, requires_grad=True)
+    ht = None if h0 is None else torch.tensor(h0, requires_grad=True)
+    if lengths is None:
+        y, h_n = theirs(xt, ht)
+    else:
+        # A PackedSequence refuses length 0: such a row is left out, and its results are known.
+        rows = [row for row, length in enumerate(lengths) if length]
+        axis = 0 if batch_first else 1
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            torch.index_select(torch.nan_to_num(xt), axis, torch.tensor(rows)),
+            [lengths[row] for row in rows],
+            batch_first=batch_first,
+            enforce_sorted=False,
+        )
+        start = torch.zeros(dh_n.shape, dtype=torch.float64) if ht is None else ht
+        packed_y, last = theirs(packed, start[:, rows])
+        unpacked, _ = torch.nn.utils.rnn.pad_packed_sequence(
+            packed_y, batch_first=batch_first, total_length=T
+        )
+        y = torch.zeros(dy.shape, dtype=torch.float64).index_copy(
+            axis, torch.tensor(rows), unpacked
+        )
+        h_n = start.index_copy(1, torch.tensor(rows), last)
+    ((y * torch.tensor(np.nan_to_num(dy))).sum() + (h_n * torch.tensor(dh_n)).sum()).backward()
+    dx = xt.grad.numpy()
+    dh0 = None if ht is None else ht.grad.numpy()
+    gradients = {name: each.grad.numpy() for name, each in theirs.named_parameters()}
+    return y.detach().numpy(), h_n.detach().numpy(), dx, dh0, gradients
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", GRID, ids=grid_id)
+def test_everything_equals_torch(lib: Library, case: tuple[Any, ...], dtype: str) -> None:
+    torch = pytest.importorskip("torch", reason="the oracle is torch.nn.GRU")
+    layers, bias, batch_first, bidirectional, lengths, with_h0 = case
+    options = {
+        "num_layers": layers,
+        "bias": bias,
+        "batch_first": batch_first,
+        "bidirectional": bidirectional,
+    }
+    ours = make_gru(lib, dtype=dtype, **options)
+    theirs = torch.nn.GRU(I, H, dtype=torch.float64, **options)
+    theirs.load_state_dict({k: torch.tensor(v) for k, v in host(ours.parameters()).items()})
+
+    lead, directions = (N, T) if batch_first else (T, N), 1 + bidirectional
+    shapes = ((*lead, I), (layers * directions, N, H), (*lead, directions * H))
+    x, h0, dy = (draw(*s, seed=k).astype(dtype).astype("float64") for k, s in enumerate(shapes))
+    dh_n = draw(*h0.shape, seed=9).astype(dtype).astype("float64")
+    if lengths is not None:
+        x[padding(lengths, batch_first=batch_first)] = np.nan
+        dy[padding(lengths, batch_first=batch_first)] = np.nan
+    given = (x, h0 if with_h0 else None, dy, dh_n)
+    want_y, want_h, want_dx, want_dh0, want = torch_run(torch, theirs, given, lengths, batch_first)
+
+    y, h_n = ours(lib.array(x, dtype), lib.array(h0, dtype) if with_h0 else None, lengths=lengths)
+    dx, dh0 = ours.backward(lib.array(dy, dtype), lib.array(dh_n, dtype))
+
+    atol = {"float32": 1e-5, "float64": 1e-13}[dtype]
+    lib.assert_close(y, want_y, atol=atol, dtype=dtype)
+    lib.assert_close(h_n, want_h, atol=atol, dtype=dtype)
+    lib.assert_close(dx, want_dx, atol=atol, dtype=dtype)
+    if with_h0:
+        lib.assert_close(dh0, want_dh0, atol=atol, dtype=dtype)
+    assert list(ours.gradients()) == [name for name, _ in theirs.named_parameters()]
+    for name, gradient in ours.gradients().items():
+        lib.assert_close(gradient, want[name], atol=4 * atol, dtype=dtype)
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+def test_outputs_equal_onnx_runtime(
+    lib: Library, reset_after: bool, bidirectional: bool, lengths: list[int] | None
+) -> None:
+    run = pytest.importorskip("tests.onnx_oracle", reason="the oracle is onnxruntime").run
+    ours = make_gru(lib, dtype="float32", bidirectional=bidirectional, reset_after=reset_after)
+    x, h0 = draw(T, N, I, seed=0), draw(1 + bidirectional, N, H, seed=1)
+    want_y, want_h = run(host(ours.parameters()), x, h0, lengths, reset_after=reset_after)
+
+    y, h_n = ours(lib.array(x, "float32"), lib.array(h0, "float32"), lengths=lengths)
+
+    lib.assert_close(y, want_y, atol=2e-6)
+    if lengths is not None:
+        want_h[:, 1] = h0[:, 1]  # ONNX gives zeros after no step, where we keep the initial state
+    lib.assert_close(h_n, want_h, atol=2e-6)
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_one_direction_equals_the_scalar_reference(lib: Library, reset_after: bool) -> None:
+    """Without torch or ONNX Runtime too."""
+    gru = make_gru(lib, reset_after=reset_after)
+    x, h0, dy, dh_n = (
+        draw(T, N, I, seed=0),
+        draw(N, H, seed=1),
+        draw(T, N, H, seed=2),
+        draw(N, H, seed=3),
+    )
+    outside = padding(LENGTHS)
+    y, h_n = gru(lib.array(x), lib.array(h0[None]), lengths=LENGTHS)
+    dx, dh0 = gru.backward(lib.array(dy), lib.array(dh_n[None]))
+
+    weights = {name.removesuffix("_l0"): a for name, a in host(gru.parameters()).items()}
+    options: dict[str, Any] = {"lengths": LENGTHS, "reset_after": reset_after}
+    states = reference.states(weights, x, h0, **options)
+    dy = np.where(outside[..., None], 0, dy)
+    wanted = reference.gradients(weights, x, h0, dy, dh_n, **options)
+    lib.assert_close(y, np.where(outside[..., None], 0, states), atol=1e-14)
+    lib.assert_close(h_n, states[None, -1], atol=1e-14)
+    lib.assert_close(dx, wanted["x"], atol=1e-13)
+    lib.assert_close(dh0, wanted["h0"][None], atol=1e-13)
+    for name, gradient in gru.gradients().items():
+        lib.assert_close(gradient, wanted[name.removesuffix("_l0")], atol=1e-13)
+
+
+OPTIONS = {
+    "plain": {},
+    "layers": {"num_layers": 3},
+    "bidirectional": {"num_layers": 2, "bidirectional": True},
+    "batch_first": {"batch_first": True},
+    "no bias": {"bias": False},
+    "reset before": {"num_layers": 2, "reset_after": False, "bidirectional": True},
+    "dropout": {"num_layers": 3, "dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("case", OPTIONS)
+def test_gradients_equal_finite_differences(lib: Library, case: str, ragged: bool) -> None:
+    options = OPTIONS[case]
+    lengths = LENGTHS if ragged else None
+    width = H * (1 + bool(options.get("bidirectional")))
+    lead = (N, T) if options.get("batch_first") else (T, N)
+    x, dy = draw(*lead, I, seed=0), draw(*lead, width, seed=1)
+    places = int(options.get("num_layers", 1)) * width // H
+    h0, dh_n = draw(places, N, H, seed=2), draw(places, N, H, seed=3)
+
+    def fresh() -> Any:  # from the seed: the same weights, and the same masks in its first call
+        return make_gru(lib, **options)
+
+    gru = fresh()
+    gru(lib.array(x), lib.array(h0), lengths=lengths)
+    dx, dh0 = gru.backward(lib.array(dy), lib.array(dh_n))
+    gradients = {"x": dx, "h0": dh0, **gru.gradients()}
+    values = {"x": x, "h0": h0, **host(gru.parameters())}
+
+    def loss(values: dict[str, Any]) -> float:
+        other = fresh()
+        other.load_state_dict({name: values[name] for name in other.parameters()})
+        y, h_n = other(lib.array(values["x"]), lib.array(values["h0"]), lengths=lengths)
+        return float(np.sum(lib.numpy(y) * dy) + np.sum(lib.numpy(h_n) * dh_n))
+
+    step = 1e-5
+    for seed, (name, gradient) in enumerate(gradients.items()):
+        direction = draw(*values[name].shape, seed=20 + seed)
+        up, down = (loss(values | {name: values[name] + s * step * direction}) for s in (1, -1))
+        slope = float(np.sum(lib.numpy(gradient) * direction))
+        assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6, abs=1e-7), name
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_each_ragged_row_agrees_with_its_sequence_run_alone(
+    lib: Library, bidirectional: bool, dtype: str
+) -> None:
+    gru = make_gru(lib, num_layers=2, bidirectional=bidirectional, dtype=dtype)
+    x, h0 = draw(T, N, I, seed=0), draw(4 if bidirectional else 2, N, H, seed=1)
+    dy, dh_n = draw(T, N, H * (1 + bidirectional), seed=2), draw(*h0.shape, seed=3)
+    x[padding(LENGTHS)] = np.nan
+    y, h_n = gru(lib.array(x, dtype), lib.array(h0, dtype), lengths=LENGTHS)
+    dx, dh0 = gru.backward(lib.array(dy, dtype), lib.array(dh_n, dtype))
+    together = [lib.numpy(each) for each in (y, h_n, dx, dh0)]
+    total = {name: np.zeros(a.shape) for name, a in host(gru.gradients()).items()}
+    tolerance = 4 * np.sqrt(T) * np.finfo(dtype).eps
+    for row, length in enumerate(LENGTHS):
+        alone_y, alone_h = gru(lib.array(x[:length, [row]], dtype), lib.array(h0[:, [row]], dtype))
+        alone_dx, alone_dh0 = gru.backward(
+            lib.array(dy[:length, [row]], dtype), lib.array(dh_n[:, [row]], dtype)
+        )
+        for name, array in host(gru.gradients()).items():
+            total[name] += array
+        alone = [lib.numpy(each) for each in (alone_y, alone_h, alone_dx, alone_dh0)]
+        for index, (one, whole) in enumerate(zip(alone, together, strict=True)):
+            time_axis = index in (0, 2)
+            part = whole[:length, [row]] if time_axis else whole[:, [row]]
+            np.testing.assert_allclose(
+                part, one, rtol=0, atol=tolerance * np.abs(whole).max(initial=1.0)
+            )
+            if time_axis:
+                assert not whole[length:, row].any()
+    for name, gradient in host(gru.gradients()).items():
+        assert gradient.shape == total[name].shape
+    gru(lib.array(x, dtype), lib.array(h0, dtype), lengths=LENGTHS)
+    gru.backward(lib.array(dy, dtype), lib.array(dh_n, dtype))
+    for name, gradient in host(gru.gradients()).items():
+        np.testing.assert_allclose(
+            gradient, total[name], rtol=0, atol=4 * tolerance * np.abs(total[name]).max()
+        )
+
+
+def test_gates_are_those_of_the_equations(lib: Library) -> None:
+    gru = make_gru(lib, num_layers=2, bidirectional=True)
+    x, h0 = draw(T, N, I, seed=0), draw(4, N, H, seed=1)
+    y, _, gates = gru(lib.array(x), lib.array(h0), lengths=LENGTHS, return_gates=True)
+    plain, _ = gru(lib.array(x), lib.array(h0), lengths=LENGTHS)
+    lib.assert_close(y, lib.numpy(plain), atol=0)
+    r, z, n = (lib.numpy(gate) for gate in gates)
+    assert r.shape == z.shape == n.shape == (4, T, N, H)
+    for gate in (r, z, n):
+        assert not gate[:, padding(LENGTHS)].any()
+    w = host(gru.parameters())
+    # the first layer's reverse direction, row 0, at its last time step, where h0 comes in
+    wx = w["weight_ih_l0_reverse"] @ x[T - 1, 0] + w["bias_ih_l0_reverse"]
+    wh = w["weight_hh_l0_reverse"] @ h0[1, 0] + w["bias_hh_l0_reverse"]
+    want_r = 1 / (1 + np.exp(-(wx + wh)[:H]))
+    want_z = 1 / (1 + np.exp(-(wx + wh)[H : 2 * H]))
+    np.testing.assert_allclose(r[1, T - 1, 0], want_r, atol=1e-14)
+    np.testing.assert_allclose(z[1, T - 1, 0], want_z, atol=1e-14)
+    want_n = np.tanh(wx[2 * H :] + want_r * wh[2 * H :])
+    np.testing.assert_allclose(n[1, T - 1, 0], want_n, atol=1e-14)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_gates_have_the_axes_of_the_input(lib: Library, batch_first: bool) -> None:
+    gru = make_gru(lib, batch_first=batch_first).eval()
+    x = lib.array(draw(T, N, I, seed=0))
+    _, _, gates = gru(x, return_gates=True)
+    assert gates.r.shape == (1, T, N, H)
+    _, _, gates = gru(x[0, ...], return_gates=True)
+    assert gates.z.shape == (1, N, H)  # there N is the time
+
+
+@pytest.mark.parametrize("rows", [0, N])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_no_step_and_no_row(lib: Library, steps: int, rows: int) -> None:
+    gru = make_gru(lib, num_layers=2, bidirectional=True)
+    x, h0 = draw(steps, rows, I, seed=0), draw(4, rows, H, seed=1)
+    y, h_n = gru(lib.array(x), lib.array(h0), lengths=[steps] * rows)
+    assert y.shape == (steps, rows, 2 * H)
+    dx, dh0 = gru.backward(y, lib.array(h0))
+    assert dx.shape == x.shape
+    if steps == 0:
+        lib.assert_close(h_n, h0, atol=0)
+        lib.assert_close(dh0, h0, atol=0)
+
+
+def test_unbatched_equals_a_batch_of_one(lib: Library) -> None:
+    for batch_first in (False, True):
+        gru = make_gru(lib, num_layers=2, bidirectional=True, batch_first=batch_first)
+        x, h0, dy = draw(T, I, seed=0), draw(4, H, seed=1), draw(T, 2 * H, seed=2)
+        y, h_n = gru(lib.array(x), lib.array(h0))
+        dx, dh0 = gru.backward(lib.array(dy), lib.array(h0))
+        axis = 0 if batch_first else 1
+        one = [np.expand_dims(each, axis) for each in (x, dy)]
+        want_y, want_h = gru(lib.array(one[0]), lib.array(h0[:, None]))
+        want_dx, want_dh0 = gru.backward(lib.array(one[1]), lib.array(h0[:, None]))
+        lib.assert_close(y, lib.numpy(want_y).squeeze(axis), atol=0)
+        lib.assert_close(h_n, lib.numpy(want_h)[:, 0], atol=0)
+        lib.assert_close(dx, lib.numpy(want_dx).squeeze(axis), atol=0)
+        lib.assert_close(dh0, lib.numpy(want_dh0)[:, 0], atol=0)
