@@ -30,7 +30,15 @@ VARIABLE = "GRU_XP_MUTATION"
 CELL = ("tests/test_cell_values.py",)
 INTERFACE = ("tests/test_cell_interface.py",)
 LOOP = ("tests/test_recurrence.py",)
-BOTH = (*CELL, *LOOP)
+LAYER = tuple(
+    f"tests/test_layer_values.py::test_{name}"
+    for name in (
+        "one_direction_equals_the_scalar_reference",
+        "outputs_equal_onnx_runtime",
+        "each_ragged_row_agrees_with_its_sequence_run_alone",
+        "gradients_equal_finite_differences",
+    )
+)
 
 PORTABLE = frozenset({"portable"})
 ACCELERATED = frozenset({"accelerated"})
@@ -53,7 +61,8 @@ class Mutation(NamedTuple):
 
 EQUATIONS = "gru_xp.equations"
 SEQUENCE = "gru_xp.sequence"
-RECURRENCE = "gru_xp.recurrence"
+PORTABLE_LOOP = "gru_xp.portable"
+STACK = "gru_xp.stack"
 SCAN = "gru_xp_jax.scan"
 
 MUTATIONS = [
@@ -62,15 +71,15 @@ MUTATIONS = [
     Mutation(
         "gates r and z swapped",
         EQUATIONS,
-        "r, z = rz[..., :size], rz[..., size:]",
-        "z, r = rz[..., :size], rz[..., size:]",
+        "return rz[..., :size], rz[..., size:]",
+        "return rz[..., size:], rz[..., :size]",
         LOOP,
     ),
     Mutation(
         "z for 1 - z",
         EQUATIONS,
-        "return (1 - z) * n + z * h,",
-        "return z * n + (1 - z) * h,",
+        "return (1 - z) * n + z * h",
+        "return z * n + (1 - z) * h",
         LOOP,
     ),
     Mutation("no reset gate", EQUATIONS, "+ r * gh_n)", "+ gh_n)", LOOP),
@@ -86,7 +95,11 @@ MUTATIONS = [
         "sigmoid twice as steep", EQUATIONS, "xp.tanh(0.5 * x) + 0.5", "xp.tanh(x) + 0.5", LOOP
     ),
     Mutation(
-        "candidate by sigmoid", EQUATIONS, "n = xp.tanh(gx", "n = 0.5 + 0.5 * xp.tanh(gx", LOOP
+        "candidate by sigmoid",
+        EQUATIONS,
+        "n = xp.tanh(gx[..., 2 * size :] + r",
+        "n = 0.5 + 0.5 * xp.tanh(gx[..., 2 * size :] + r",
+        LOOP,
     ),
     Mutation("dz of the wrong sign", EQUATIONS, "z=h - gates.n,", "z=gates.n - h,", LOOP),
     Mutation(
@@ -149,23 +162,65 @@ MUTATIONS = [
     Mutation(
         "dW_nh not scaled by r",
         SEQUENCE,
-        "xp.matmul(dgh_n_rows.T, h_rows)",
-        "xp.matmul(dgx_rows[:, 2 * size :].T, h_rows)",
+        "xp.matmul(dgh_n_rows.T, n_rows)",
+        "xp.matmul(dgx_rows[:, 2 * size :].T, n_rows)",
         LOOP,
     ),
-    # The loop over time
+    # The step and its way back, which the accelerators share
     Mutation(
         "recurrent weights transposed gate by gate",
-        RECURRENCE,
-        "weight = weight_hh.T",
-        "k = h0.shape[1]; weight = xp.concat("
-        "[weight_hh[:k, :], weight_hh[k : 2 * k, :], weight_hh[2 * k :, :]], axis=1)",
+        PORTABLE_LOOP,
+        "xp.matmul(h, weight_hh.T)",
+        "xp.matmul(h, xp.concat([weight_hh[k * h.shape[-1] : (k + 1) * h.shape[-1], :]"
+        " for k in range(3)], axis=1))",
         LOOP,
-        PORTABLE,
     ),
     Mutation(
+        "gradient past the gates dropped",
+        PORTABLE_LOOP,
+        "return dgh, total * slopes.h + xp.matmul(dgh, weight_hh)",
+        "return dgh, xp.matmul(dgh, weight_hh)",
+        LOOP,
+    ),
+    Mutation(
+        "gradient through the recurrent products dropped",
+        PORTABLE_LOOP,
+        "return dgh, total * slopes.h + xp.matmul(dgh, weight_hh)",
+        "return dgh, total * slopes.h",
+        LOOP,
+    ),
+    Mutation(
+        "gradient not carried through padding",
+        PORTABLE_LOOP,
+        "h = xp.where(mask, h, xp.ones_like(h))",
+        "h = xp.where(mask, h, xp.zeros_like(h))",
+        LOOP,
+    ),
+    Mutation(
+        "gradients of padding not zero",
+        PORTABLE_LOOP,
+        "of_gates = xp.where(mask[..., None], of_gates, xp.zeros_like(of_gates))",
+        "of_gates = of_gates + 0",
+        LOOP,
+    ),
+    Mutation(
+        "gradient of the candidate's input not zero in padding",
+        PORTABLE_LOOP,
+        "gx_n = None if gx_n is None else xp.where(mask, gx_n, xp.zeros_like(gx_n))",
+        "gx_n = gx_n",
+        LOOP,
+    ),
+    Mutation(
+        "a length off by one",
+        "gru_xp.tape",
+        "(times[:, None] < lengths",
+        "(times[:, None] <= lengths",
+        LOOP,
+    ),
+    # The portable loop over time
+    Mutation(
         "tape's states off by one step",
-        RECURRENCE,
+        PORTABLE_LOOP,
         "(h_all[:-1, ...], h_all[1:, ...]) if reverse else (h_all[1:, ...], h_all[:-1, ...])",
         "(h_all[:-1, ...], h_all[1:, ...]) if reverse else (h_all[1:, ...], h_all[1:, ...])",
         LOOP,
@@ -173,7 +228,7 @@ MUTATIONS = [
     ),
     Mutation(
         "tape's states off by one step, in reverse",
-        RECURRENCE,
+        PORTABLE_LOOP,
         "(h_all[:-1, ...], h_all[1:, ...]) if reverse else",
         "(h_all[:-1, ...], h_all[:-1, ...]) if reverse else",
         LOOP,
@@ -181,7 +236,7 @@ MUTATIONS = [
     ),
     Mutation(
         "reverse forgotten in the forward loop",
-        RECURRENCE,
+        PORTABLE_LOOP,
         "for t in _times(steps, reverse):",
         "for t in _times(steps, False):",
         LOOP,
@@ -189,7 +244,7 @@ MUTATIONS = [
     ),
     Mutation(
         "backward loop in the direction of the forward loop",
-        RECURRENCE,
+        PORTABLE_LOOP,
         "for t in _times(steps, not reverse):",
         "for t in _times(steps, reverse):",
         LOOP,
@@ -197,22 +252,23 @@ MUTATIONS = [
     ),
     Mutation(
         "gates of the tape left in loop order",
-        RECURRENCE,
+        PORTABLE_LOOP,
         "        gates.reverse()\n",
         "",
         LOOP,
         PORTABLE,
     ),
     Mutation(
-        "a length off by one",
-        RECURRENCE,
-        "(times[:, None] < lengths",
-        "(times[:, None] <= lengths",
+        "gradients left in loop order",
+        PORTABLE_LOOP,
+        "        products.reverse()\n",
+        "",
         LOOP,
+        PORTABLE,
     ),
     Mutation(
         "state not carried through padding",
-        RECURRENCE,
+        PORTABLE_LOOP,
         "else xp.where(mask[t, ...], h_next, h))",
         "else h_next)",
         LOOP,
@@ -220,49 +276,140 @@ MUTATIONS = [
     ),
     Mutation(
         "padding not masked before the product",
-        RECURRENCE,
+        PORTABLE_LOOP,
         "gx = xp.where(mask, gx, xp.zeros_like(gx))",
         "gx = gx + 0",
         LOOP,
         PORTABLE,
     ),
     Mutation(
-        "gradient not carried through padding",
-        RECURRENCE,
-        "xp.ones_like(slope_h)",
-        "xp.zeros_like(slope_h)",
-        LOOP,
-    ),
-    Mutation(
-        "gradients of padding not zero",
-        RECURRENCE,
-        "(xp.where(mask, slope, zero) for slope in of_step)",
-        "(slope for slope in of_step)",
-        LOOP,
-    ),
-    Mutation(
-        "gradient past the gates dropped",
-        RECURRENCE,
-        "carried = total * slope_h[t, ...] + xp.matmul(dgh, weight_hh)",
-        "carried = xp.matmul(dgh, weight_hh)",
-        BOTH,
-        PORTABLE,
-    ),
-    Mutation(
-        "gradient through the recurrent products dropped",
-        RECURRENCE,
-        "carried = total * slope_h[t, ...] + xp.matmul(dgh, weight_hh)",
-        "carried = total * slope_h[t, ...]",
-        BOTH,
-        PORTABLE,
-    ),
-    Mutation(
         "gradient of the last state forgotten",
-        RECURRENCE,
-        "carried = dh_last\n",
-        "carried = 0 * dh_last\n",
+        PORTABLE_LOOP,
+        "    carried = dh_last\n",
+        "    carried = None\n",
         LOOP,
         PORTABLE,
+    ),
+    # The reset gate before the product
+    Mutation(
+        "reset gate before the product forgotten",
+        EQUATIONS,
+        "xp.matmul(r * h, weight_hh",
+        "xp.matmul(h, weight_hh",
+        LAYER,
+    ),
+    Mutation(
+        "reset gate after the product where it should act before",
+        EQUATIONS,
+        "xp.matmul(r * h, weight_hh[2 * size :, :].T)",
+        "r * xp.matmul(h, weight_hh[2 * size :, :].T)",
+        LAYER,
+    ),
+    Mutation(
+        "gradient through the scaled state dropped",
+        PORTABLE_LOOP,
+        "dh = total * slopes.h + drh * slopes.r +",
+        "dh = total * slopes.h +",
+        LAYER,
+    ),
+    Mutation(
+        "dr without the state that it scales",
+        EQUATIONS,
+        "rh_r=h * _sigmoid_slope(gates.r),",
+        "rh_r=_sigmoid_slope(gates.r),",
+        LAYER,
+    ),
+    Mutation(
+        "dW_nh from the state that is not scaled",
+        SEQUENCE,
+        "n_rows = h_rows if reset_after else _rows(tape.r * tape.h_prev, xp=xp)",
+        "n_rows = h_rows",
+        LAYER,
+    ),
+    # Layers and directions
+    Mutation(
+        "a direction forgotten",
+        STACK,
+        "return form.bidirectional and place % 2 == 1",
+        "return False",
+        LAYER,
+    ),
+    Mutation(
+        "the directions' outputs swapped",
+        STACK,
+        "y = xp.concat(outputs, axis=-1)",
+        "y = xp.concat(outputs[::-1], axis=-1)",
+        LAYER,
+    ),
+    Mutation(
+        "a layer's h0 swapped with another's",
+        STACK,
+        "                states[k, ...],\n                lengths",
+        "                states[len(params) - 1 - k, ...],\n                lengths",
+        LAYER,
+    ),
+    Mutation(
+        "a layer's dh_n swapped with another's",
+        STACK,
+        "None if dlast is None else dlast[k, ...],",
+        "None if dlast is None else dlast[len(params) - 1 - k, ...],",
+        LAYER,
+    ),
+    Mutation(
+        "h_n of a reverse direction from the wrong end",
+        STACK,
+        "end = 0 if _reverse(k, form) else -1",
+        "end = -1",
+        LAYER,
+    ),
+    Mutation(
+        "outputs of padding not zero",
+        STACK,
+        "outputs.append(_where(valid, h, xp=xp))",
+        "outputs.append(h)",
+        LAYER,
+    ),
+    Mutation(
+        "padding of the input not masked",
+        STACK,
+        "y = _where(valid, time_first(cast(x, dtype, xp=xp), form, xp=xp), xp=xp)",
+        "y = time_first(cast(x, dtype, xp=xp), form, xp=xp)",
+        LAYER,
+    ),
+    Mutation(
+        "padding of dy not masked",
+        STACK,
+        "dout = _where(valid, time_first(cast(dy, dtype, xp=xp), form, xp=xp), xp=xp)",
+        "dout = time_first(cast(dy, dtype, xp=xp), form, xp=xp)",
+        LAYER,
+    ),
+    Mutation(
+        "dropout forgotten on the way back",
+        STACK,
+        "dout = dout * cast(tape.masks[layer], dtype, xp=xp)",
+        "dout = dout + 0",
+        LAYER,
+    ),
+    Mutation(
+        "dropout on the last layer too",
+        STACK,
+        "if masks and layer + 1 < layers:",
+        "if masks and (layer + 1 < layers or (masks := masks * 2)):",
+        LAYER,
+    ),
+    Mutation(
+        "dropout not scaled",
+        "gru_xp.layer",
+        "(self._rng.random(shape) < keep) / keep,",
+        "(self._rng.random(shape) < keep) / 1,",
+        ("tests/test_layer_interface.py",),
+    ),
+    Mutation(
+        "dropout in eval",
+        "gru_xp.layer",
+        "if not (self.training and self.dropout and",
+        "if not (self.dropout and",
+        ("tests/test_layer_interface.py",),
     ),
     # JAX's accelerator
     Mutation(
@@ -298,14 +445,6 @@ MUTATIONS = [
         ACCELERATED,
     ),
     Mutation(
-        "scan: gradient past the gates dropped",
-        SCAN,
-        "return total * slope_h_t + dgh @ weight_hh,",
-        "return dgh @ weight_hh,",
-        LOOP,
-        ACCELERATED,
-    ),
-    Mutation(
         "scan: padding not masked before the product",
         SCAN,
         "gx = jnp.where(mask, gx, jnp.zeros_like(gx))",
@@ -316,14 +455,14 @@ MUTATIONS = [
     # The cell
     Mutation(
         "no state given starts from ones",
-        "gru_xp.functional",
+        "gru_xp.step",
         "h = xp.zeros((*x.shape",
         "h = xp.ones((*x.shape",
         CELL,
     ),
     Mutation(
         "gradients left in the computing dtype",
-        "gru_xp.functional",
+        "gru_xp.dtypes",
         "return cast(gradient, value.dtype, xp=xp)",
         "return gradient",
         ("tests/test_cell_dtypes.py",),
@@ -367,8 +506,8 @@ MUTATIONS = [
     Mutation(
         "arguments kept as aliases",
         "gru_xp.cell",
-        "if self.training:\n            x = _private",
-        "if False:\n            x = _private",
+        "if self.training:\n            x = private",
+        "if False:\n            x = private",
         INTERFACE,
         unseen_on=frozenset({"jax"}),  # its arrays do not change
     ),
@@ -419,7 +558,8 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         source = Path(self.path).read_text(encoding="utf-8")
         if source.count(self.mutation.old) != 1:
-            raise SystemExit(f"mutation {self.mutation.name!r} does not stand once in {self.path}")
+            print(f"mutation {self.mutation.name!r} does not stand once in {self.path}")
+            raise SystemExit(3)
         return compile(source.replace(self.mutation.old, self.mutation.new), self.path, "exec")
 
 
