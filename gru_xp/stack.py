@@ -143,10 +143,11 @@ def backward(
     /,
     *,
     form: Form,
+    with_dx: bool = True,
     owner: str,
     xp: Namespace,
 ) -> tuple[list[GRUParams], Array, Array]:
-    """`functional.gru_backward` for weights that are known to be sound."""
+    """`functional.gru_backward` for weights that are known to be sound; dx is None if unwanted."""
     weight, size = params[0].weight_ih, params[0].weight_hh.shape[1]
     steps, rows, _ = tape.inputs[0].shape
     batched = tape.x.ndim == 3
@@ -182,20 +183,21 @@ def backward(
                 lengths=tape.lengths,
                 reverse=_reverse(k, form),
                 reset_after=form.reset_after,
+                with_dx=with_dx or layer > 0,
                 xp=xp,
             )
             dinputs.append(dinput)
-        dout = dinputs[0] + dinputs[1] if form.bidirectional else dinputs[0]
+        if dinputs[0] is not None:
+            dout = dinputs[0] + dinputs[1] if form.bidirectional else dinputs[0]
     dparams = [
         GRUParams(*(like(g, value, xp=xp) for g, value in zip(gradients[k], each, strict=True)))
         for k, each in enumerate(params)
     ]
     dh_all = xp.reshape(xp.stack([dh0[k] for k in range(len(params))]), h_shape)
-    return (
-        dparams,
-        like(as_given(dout, form, batched=batched, xp=xp), tape.x, xp=xp),
-        like(dh_all, tape.h0, xp=xp),
-    )
+    dx = None
+    if with_dx:
+        dx = like(as_given(dout, form, batched=batched, xp=xp), tape.x, xp=xp)
+    return dparams, dx, like(dh_all, tape.h0, xp=xp)
 
 
 def gates(tape: GRUTape, /, *, form: Form, xp: Namespace) -> GateValues:

@@ -1,0 +1,257 @@
+"""The command line, ``gru-xp``: train, sample, info, check."""
+# ruff: noqa: E402 - what the imports need is looked for before them
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+_EXTRA = ("click", "matplotlib", "rich", "safetensors", "threadpoolctl")
+if any(util.find_spec(name) is None for name in _EXTRA):
+    # Only the command gru-xp imports this module, so that this is where it can say so in one line.
+    print("gru-xp: error: the command line needs: pip install 'gru-xp[cli]'", file=sys.stderr)
+    raise SystemExit(2)
+
+import click
+
+from gru_xp import accelerators, backend
+from gru_xp.training.config import TrainingConfig
+from gru_xp.training.errors import TrainingError
+
+INTERRUPTED = 128 + 2
+"""Exit status of what SIGINT ends."""
+
+_DEFAULTS = TrainingConfig()
+_FOLDER = Path("gru-xp-model")
+
+
+class _Rate(click.FloatRange):
+    """A finite number above zero; from zero on with `or_zero`."""
+
+    def __init__(self, *, or_zero: bool = False) -> None:
+        super().__init__(min=0, min_open=not or_zero)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Turn an option's text into the number; a range alone lets NaN and infinity pass."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+_SIZE = click.IntRange(min=1, max=10**6)
+_SEED = click.IntRange(min=0)
+_PATH = click.Path(path_type=Path)
+_BACKEND = click.Choice(["auto", *backend.NAMESPACES])
+
+
+def _of_run(flag: str, name: str, kind: click.ParamType[Any], text: str) -> Callable[..., Any]:
+    """Make an option that is a field of the configuration, None where it was not given."""
+    text = f"{text}  [default: {getattr(_DEFAULTS, name)}]"
+    return click.option(flag, name, type=kind, help=text)
+
+
+@click.group(
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="gru-xp", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Gated recurrent units on any array library."""
+
+
+@cli.command()
+@click.argument("texts", metavar="[TEXT]...", nargs=-1, type=_PATH)
+@_of_run("--hidden-size", "hidden_size", _SIZE, "Hidden units of the GRU.")
+@_of_run("--steps", "steps", _SIZE, "Updates of the weights.")
+@_of_run("--batch-size", "batch_size", _SIZE, "Places of the text that a step reads at once.")
+@_of_run("--seq-len", "seq_len", _SIZE, "Characters that a step reads at each.")
+@_of_run("--lr", "learning_rate", _Rate(), "Learning rate at the start; it falls to zero.")
+@_of_run("--seed", "seed", _SEED, "Seed of the initial weights and of the sample.")
+@click.option("--backend", type=_BACKEND, help="Array library.  [default: auto]")
+@click.option("--out", type=_PATH, default=_FOLDER, show_default=True, help="Folder of the model.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder, as it was begun.")
+@click.option("--overwrite", is_flag=True, help="Replace the model in the folder.")
+def train(
+    texts: tuple[Path, ...], out: Path, resume: bool, overwrite: bool, **options: Any
+) -> int | None:
+    """Train a character-level language model, on TEXT files or on Python's language reference.
+
+    The last 5 % of the text is held out. Ctrl-C stops and saves.
+    """
+    from gru_xp.training import plot, progress, report, session
+
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other.")
+    given = {name: value for name, value in options.items() if value is not None}
+    if texts:
+        given["texts"] = tuple(str(path.resolve()) for path in texts)
+    reason = "as the run was begun"
+    if not resume or "backend" in given:
+        given["backend"], reason = backend.resolve(given.get("backend", "auto"))
+    if resume:
+        trainer = session.resume(out, given)
+    else:
+        trainer = session.begin(replace(_DEFAULTS, **given), out, overwrite=overwrite)
+
+    print(_running(trainer.config.backend, reason))
+    print(report.beginning(trainer), flush=True)
+    with progress.shown(trainer) as on_step:
+        session.run(trainer, out, on_step=on_step)
+    plot.save_loss_curve(trainer.losses, trainer.held_out, out)
+    if not trainer.finished:
+        print(f"stopped after step {trainer.steps_done} of {trainer.config.steps}, and saved it")
+        print(f"go on with: gru-xp train --resume --out {out}")
+        return INTERRUPTED
+    print(report.end(trainer, out))
+    return None
+
+
+@cli.command()
+@click.option(
+    "--model", type=_PATH, default=_FOLDER, show_default=True, help="Folder of the model."
+)
+@click.option("--prompt", default="", help="What the model is to go on from.")
+@click.option("--length", type=_SIZE, default=500, show_default=True, help="Characters to write.")
+@click.option(
+    "--temperature",
+    type=_Rate(or_zero=True),
+    default=0.7,
+    show_default=True,
+    help="Above 0; the lower, the likelier the text. At 0 always the likeliest character.",
+)
+@click.option("--seed", type=_SEED, help="Seed of the draws.  [default: another each time]")
+@click.option("--backend", "name", type=_BACKEND, default="auto", show_default=True)
+def sample(
+    model: Path, prompt: str, length: int, temperature: float, seed: int | None, name: str
+) -> None:
+    """Write text with a trained model, character by character."""
+    from gru_xp.training import checkpoint, sampling
+    from gru_xp.training.text import Vocabulary
+
+    name, reason = backend.resolve(name)
+    stored = checkpoint.load(model)
+    vocabulary = Vocabulary(stored.characters)
+    characters = sampling.sample(
+        stored.model(name),
+        vocabulary,
+        prompt=prompt,
+        length=length,
+        temperature=temperature,
+        rng=seed,
+    )
+    print(_running(name, reason), file=sys.stderr)
+    if unknown := sorted(set(prompt) - set(vocabulary.characters)):
+        listed = " ".join(map(ascii, unknown))
+        print(f"unknown to the model, and read as such: {listed}", file=sys.stderr)
+    print(prompt, end="", flush=True)
+    for character in characters:
+        print(character, end="", flush=True)
+    print()
+
+
+@cli.command()
+def info() -> None:
+    """Tell versions, backends, devices, accelerators and threads of this machine."""
+    from threadpoolctl import threadpool_info
+
+    print(f"python {platform.python_version()}, {platform.platform()}")
+    for name in ("gru-xp", "numpy", "array-api-compat", *_EXTRA):
+        print(f"{name} {metadata.version(name)}")
+    print()
+    for each in backend.backends():
+        print(f"backend {each.name} {each.version or ''}".rstrip())
+        if each.usable:
+            print(f"    devices: {', '.join(each.devices)}")
+            print(f"    recurrence: {_recurrence(each.name)}")
+        else:
+            print(f"    not usable: {each.reason}")
+    print("auto is {}: {}".format(*backend.resolve("auto")))
+    print()
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    usable = len(affinity(0)) if affinity else os.cpu_count()
+    print(f"processors: {os.cpu_count()}, usable by this process: {usable}")
+    for pool in threadpool_info():
+        print(f"{pool['internal_api']} {pool['version']}: {pool['num_threads']} threads")
+    limits = [f"{name}={value}" for name, value in os.environ.items() if "_NUM_THREADS" in name]
+    print(f"limits in the environment: {', '.join(sorted(limits)) or 'none'}")
+
+
+@cli.command()
+@click.option("--backend", "names", type=_BACKEND, multiple=True, help="Check these alone.")
+def check(names: tuple[str, ...]) -> int:
+    """Hold forward and backward of every usable backend against a float64 reference."""
+    from gru_xp.checking import check_backends
+
+    asked = [backend.resolve(name) for name in names]
+    for name, reason in asked or [(name, backend.unusable(name)) for name in backend.NAMESPACES]:
+        print(f"backend {name}: {reason or 'usable'}")
+    results = check_backends([name for name, _ in asked] or None)
+    head = ("backend", "device", "dtype", "path", "forward", "backward", "allowed", "")
+    rows: list[tuple[str, ...]] = [head]
+    for each in results:
+        errors = each.forward_error, each.backward_error, each.tolerance
+        verdict = "ok" if each.passed else f"FAILED {each.message}".rstrip()
+        rows.append((*each[:4], *(f"{error:.1e}" for error in errors), verdict))
+    print(_table(rows))
+    return 0 if all(each.passed for each in results) else 1
+
+
+def _running(name: str, reason: str) -> str:
+    """Say which backend runs, why that one, and what runs its loop over time."""
+    return f"backend {name} ({reason}); recurrence: {_recurrence(name)}"
+
+
+def _recurrence(name: str) -> str:
+    found = accelerators.find(name)
+    return found.reason if found.module else f"portable loop, {found.reason}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def main() -> int:
+    """Run the command line; what a user can mend is told in one line on stderr, with status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        status = cli.main(prog_name="gru-xp", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of `| head`, which has seen enough; the status is click's too
+        _drop_output()
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _failed(error.format_message())
+    except MemoryError:
+        return _failed("not enough memory: smaller sizes need less")
+    except (TrainingError, backend.BackendError, OSError) as error:
+        return _failed(str(error))
+    return status if isinstance(status, int) else 0
+
+
+def _failed(message: str) -> int:
+    print(f"gru-xp: error: {' '.join(message.split())}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    return 2
+
+
+def _drop_output() -> None:
+    """Let what stdout still holds go nowhere, or Python would try again to write it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,53 @@
+"""The configuration of a training run: what decides, with the text, which weights it reaches."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Options of a run. One configuration and one text give one result.
+
+    Attributes
+    ----------
+    hidden_size : int
+        Hidden units of the GRU.
+    steps : int
+        Updates of the weights.
+    batch_size, seq_len : int
+        Streams that a step reads, and characters that it reads of each.
+    learning_rate : float
+        Where the schedule starts; it ends at zero.
+    seed : int
+        Of the initial weights and of the samples.
+    backend : str
+        Name of the array library, never "auto".
+    texts : tuple of str
+        Paths of the files trained on; none means the language reference.
+    text_sha256 : str
+        Of the text, so that a resumed run is sure to read the same.
+    """
+
+    hidden_size: int = 256
+    steps: int = 2300
+    batch_size: int = 32
+    seq_len: int = 32
+    learning_rate: float = 1.2e-2
+    seed: int = 0
+    backend: str = "numpy"
+    texts: tuple[str, ...] = ()
+    text_sha256: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON has them."""
+        return {**asdict(self), "texts": list(self.texts)}
+
+    @classmethod
+    def from_json(cls, fields: Any, /) -> Self:
+        """Undo `to_json`; TypeError where `fields` are not what it returns."""
+        kinds = {name: type(value) for name, value in cls().to_json().items()}
+        if not isinstance(fields, dict) or kinds != {name: type(fields[name]) for name in fields}:
+            raise TypeError(f"{fields!r} is no configuration")
+        return cls(**{**fields, "texts": tuple(fields["texts"])})

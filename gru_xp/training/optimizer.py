@@ -1,0 +1,103 @@
+"""Adam, clipping by the global norm, and the learning rate's schedule.
+
+Weights and gradients are dicts of arrays by name. Every function is pure: it returns new arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from gru_xp.typing import Array, Namespace
+
+Arrays = dict[str, Array]
+
+
+class AdamState(NamedTuple):
+    """What Adam remembers from step to step."""
+
+    mean: Arrays
+    """Running mean of each weight's gradient."""
+    square: Arrays
+    """Running mean of its square."""
+    steps: int
+    """Number of updates made."""
+
+
+def adam_start(params: Arrays, /, *, xp: Namespace) -> AdamState:
+    """State before the first update: zeros."""
+    return AdamState(
+        mean={name: xp.zeros_like(param) for name, param in params.items()},
+        square={name: xp.zeros_like(param) for name, param in params.items()},
+        steps=0,
+    )
+
+
+def adam(
+    params: Arrays,
+    gradients: Arrays,
+    state: AdamState,
+    /,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+    xp: Namespace,
+) -> tuple[Arrays, AdamState]:
+    """One update by Adam, with the bias correction: algorithm 1 of Kingma and Ba (2015).
+
+    With weight decay it is AdamW, algorithm 2 of Loshchilov and Hutter (2019).
+
+    Parameters
+    ----------
+    params, gradients : dict of arrays
+        Of the same names and shapes.
+    state : AdamState
+        Of the update before, or `adam_start`.
+    learning_rate : float
+    weight_decay : float
+        Share of each weight, times the learning rate, that is taken away; past the running means.
+        Biases, all arrays of one axis, keep theirs.
+    betas : tuple of two floats
+        Decay rates of the running means of the gradient and of its square.
+    epsilon : float
+        Added to the root of the mean square, against division by zero.
+
+    Returns
+    -------
+    params : dict of arrays
+    state : AdamState
+    """
+    decay_mean, decay_square = betas
+    steps = state.steps + 1
+    step_size = learning_rate / (1 - decay_mean**steps)
+    square_scale = 1 / math.sqrt(1 - decay_square**steps)
+    fresh, means, squares = {}, {}, {}
+    for name, gradient in gradients.items():
+        mean = decay_mean * state.mean[name] + (1 - decay_mean) * gradient
+        square = decay_square * state.square[name] + (1 - decay_square) * (gradient * gradient)
+        update = mean / (xp.sqrt(square) * square_scale + epsilon)
+        kept = 1 - learning_rate * weight_decay if gradient.ndim > 1 else 1.0
+        fresh[name] = kept * params[name] - step_size * update
+        means[name], squares[name] = mean, square
+    return fresh, AdamState(means, squares, steps)
+
+
+def clip_by_global_norm(gradients: Arrays, max_norm: float, /, *, xp: Namespace) -> Arrays:
+    """Scale all gradients by ``min(1, max_norm / norm)``, where norm is that of all together."""
+    squares = [xp.sum(gradient * gradient) for gradient in gradients.values()]
+    norm = xp.sqrt(xp.sum(xp.stack(squares)))
+    # The small constant is torch's, and keeps a norm of zero from dividing.
+    scale = xp.clip(max_norm / (norm + 1e-6), 0.0, 1.0)
+    return {name: gradient * scale for name, gradient in gradients.items()}
+
+
+def cosine_learning_rate(step: int, /, *, steps: int, warm_up: int, peak: float) -> float:
+    """Learning rate of update `step`, counted from 0: half a cosine from `peak` down to 0.
+
+    Over the first `warm_up` updates it rises in equal parts instead, while Adam's running means
+    are still of few gradients.
+    """
+    rising = min(1.0, (step + 1) / (warm_up + 1))
+    return peak * rising * 0.5 * (1 + math.cos(math.pi * step / steps))

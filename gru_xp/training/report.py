@@ -1,0 +1,50 @@
+"""What a training run says of itself, before and after."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from gru_xp.training import checkpoint, plot, sampling
+from gru_xp.training.compression import compressed_bits
+from gru_xp.training.trainer import Trainer
+
+_SAMPLE_LENGTH = 300
+_SAMPLE_TEMPERATURE = 0.7
+
+
+def beginning(trainer: Trainer, /) -> str:
+    """Say what is learnt by what."""
+    config, corpus = trainer.config, trainer.corpus
+    source = ", ".join(config.texts) or "Python's language reference"
+    weights = sum(math.prod(array.shape) for array in trainer.model.params.values())
+    return (
+        f"text: {source}: {len(corpus.training):,} characters to learn, "
+        f"{len(corpus.held_out):,} held out\n"
+        f"model: GRU of {config.hidden_size} units, {weights:,} weights; {config.steps} steps of "
+        f"{config.batch_size} x {config.seq_len} characters"
+    )
+
+
+def end(trainer: Trainer, out: Path, /) -> str:
+    """Give the result of a finished run, beside what compressors reach; a sample; the files."""
+    _, bits = trainer.held_out[-1]
+    others = "".join(
+        f"  {name:<10}{value:.3f}\n" for name, value in compressed_bits(trainer.corpus).items()
+    )
+    written = "".join(
+        sampling.sample(
+            trainer.model,
+            trainer.vocabulary,
+            prompt="",
+            length=_SAMPLE_LENGTH,
+            temperature=_SAMPLE_TEMPERATURE,
+            rng=trainer.config.seed,
+        )
+    )
+    return (
+        f"\nbits per character of the held-out text:\n  {'this GRU':<10}{bits:.3f}\n{others}\n"
+        f"a sample:\n{written}\n\n"
+        f"in {out}: {checkpoint.FILE} (weights and state), {checkpoint.CONFIG_FILE}, {plot.FILE}\n"
+        f"write more with: gru-xp sample --model {out}"
+    )

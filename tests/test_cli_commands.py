@@ -1,0 +1,206 @@
+"""The commands: what they print, where, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
+    pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
+
+from gru_xp import backend, checking, cli  # noqa: E402
+from gru_xp.training import checkpoint, session  # noqa: E402
+
+TINY = ("--hidden-size", "8", "--steps", "10", "--batch-size", "3", "--seq-len", "5")
+
+
+class Ran(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in an empty folder that has one text."""
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("the quick brown fox jumps over the lazy dog; " * 30)
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["gru-xp", *arguments])
+        return Ran(cli.main(), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def trained(run: Run) -> Run:
+    assert run("train", "text", *TINY).status == 0
+    return run
+
+
+def test_train_ends_with_its_result_a_sample_and_the_files(run: Run) -> None:
+    ran = run("train", "text", *TINY)
+    assert ran.status == 0
+    assert ran.out.startswith("backend numpy (")
+    assert backend.resolve("auto")[1] in ran.out.splitlines()[0]
+    for word in ("this GRU", "gzip", "bz2", "xz", "a sample", "held out", "gru-xp-model"):
+        assert word in ran.out
+    assert "step 10/10: " in ran.err
+    for word in ("bits/character", "characters/s", "s left"):
+        assert word in ran.err
+    folder = Path("gru-xp-model")
+    assert sorted(os.listdir(folder)) == ["checkpoint.safetensors", "config.json", "loss.png"]
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["hidden_size"] == 8
+    assert config["texts"] == [str(Path("text").resolve())]
+
+
+def test_the_reported_figure_is_the_models(trained: Run) -> None:
+    kept = checkpoint.load(Path("gru-xp-model"))
+    _, bits = kept.history("held_out", columns=2)
+    assert f"this GRU  {bits[-1]:.3f}\n" in trained("train", "--resume").out
+
+
+def test_a_folder_with_a_model_needs_resume_or_overwrite(trained: Run) -> None:
+    refused = trained("train", "text", *TINY)
+    assert refused.status == 2
+    assert "--resume" in refused.err
+    assert "--overwrite" in refused.err
+    assert trained("train", "text", *TINY, "--seed", "1", "--overwrite").status == 0
+    assert checkpoint.load(Path("gru-xp-model")).config.seed == 1
+
+
+def test_resuming_a_finished_run_prints_its_end_again(run: Run) -> None:
+    first = run("train", "text", *TINY)
+    again = run("train", "--resume")
+    assert again.status == 0
+    end = first.out[first.out.index("\nbits per character") :]
+    assert again.out.endswith(end)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = session.Trainer.step
+
+    def interrupted_step(trainer: session.Trainer) -> float:
+        if trainer.steps_done == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Trainer, "step", interrupted_step)
+        stopped = run("train", "text", *TINY, "--out", "parts")
+    assert stopped.status == 130
+    assert "stopped after step 4 of 10" in stopped.out
+    hint = "gru-xp train --resume --out parts"
+    assert hint in stopped.out
+    assert "loss.png" in os.listdir("parts")
+    resumed = run(*hint.split()[1:])
+    assert resumed.status == 0
+    assert "as the run was begun" in resumed.out.splitlines()[0]
+
+
+def test_options_of_a_resumed_run_must_be_its_own(trained: Run) -> None:
+    assert trained("train", "text", *TINY, "--resume").status == 0
+    refused = trained("train", "--resume", "--lr", "0.1")
+    assert refused.status == 2
+    assert "learning rate 0.012, not 0.1" in refused.err
+
+
+def test_sample_goes_on_from_the_prompt(trained: Run) -> None:
+    ran = trained("sample", "--prompt", "the q", "--length", "20", "--seed", "3")
+    assert ran.status == 0
+    assert ran.out.startswith("the q")
+    assert len(ran.out) == len("the q") + 20 + len("\n")
+    assert ran.err.startswith("backend numpy (")
+    assert ran == trained("sample", "--prompt", "the q", "--length", "20", "--seed", "3")
+    assert ran.out != trained("sample", "--prompt", "the q", "--length", "20", "--seed", "4").out
+
+
+def test_sample_tells_which_characters_the_model_does_not_know(trained: Run) -> None:
+    ran = trained("sample", "--prompt", "ж the", "--length", "5")
+    assert ran.status == 0
+    assert "unknown to the model, and read as such: '\\u0436'" in ran.err
+
+
+def test_sample_at_temperature_zero_needs_no_seed(trained: Run) -> None:
+    assert trained("sample", "--temperature", "0") == trained("sample", "--temperature", "0")
+
+
+def test_info_tells_versions_backends_devices_and_threads(run: Run) -> None:
+    ran = run("info")
+    assert ran.status == 0
+    for each in backend.backends():
+        assert f"backend {each.name}" in ran.out
+        assert all(device in ran.out for device in each.devices)
+        assert each.reason in ran.out
+    for word in ("python 3", "gru-xp ", "threadpoolctl", "recurrence: ", "auto is", "threads"):
+        assert word in ran.out
+
+
+def test_info_tells_the_limits_of_threads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert "OMP_NUM_THREADS=7" in run("info").out
+
+
+def test_check_passes_here(run: Run) -> None:
+    ran = run("check", "--backend", "numpy")
+    assert ran.status == 0
+    assert ran.out.startswith("backend numpy: asked for by name\n")
+    rows = [line for line in ran.out.splitlines() if "float" in line]
+    assert len(rows) >= 2
+    assert all(row.startswith("numpy") and row.endswith("ok") for row in rows)
+
+
+def test_check_tells_which_backends_it_checks_and_why_not_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(checking, "check_backends", lambda names: asked.append(names) or [])
+    ran = run("check")
+    assert asked == [None]
+    for name in backend.NAMESPACES:
+        assert f"backend {name}: {backend.unusable(name) or 'usable'}" in ran.out
+
+
+def test_a_failed_check_has_status_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = float("nan")
+    results = [
+        checking.CheckResult("numpy", "cpu", "float64", "portable", 0, 0, 1e-9, True, ""),
+        checking.CheckResult("cupy", "0", "float32", "fast", nan, nan, 1e-5, False, "Odd: no"),
+    ]
+    monkeypatch.setattr(checking, "check_backends", lambda names: results)
+    ran = run("check")
+    assert ran.status == 1
+    assert ran.out.splitlines()[-1].endswith("FAILED Odd: no")
+
+
+def test_help_and_version_are_no_errors(run: Run) -> None:
+    for arguments in (["--help"], ["train", "--help"], ["--version"]):
+        ran = run(*arguments)
+        assert ran.status == 0
+        assert not ran.err
+    assert "gru-xp" in ran.out
+
+
+def test_on_a_terminal_a_bar_shows_the_progress(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    ran = run("train", "text", *TINY)
+    assert ran.status == 0
+    assert "10/10" in ran.err
+    for word in ("bits/character", "characters/s", "s left"):
+        assert word in ran.err
+    assert "step 10/10" not in ran.err

@@ -1,0 +1,171 @@
+"""The command as a process: signals, kills, pipes, and what it imports."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
+    pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
+
+from gru_xp.training import checkpoint  # noqa: E402
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and pipes")
+
+MAIN = "import sys; from gru_xp.cli import main; sys.exit(main())"
+SMALL = ("--hidden-size", "16", "--batch-size", "3", "--seq-len", "5")
+
+
+def start(*arguments: str, code: str = MAIN, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    path = tmp_path / "text"
+    path.write_text("the quick brown fox jumps over the lazy dog; " * 30)
+    return str(path)
+
+
+def test_ctrl_c_keeps_a_checkpoint_that_resume_ends_as_if_never_stopped(
+    text: str, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    steps = ("--steps", "2500")
+    running = start("train", text, *SMALL, *steps, "--out", str(parts))
+    assert running.stderr is not None
+    running.stderr.readline()  # the first step is made
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "Traceback" not in err
+    assert f"gru-xp train --resume --out {parts}" in out
+    made = len(checkpoint.load(parts).arrays["losses"])
+    assert 0 < made < 2500
+
+    resumed = start("train", "--resume", "--out", str(parts))
+    straight = start("train", text, *SMALL, *steps, "--out", str(whole))
+    for each in (resumed, straight):
+        _, err = each.communicate(timeout=60)
+        assert each.returncode == 0, err
+    one, other = ((out / checkpoint.FILE).read_bytes() for out in (whole, parts))
+    assert one == other
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    # Saved after every step, so that a kill is likely to come in the middle of a save.
+    code = f"from gru_xp.training import session; session.SAVE_SECONDS = 0.0; {MAIN}"
+    seed = random.randrange(10**6)
+    moments = random.Random(seed)
+    made = []
+    for _ in range(4):
+        arguments = ("train", "--resume") if made else ("train", text, *SMALL, "--steps", "100000")
+        running = start(*arguments, "--out", str(out), code=code)
+        assert running.stderr is not None
+        running.stderr.readline()
+        time.sleep(moments.uniform(0, 0.2))
+        running.kill()
+        running.communicate(timeout=60)
+        assert running.returncode == -signal.SIGKILL
+        if checkpoint.exists(out):
+            made.append(len(checkpoint.load(out).arrays["losses"]))
+    assert made, f"seed {seed}"
+    assert made == sorted(made), f"seed {seed}"
+
+
+@pytest.fixture
+def model(text: str, tmp_path: Path) -> str:
+    out = str(tmp_path / "model")
+    _, err = start("train", text, *SMALL, "--steps", "5", "--out", out).communicate(timeout=60)
+    assert checkpoint.exists(Path(out)), err
+    return out
+
+
+def test_each_character_of_a_sample_is_shown_at_once(model: str) -> None:
+    code = (
+        "import sys\n"
+        "from gru_xp.training import sampling\n"
+        "def sample(*arguments, **options):\n"
+        "    yield 'a'\n"
+        "    sys.stdin.read()\n"  # until the parent closes it, having seen the a
+        "    yield 'b'\n"
+        f"sampling.sample = sample\n{MAIN}"
+    )
+    with start("sample", "--model", model, code=code, stdin=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        ready, _, _ = select.select([running.stdout], [], [], 60)
+        first = os.read(running.stdout.fileno(), 9) if ready else b""
+        rest, _ = running.communicate(timeout=60)
+    assert (first, rest) == (b"a", "b\n")
+
+
+def test_a_reader_that_has_seen_enough_ends_the_sample_quietly(model: str) -> None:
+    with start("sample", "--model", model, "--length", "1000000") as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.read(10)  # all of it would take minutes
+        running.stdout.close()
+        lines = running.stderr.read().splitlines()
+    assert running.returncode == 1
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("backend ")
+
+
+def test_a_reader_that_is_gone_before_the_first_line_is_no_error() -> None:
+    with start("--version") as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        err = running.stderr.read()
+    assert (running.returncode, err) == (1, "")
+
+
+def test_importing_the_package_imports_nothing_of_the_command_line() -> None:
+    code = (
+        "import sys, gru_xp, gru_xp.training.trainer; "
+        "print([name for name in ('click', 'rich', 'matplotlib', 'safetensors', 'threadpoolctl', "
+        "'torch', 'jax', 'cupy') if name in sys.modules])"
+    )
+    out, err = start(code=code).communicate(timeout=60)
+    assert out == "[]\n", err
+
+
+@pytest.mark.parametrize("name", ["click", "safetensors"])
+def test_without_the_extra_the_command_says_what_to_install(name: str) -> None:
+    code = f"import sys; sys.modules['{name}'] = None; {MAIN}"
+    running = start("info", code=code)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 2
+    assert out == ""
+    assert err == "gru-xp: error: the command line needs: pip install 'gru-xp[cli]'\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full stands for a full disk")
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", MAIN, "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert ran.returncode == 2
+    assert ran.stderr == "gru-xp: error: [Errno 28] No space left on device\n"

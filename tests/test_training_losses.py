@@ -1,0 +1,80 @@
+"""Cross-entropy against torch, a formula in float64, and finite differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gru_xp.training.losses import cross_entropy
+from tests.library import Library
+
+
+def case(seed: int = 0, shape: tuple[int, ...] = (3, 4), classes: int = 5) -> Any:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(*shape, classes)) * 3, rng.integers(0, classes, size=shape)
+
+
+def plain(logits: Any, targets: Any) -> Any:
+    """The definition, -log of the softmax's share, which overflows where logits are large."""
+    shares = np.exp(logits) / np.sum(np.exp(logits), axis=-1, keepdims=True)
+    return -np.log(np.take_along_axis(shares, targets[..., None], axis=-1)[..., 0])
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-14), ("float32", 2e-6)])
+def test_loss_is_minus_the_log_of_the_softmax(lib: Library, dtype: str, atol: float) -> None:
+    logits, targets = case()
+    losses, dlogits = cross_entropy(
+        lib.array(logits, dtype), lib.array(targets, "int32"), xp=lib.xp
+    )
+    lib.assert_close(losses, plain(logits, targets), atol=atol, dtype=dtype)
+    shares = np.exp(logits) / np.sum(np.exp(logits), axis=-1, keepdims=True)
+    lib.assert_close(dlogits, shares - np.eye(5)[targets], atol=atol, dtype=dtype)
+
+
+def test_gradient_is_that_of_finite_differences(lib: Library) -> None:
+    logits, targets = case(shape=(2,))
+    _, dlogits = cross_entropy(lib.array(logits), lib.array(targets, "int64"), xp=lib.xp)
+    step = 1e-6
+    slopes = np.empty_like(logits)
+    for index in np.ndindex(*logits.shape):
+        above, below = logits.copy(), logits.copy()
+        above[index] += step
+        below[index] -= step
+        slopes[index] = np.sum(plain(above, targets) - plain(below, targets)) / (2 * step)
+    lib.assert_close(dlogits, slopes, atol=1e-8)
+
+
+def test_large_logits_neither_overflow_nor_lose_the_loss(lib: Library) -> None:
+    logits = np.asarray([[1e4, -1e4, 0.0], [1e30, 1e30, -1e30]])
+    losses, dlogits = cross_entropy(
+        lib.array(logits, "float32"), lib.array([1, 0], "int32"), xp=lib.xp
+    )
+    lib.assert_close(losses, [2e4, np.log(2)], atol=1e-6)
+    lib.assert_close(dlogits, [[1, -1, 0], [-0.5, 0.5, 0]], atol=1e-6)
+
+
+def test_padding_has_no_loss_and_no_gradient(lib: Library) -> None:
+    logits, targets = case()
+    targets[0, 1] = targets[2, 3] = -1
+    losses, dlogits = cross_entropy(lib.array(logits), lib.array(targets, "int32"), xp=lib.xp)
+    padding = targets < 0
+    assert np.all(lib.numpy(losses)[padding] == 0)
+    assert np.all(lib.numpy(dlogits)[padding] == 0)
+    valid = plain(logits, np.maximum(targets, 0))[~padding]
+    np.testing.assert_allclose(lib.numpy(losses)[~padding], valid, atol=1e-13)
+
+
+def test_loss_and_gradient_are_torchs(lib: Library) -> None:
+    torch = pytest.importorskip("torch", reason="torch is the oracle here")
+    logits, targets = case(shape=(6, 7), classes=11)
+    targets[3, 3] = -1
+    wanted = torch.tensor(logits, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(
+        wanted.reshape(-1, 11), torch.tensor(targets).reshape(-1), ignore_index=-1, reduction="none"
+    )
+    loss.sum().backward()
+    losses, dlogits = cross_entropy(lib.array(logits), lib.array(targets, "int32"), xp=lib.xp)
+    lib.assert_close(losses, loss.detach().numpy().reshape(6, 7), atol=1e-13)
+    lib.assert_close(dlogits, wanted.grad.numpy(), atol=1e-13)

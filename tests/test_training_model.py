@@ -1,0 +1,141 @@
+"""The model and one whole training step against torch and finite differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gru_xp import GRUCell, backend
+from gru_xp.training import optimizer
+from gru_xp.training.model import CharModel
+from gru_xp.training.trainer import loss_and_gradients
+from tests.library import Library
+
+V, H, T, N = 5, 4, 6, 3
+
+
+def build(lib: Library, dtype: str = "float64", seed: int = 0) -> CharModel:
+    """Make a model whose every weight is drawn, the output's bias too."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        name: tuple(array.shape)
+        for name, array in CharModel.initial(V, H, rng=0, xp=np, dtype=np.float64).params.items()
+    }
+    return CharModel(
+        {name: lib.array(rng.normal(size=shape) * 0.5, dtype) for name, shape in shapes.items()}
+    )
+
+
+def chunk(seed: int = 1) -> Any:
+    rng = np.random.default_rng(seed)
+    inputs, targets = rng.integers(0, V, size=(2, T, N))
+    return inputs, targets, rng.uniform(-1, 1, size=(N, H))
+
+
+def on(lib: Library, inputs: Any, targets: Any, h0: Any, dtype: str = "float64") -> Any:
+    return lib.array(inputs, "int32"), lib.array(targets, "int32"), lib.array(h0, dtype)
+
+
+def torch_loss(params: dict[str, Any], inputs: Any, targets: Any, h0: Any) -> tuple[Any, Any]:
+    """Mean loss and last state of the same model made of torch's own parts."""
+    import torch
+
+    gru = torch.nn.GRU(V, H, dtype=torch.float64)
+    weights = {f"{name}_l0": params[f"gru.{name}"] for name in GRUCell(1, 1).parameters()}
+    x = torch.nn.functional.one_hot(torch.tensor(inputs), V).to(torch.float64)
+    h, last = torch.func.functional_call(gru, weights, (x, torch.tensor(h0)[None]))
+    logits = h @ params["output.weight"].T + params["output.bias"]
+    loss = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, V), torch.tensor(targets).reshape(-1)
+    )
+    return loss, last[0]
+
+
+def test_forward_is_cell_steps_and_a_projection(lib: Library) -> None:
+    model = build(lib)
+    inputs, targets, h0 = chunk()
+    logits, h_last, tape = model.forward(*on(lib, inputs, targets, h0)[::2])
+    host = {name: lib.numpy(array) for name, array in model.params.items()}
+    cell = GRUCell(V, H, dtype="float64")
+    cell.load_state_dict(
+        {name.removeprefix("gru."): a for name, a in host.items() if name.startswith("gru.")}
+    )
+    h = h0
+    for t in range(T):
+        h = cell(np.eye(V)[inputs[t]], h)
+        wanted = h @ host["output.weight"].T + host["output.bias"]
+        lib.assert_close(logits[t, ...], wanted, atol=1e-13)
+    lib.assert_close(h_last, h, atol=1e-14)
+    assert tape is not None
+
+
+@pytest.mark.parametrize("name", list(CharModel.initial(1, 1, rng=0, xp=np, dtype=float).params))
+def test_gradients_are_those_of_finite_differences(lib: Library, name: str) -> None:
+    model, given = build(lib), on(lib, *chunk())
+    _, gradients, _ = loss_and_gradients(model, *given)
+    weight = lib.numpy(model.params[name])
+    # Along one direction through all of a weight's numbers: one difference sees every one.
+    direction = np.random.default_rng(7).normal(size=weight.shape)
+    step = 1e-6
+
+    def loss_at(shift: float) -> float:
+        moved = CharModel({**model.params, name: lib.array(weight + shift * direction)})
+        return float(backend.to_numpy(loss_and_gradients(moved, *given)[0]))
+
+    slope = (loss_at(step) - loss_at(-step)) / (2 * step)
+    assert np.sum(lib.numpy(gradients[name]) * direction) == pytest.approx(slope, abs=1e-9)
+
+
+def test_a_training_step_is_torchs(lib: Library) -> None:
+    torch = pytest.importorskip("torch", reason="torch is the oracle here")
+    model, (inputs, targets, h0) = build(lib), chunk()
+    theirs = {
+        name: torch.tensor(lib.numpy(array), requires_grad=True)
+        for name, array in model.params.items()
+    }
+    adam = torch.optim.Adam(theirs.values(), lr=0.01)
+    state = optimizer.adam_start(model.params, xp=lib.xp)
+    h, their_h = lib.array(h0), h0
+    for _ in range(3):  # the state carried, as from chunk to chunk
+        adam.zero_grad()
+        their_loss, last = torch_loss(theirs, inputs, targets, their_h)
+        their_loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.values(), 0.2)
+        adam.step()
+        their_h = last.detach().numpy()
+
+        loss, gradients, h = loss_and_gradients(model, *on(lib, inputs, targets, h0)[:2], h)
+        gradients = optimizer.clip_by_global_norm(gradients, 0.2, xp=lib.xp)
+        model.params, state = optimizer.adam(
+            model.params, gradients, state, learning_rate=0.01, xp=lib.xp
+        )
+        assert float(backend.to_numpy(loss)) == pytest.approx(their_loss.item(), abs=1e-13)
+    lib.assert_close(h, their_h, atol=1e-12)
+    for name, wanted in theirs.items():
+        # Adam divides by the root of the square: a small gradient's rounding is made larger.
+        lib.assert_close(model.params[name], wanted.detach().numpy(), atol=1e-9)
+
+
+def test_a_seed_gives_the_same_weights_on_every_library(lib: Library) -> None:
+    ours = CharModel.initial(V, H, rng=3, xp=lib.xp, dtype=lib.xp.float32, device=lib.device).params
+    wanted = CharModel.initial(V, H, rng=3, xp=np, dtype=np.float32).params
+    other = CharModel.initial(V, H, rng=4, xp=np, dtype=np.float32).params
+    assert list(ours) == list(wanted)
+    for name, array in ours.items():
+        lib.assert_close(array, wanted[name], atol=0, dtype="float32")
+        bound = 0 if name == "output.bias" else H**-0.5
+        assert np.max(np.abs(wanted[name])) <= bound
+        assert bound == 0 or np.any(wanted[name] != other[name])
+
+
+def test_float32_stays_float32(lib: Library) -> None:
+    model = build(lib, "float32")
+    loss, gradients, h = loss_and_gradients(model, *on(lib, *chunk(), dtype="float32"))
+    state = optimizer.adam_start(model.params, xp=lib.xp)
+    clipped = optimizer.clip_by_global_norm(gradients, 0.1, xp=lib.xp)
+    params, state = optimizer.adam(model.params, clipped, state, learning_rate=0.1, xp=lib.xp)
+    for arrays in (gradients, clipped, params, state.mean, state.square, {"h": h}):
+        assert {backend.dtype_name(array.dtype) for array in arrays.values()} == {"float32"}
+    assert backend.dtype_name(loss.dtype) == "float32"

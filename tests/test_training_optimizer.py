@@ -1,0 +1,158 @@
+"""Adam, clipping and the schedule against torch and against formulas in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gru_xp.training import optimizer
+from tests.library import Library
+
+SHAPES = {"matrix": (3, 2), "vector": (4,)}
+
+
+def draw(seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
+
+
+def arrays(lib: Library, host: dict[str, Any]) -> dict[str, Any]:
+    return {name: lib.array(array) for name, array in host.items()}
+
+
+def adam_by_formula(params: dict[str, Any], gradients: list[dict[str, Any]], lr: float) -> Any:
+    """Algorithm 1 of Kingma and Ba, weight by weight."""
+    mean = {name: 0.0 for name in params}
+    square = {name: 0.0 for name in params}
+    for t, of_step in enumerate(gradients, start=1):
+        for name, gradient in of_step.items():
+            mean[name] = 0.9 * mean[name] + 0.1 * gradient
+            square[name] = 0.999 * square[name] + 0.001 * gradient**2
+            corrected = mean[name] / (1 - 0.9**t)
+            root = np.sqrt(square[name] / (1 - 0.999**t))
+            params = {**params, name: params[name] - lr * corrected / (root + 1e-8)}
+    return params
+
+
+def adam_on(
+    lib: Library,
+    params: dict[str, Any],
+    gradients: list[dict[str, Any]],
+    weight_decay: float = 0.0,
+) -> Any:
+    ours = arrays(lib, params)
+    state = optimizer.adam_start(ours, xp=lib.xp)
+    for of_step in gradients:
+        ours, state = optimizer.adam(
+            ours,
+            arrays(lib, of_step),
+            state,
+            learning_rate=0.05,
+            weight_decay=weight_decay,
+            xp=lib.xp,
+        )
+    assert state.steps == len(gradients)
+    return ours
+
+
+def test_adam_is_the_papers(lib: Library) -> None:
+    params, gradients = draw(0), [draw(seed) for seed in range(1, 6)]
+    ours = adam_on(lib, params, gradients)
+    for name, wanted in adam_by_formula(params, gradients, 0.05).items():
+        lib.assert_close(ours[name], wanted, atol=1e-14)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.7])
+def test_adam_is_torchs(lib: Library, weight_decay: float) -> None:
+    torch = pytest.importorskip("torch", reason="torch is the oracle here")
+    params, gradients = draw(0), [draw(seed) for seed in range(1, 6)]
+    theirs = {name: torch.tensor(array, requires_grad=True) for name, array in params.items()}
+    groups = [
+        {"params": [theirs["matrix"]], "weight_decay": weight_decay},
+        {"params": [theirs["vector"]], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=0.05)
+    for of_step in gradients:
+        for name, gradient in of_step.items():
+            theirs[name].grad = torch.tensor(gradient)
+        adam.step()
+    ours = adam_on(lib, params, gradients, weight_decay)
+    for name, wanted in theirs.items():
+        lib.assert_close(ours[name], wanted.detach().numpy(), atol=1e-14)
+
+
+def test_the_first_update_has_the_learning_rates_size(lib: Library) -> None:
+    ours = adam_on(lib, {"w": np.zeros(3)}, [{"w": np.asarray([1e-3, -5.0, 0.0])}])
+    lib.assert_close(ours["w"], [-0.05, 0.05, 0.0], atol=1e-6)
+
+
+def test_weight_decay_takes_its_share_of_all_but_biases(lib: Library) -> None:
+    params = {"weight": np.asarray([[2.0]]), "bias": np.asarray([2.0])}
+    still = {name: np.zeros_like(array) for name, array in params.items()}
+    ours = adam_on(lib, params, 3 * [still], weight_decay=0.4)
+    lib.assert_close(ours["weight"], [[2.0 * (1 - 0.05 * 0.4) ** 3]], atol=1e-14)
+    lib.assert_close(ours["bias"], [2.0], atol=0)
+
+
+def test_an_update_leaves_its_arguments_as_they_were(lib: Library) -> None:
+    params, gradients = draw(0), draw(1)
+    given, slopes = arrays(lib, params), arrays(lib, gradients)
+    state = optimizer.adam_start(given, xp=lib.xp)
+    optimizer.adam(given, slopes, state, learning_rate=0.05, xp=lib.xp)
+    optimizer.clip_by_global_norm(slopes, 0.1, xp=lib.xp)
+    for name in params:
+        lib.assert_close(given[name], params[name], atol=0)
+        lib.assert_close(slopes[name], gradients[name], atol=0)
+        lib.assert_close(state.mean[name], np.zeros(SHAPES[name]), atol=0)
+        lib.assert_close(state.square[name], np.zeros(SHAPES[name]), atol=0)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 100.0], ids=["clips", "lets pass"])
+def test_clipping_is_torchs(lib: Library, max_norm: float) -> None:
+    torch = pytest.importorskip("torch", reason="torch is the oracle here")
+    gradients = draw(3)
+    theirs = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
+    for name, gradient in gradients.items():
+        theirs[name].grad = torch.tensor(gradient)
+    torch.nn.utils.clip_grad_norm_(theirs.values(), max_norm)
+    clipped = optimizer.clip_by_global_norm(arrays(lib, gradients), max_norm, xp=lib.xp)
+    for name in gradients:
+        lib.assert_close(clipped[name], theirs[name].grad.numpy(), atol=1e-14)
+
+
+def test_clipping_scales_all_by_their_joint_norm(lib: Library) -> None:
+    gradients = {"a": lib.array([3.0, 0.0]), "b": lib.array([[4.0]])}
+    clipped = optimizer.clip_by_global_norm(gradients, 1.0, xp=lib.xp)
+    lib.assert_close(clipped["a"], [0.6, 0.0], atol=1e-6)
+    lib.assert_close(clipped["b"], [[0.8]], atol=1e-6)
+
+
+def test_clipping_leaves_zeros_zero(lib: Library) -> None:
+    clipped = optimizer.clip_by_global_norm({"a": lib.array([0.0, 0.0])}, 1.0, xp=lib.xp)
+    lib.assert_close(clipped["a"], [0.0, 0.0], atol=0)
+
+
+def rates(steps: int, warm_up: int) -> list[float]:
+    return [
+        optimizer.cosine_learning_rate(step, steps=steps, warm_up=warm_up, peak=0.3)
+        for step in range(steps + 1)
+    ]
+
+
+def test_the_schedule_falls_from_the_peak_to_zero() -> None:
+    falling = rates(8, 0)
+    assert falling[0] == 0.3
+    assert math.isclose(falling[2], 0.3 * (1 + math.sqrt(0.5)) / 2)
+    assert math.isclose(falling[4], 0.15)
+    assert falling[8] == 0
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_the_schedule_rises_in_equal_parts_while_it_warms_up() -> None:
+    warmed, falling = rates(100, 4), rates(100, 0)
+    for step, share in enumerate([0.2, 0.4, 0.6, 0.8, 1.0, 1.0]):
+        assert math.isclose(warmed[step], share * falling[step])
+    assert warmed[4:] == falling[4:]

@@ -1,0 +1,167 @@
+"""A run on disk: begun, saved, refused, stopped and continued."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gru_xp.training import checkpoint, session
+from gru_xp.training.config import TrainingConfig
+from gru_xp.training.errors import CheckpointError, SessionError, TextError
+
+pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainingConfig:
+    path = tmp_path / "text"
+    path.write_text("the quick brown fox jumps over the lazy dog; " * 30)
+    return TrainingConfig(
+        hidden_size=8, steps=10, batch_size=3, seq_len=5, texts=(str(path),), seed=4
+    )
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def stop_after(steps: int):  # type: ignore[no-untyped-def]
+    """Make a callback that sends Ctrl-C to ourselves after some steps."""
+    seen = []
+
+    def on_step(bits: float) -> None:
+        seen.append(bits)
+        if len(seen) == steps:
+            signal.raise_signal(signal.SIGINT)
+
+    return on_step
+
+
+def ignore(bits: float) -> None:
+    pass
+
+
+def test_ctrl_c_and_resume_reach_the_weights_of_an_uninterrupted_run(
+    config: TrainingConfig, out: Path, tmp_path: Path
+) -> None:
+    whole = session.begin(config, tmp_path / "whole", overwrite=False)
+    session.run(whole, tmp_path / "whole", on_step=ignore)
+    assert whole.finished
+
+    first = session.begin(config, out, overwrite=False)
+    session.run(first, out, on_step=stop_after(4))
+    assert first.steps_done == 4
+    second = session.resume(out, {})
+    assert second.steps_done == 4
+    session.run(second, out, on_step=ignore)
+
+    wanted = (tmp_path / "whole" / checkpoint.FILE).read_bytes()
+    assert (out / checkpoint.FILE).read_bytes() == wanted
+
+
+def test_a_second_ctrl_c_is_an_ordinary_one(config: TrainingConfig, out: Path) -> None:
+    def twice(bits: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    trainer = session.begin(config, out, overwrite=False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            session.run(trainer, out, on_step=twice)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_is_saved_as_it_goes(
+    config: TrainingConfig, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "SAVE_SECONDS", 0.0)
+    trainer = session.begin(config, out, overwrite=False)
+    assert not checkpoint.exists(out)
+    saved = []
+
+    def note(bits: float) -> None:
+        if checkpoint.exists(out):
+            saved.append(len(checkpoint.load(out).arrays["losses"]))
+
+    session.run(trainer, out, on_step=note)
+    assert saved == list(range(1, 10))
+
+
+def test_a_finished_run_is_left_as_it_is(config: TrainingConfig, out: Path) -> None:
+    trainer = session.begin(config, out, overwrite=False)
+    session.run(trainer, out, on_step=ignore)
+    written = (out / checkpoint.FILE).stat().st_mtime_ns
+    again = session.resume(out, {})
+    assert again.finished
+    assert again.held_out == trainer.held_out
+    session.run(again, out, on_step=ignore)
+    assert (out / checkpoint.FILE).stat().st_mtime_ns == written
+
+
+def test_a_model_is_replaced_only_when_asked_and_only_by_another(
+    config: TrainingConfig, out: Path
+) -> None:
+    session.run(session.begin(config, out, overwrite=False), out, on_step=ignore)
+    old = (out / checkpoint.FILE).read_bytes()
+    with pytest.raises(SessionError, match=r"already holds a model.*--resume.*--overwrite"):
+        session.begin(config, out, overwrite=False)
+    trainer = session.begin(replace(config, seed=5), out, overwrite=True)
+    assert (out / checkpoint.FILE).read_bytes() == old
+    session.run(trainer, out, on_step=ignore)
+    assert checkpoint.load(out).config.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_size", 9),
+        ("steps", 20),
+        ("batch_size", 2),
+        ("seq_len", 6),
+        ("learning_rate", 0.1),
+        ("seed", 5),
+        ("backend", "torch"),
+        ("texts", ("/elsewhere",)),
+    ],
+)
+def test_an_option_that_contradicts_the_run_is_refused(
+    config: TrainingConfig, out: Path, name: str, value: object
+) -> None:
+    session.run(session.begin(config, out, overwrite=False), out, on_step=stop_after(1))
+    assert session.resume(out, {name: getattr(config, name)}).steps_done == 1
+    with pytest.raises(SessionError, match=name.replace("_", " ")):
+        session.resume(out, {name: value})
+
+
+def test_a_text_that_has_changed_is_refused(config: TrainingConfig, out: Path) -> None:
+    session.run(session.begin(config, out, overwrite=False), out, on_step=stop_after(1))
+    Path(config.texts[0]).write_text("something else " * 90)
+    with pytest.raises(SessionError, match="not the text that the run"):
+        session.resume(out, {})
+
+
+def test_there_must_be_a_run_to_resume(out: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no model"):
+        session.resume(out, {})
+
+
+def test_a_text_that_cannot_be_used_leaves_no_folder(config: TrainingConfig, out: Path) -> None:
+    with pytest.raises(TextError):
+        session.begin(replace(config, batch_size=10_000), out, overwrite=False)
+    with pytest.raises(FileNotFoundError):
+        session.begin(replace(config, texts=("/nowhere",)), out, overwrite=False)
+    assert not out.exists()
+
+
+def test_seeds_lead_to_different_weights(config: TrainingConfig, out: Path) -> None:
+    one = session.begin(config, out, overwrite=False)
+    two = session.begin(replace(config, seed=5), out, overwrite=False)
+    assert np.any(one.model.params["output.weight"] != two.model.params["output.weight"])

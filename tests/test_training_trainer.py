@@ -1,0 +1,152 @@
+"""A run in memory: the same on every library, continued bit for bit, judged correctly."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gru_xp import GRUCell, backend
+from gru_xp.training import text
+from gru_xp.training.config import TrainingConfig
+from gru_xp.training.errors import CheckpointError, DivergenceError, TextError
+from gru_xp.training.evaluation import held_out_bits
+from gru_xp.training.text import UNKNOWN_BITS, Corpus
+from gru_xp.training.trainer import Trainer
+from tests.library import Library
+
+TEXT = "the quick brown fox jumps over the lazy dog; " * 30
+CONFIG = TrainingConfig(
+    hidden_size=8, steps=10, batch_size=3, seq_len=5, learning_rate=0.01, backend="numpy"
+)
+
+
+def config(lib: Library | None = None, **changes: Any) -> TrainingConfig:
+    name = lib.name if lib else "numpy"
+    return TrainingConfig(**{**CONFIG.to_json(), "texts": (), "backend": name, **changes})
+
+
+def advance(trainer: Trainer, steps: int) -> Trainer:
+    for _ in range(steps):
+        trainer.step()
+    return trainer
+
+
+def numbers(trainer: Trainer) -> dict[str, Any]:
+    return trainer.checkpoint().arrays
+
+
+def bits_by_cell(trainer: Trainer) -> float:
+    """Held-out bits per character, one float64 cell step a character."""
+    params = {
+        name: backend.to_numpy(array).astype(np.float64)
+        for name, array in trainer.model.params.items()
+    }
+    cell = GRUCell(len(trainer.vocabulary), trainer.config.hidden_size, dtype="float64").eval()
+    cell.load_state_dict({name: params[f"gru.{name}"] for name in cell.parameters()})
+    read = trainer.vocabulary.encode(trainer.corpus.training[-1] + trainer.corpus.held_out)
+    h, total = None, 0.0
+    for character, after in itertools.pairwise(read):
+        h = cell(np.eye(len(trainer.vocabulary))[character], h)
+        logits = params["output.weight"] @ h + params["output.bias"]
+        shares = np.exp(logits) / np.sum(np.exp(logits))
+        total -= math.log2(shares[after])
+    return total / len(trainer.corpus.held_out)
+
+
+def test_every_library_trains_alike(lib: Library) -> None:
+    ours = advance(Trainer(config(lib), text.split(TEXT)), 10)
+    wanted = advance(Trainer(config(), text.split(TEXT)), 10)
+    assert ours.finished
+    np.testing.assert_allclose(ours.losses, wanted.losses, atol=1e-4)
+    np.testing.assert_allclose(ours.held_out, wanted.held_out, atol=1e-4)
+
+
+def test_training_learns() -> None:
+    trainer = advance(Trainer(config(steps=150, learning_rate=0.03), text.split(TEXT)), 150)
+    assert trainer.losses[0] > 4
+    assert np.mean(trainer.losses[-10:]) < 1.5
+    assert trainer.held_out[-1][1] < 1.5
+
+
+def test_a_resumed_run_reaches_the_same_bits(lib: Library) -> None:
+    corpus = text.split(TEXT)
+    whole = advance(Trainer(config(lib), corpus), 10)
+    first = advance(Trainer(config(lib), corpus), 5)
+    second = Trainer.resume(first.checkpoint(), corpus)
+    assert second.steps_done == 5
+    assert not second.finished
+    wanted, got = numbers(whole), numbers(advance(second, 5))
+    assert list(got) == list(wanted)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+
+
+def test_a_checkpoint_is_no_view_of_the_run() -> None:
+    trainer = advance(Trainer(config(), text.split(TEXT)), 1)
+    kept = trainer.checkpoint()
+    before = {name: array.copy() for name, array in kept.arrays.items()}
+    advance(trainer, 2)
+    for name, array in before.items():
+        np.testing.assert_array_equal(kept.arrays[name], array)
+
+
+def test_the_state_is_carried_from_chunk_to_chunk() -> None:
+    trainer = Trainer(config(learning_rate=1e-30), text.split(TEXT))
+    advance(trainer, 2)
+    inputs = np.concatenate([trainer._streams.chunk(step)[0] for step in (0, 1)])
+    _, h_last, _ = trainer.model.forward(inputs, trainer.model.start(3))
+    np.testing.assert_allclose(trainer._h, h_last, atol=1e-6)
+
+
+def test_held_out_bits_are_those_of_single_steps() -> None:
+    trainer = advance(Trainer(config(), text.split(TEXT)), 10)
+    bits = held_out_bits(trainer.model, trainer.vocabulary, trainer.corpus)
+    assert bits == trainer.held_out[-1][1]
+    assert bits == pytest.approx(bits_by_cell(trainer), abs=1e-5)
+
+
+def test_long_held_out_text_in_streams_has_nearly_the_bits_of_one() -> None:
+    corpus = Corpus(TEXT, (TEXT * 7)[:8_999])
+    trainer = advance(Trainer(config(), corpus), 10)
+    bits = held_out_bits(trainer.model, trainer.vocabulary, corpus)
+    assert bits == pytest.approx(bits_by_cell(trainer), abs=2e-3)
+
+
+def test_an_unknown_character_costs_its_code_point_besides() -> None:
+    trainer = Trainer(config(), text.split(TEXT))
+    known = held_out_bits(trainer.model, trainer.vocabulary, Corpus(TEXT, "q"))
+    unknown = held_out_bits(trainer.model, trainer.vocabulary, Corpus(TEXT, "ж"))
+    # An untrained model gives all characters about the same share.
+    assert unknown - known == pytest.approx(UNKNOWN_BITS, abs=1.5)
+    assert pytest.approx(20.09, abs=0.01) == UNKNOWN_BITS
+
+
+def test_a_loss_that_is_no_number_stops_the_run() -> None:
+    trainer = advance(Trainer(config(), text.split(TEXT)), 1)
+    trainer.model.params["output.bias"] = trainer.model.params["output.bias"] * np.float32("nan")
+    with pytest.raises(DivergenceError, match="loss of step 1 is nan"):
+        trainer.step()
+    assert trainer.steps_done == 1
+
+
+def test_a_text_shorter_than_a_chunk_is_refused() -> None:
+    with pytest.raises(TextError, match="shorter than a chunk"):
+        Trainer(config(batch_size=1000), text.split(TEXT))
+
+
+@pytest.mark.parametrize(
+    "name", ["losses", "state", "model.gru.weight_hh", "adam.square.output.bias"]
+)
+@pytest.mark.parametrize("damage", ["missing", "misshapen"])
+def test_a_checkpoint_with_odd_arrays_is_refused(name: str, damage: str) -> None:
+    corpus = text.split(TEXT)
+    kept = advance(Trainer(config(), corpus), 1).checkpoint()
+    kept.arrays[name] = np.zeros((7, 7), dtype=np.float32)
+    if damage == "missing":
+        del kept.arrays[name]
+    with pytest.raises(CheckpointError, match=name):
+        Trainer.resume(kept, corpus)
