@@ -33,10 +33,10 @@ _FOLDER = Path("gru-xp-model")
 
 
 class _Rate(click.FloatRange):
-    """A finite number above zero; from zero on with `or_zero`."""
+    """A finite number above zero, from zero on with `or_zero`, and below `end`."""
 
-    def __init__(self, *, or_zero: bool = False) -> None:
-        super().__init__(min=0, min_open=not or_zero)
+    def __init__(self, *, or_zero: bool = False, end: float | None = None) -> None:
+        super().__init__(min=0, min_open=not or_zero, max=end, max_open=end is not None)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Turn an option's text into the number; a range alone lets NaN and infinity pass."""
@@ -69,12 +69,14 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("texts", metavar="[TEXT]...", nargs=-1, type=_PATH)
-@_of_run("--hidden-size", "hidden_size", _SIZE, "Hidden units of the GRU.")
+@_of_run("--hidden-size", "hidden_size", _SIZE, "Hidden units of each layer.")
+@_of_run("--layers", "layers", _SIZE, "Layers of the GRU.")
+@_of_run("--dropout", "dropout", _Rate(or_zero=True, end=1), "Share of outputs left out.")
 @_of_run("--steps", "steps", _SIZE, "Updates of the weights.")
 @_of_run("--batch-size", "batch_size", _SIZE, "Places of the text that a step reads at once.")
 @_of_run("--seq-len", "seq_len", _SIZE, "Characters that a step reads at each.")
 @_of_run("--lr", "learning_rate", _Rate(), "Learning rate at the start; it falls to zero.")
-@_of_run("--seed", "seed", _SEED, "Seed of the initial weights and of the sample.")
+@_of_run("--seed", "seed", _SEED, "Seed of the initial weights, the dropout and the sample.")
 @click.option("--backend", type=_BACKEND, help="Array library.  [default: auto]")
 @click.option("--out", type=_PATH, default=_FOLDER, show_default=True, help="Folder of the model.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, as it was begun.")

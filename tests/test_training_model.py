@@ -13,16 +13,14 @@ from gru_xp.training.model import CharModel
 from gru_xp.training.trainer import loss_and_gradients
 from tests.library import Library
 
-V, H, T, N = 5, 4, 6, 3
+V, H, T, N, LAYERS = 5, 4, 6, 3, 2
 
 
 def build(lib: Library, dtype: str = "float64", seed: int = 0) -> CharModel:
     """Make a model whose every weight is drawn, the output's bias too."""
     rng = np.random.default_rng(seed)
-    shapes = {
-        name: tuple(array.shape)
-        for name, array in CharModel.initial(V, H, rng=0, xp=np, dtype=np.float64).params.items()
-    }
+    like = CharModel.initial(V, H, LAYERS, rng=0, xp=np, dtype=np.float64).params
+    shapes = {name: tuple(array.shape) for name, array in like.items()}
     return CharModel(
         {name: lib.array(rng.normal(size=shape) * 0.5, dtype) for name, shape in shapes.items()}
     )
@@ -31,26 +29,37 @@ def build(lib: Library, dtype: str = "float64", seed: int = 0) -> CharModel:
 def chunk(seed: int = 1) -> Any:
     rng = np.random.default_rng(seed)
     inputs, targets = rng.integers(0, V, size=(2, T, N))
-    return inputs, targets, rng.uniform(-1, 1, size=(N, H))
+    return inputs, targets, rng.uniform(-1, 1, size=(LAYERS, N, H))
+
+
+def drawn_masks() -> Any:
+    return np.random.default_rng(2).integers(0, 2, (LAYERS, T, N, H)) * 2.0
 
 
 def on(lib: Library, inputs: Any, targets: Any, h0: Any, dtype: str = "float64") -> Any:
     return lib.array(inputs, "int32"), lib.array(targets, "int32"), lib.array(h0, dtype)
 
 
-def torch_loss(params: dict[str, Any], inputs: Any, targets: Any, h0: Any) -> tuple[Any, Any]:
-    """Mean loss and last state of the same model made of torch's own parts."""
+def torch_loss(
+    params: dict[str, Any], inputs: Any, targets: Any, h0: Any, masks: Any
+) -> tuple[Any, Any]:
+    """Mean loss and last states of the same model made of torch's own parts."""
     import torch
 
-    gru = torch.nn.GRU(V, H, dtype=torch.float64)
-    weights = {f"{name}_l0": params[f"gru.{name}"] for name in GRUCell(1, 1).parameters()}
-    x = torch.nn.functional.one_hot(torch.tensor(inputs), V).to(torch.float64)
-    h, last = torch.func.functional_call(gru, weights, (x, torch.tensor(h0)[None]))
+    h = torch.nn.functional.one_hot(torch.tensor(inputs), V).to(torch.float64)
+    last = []
+    for layer in range(LAYERS):
+        gru = torch.nn.GRU(h.shape[-1], H, dtype=torch.float64)
+        names = GRUCell(1, 1).parameters()
+        weights = {f"{name}_l0": params[f"gru.{name}_l{layer}"] for name in names}
+        h, h_last = torch.func.functional_call(gru, weights, (h, torch.tensor(h0[layer])[None]))
+        h = h * torch.tensor(masks[layer])
+        last.append(h_last)
     logits = h @ params["output.weight"].T + params["output.bias"]
     loss = torch.nn.functional.cross_entropy(
         logits.reshape(-1, V), torch.tensor(targets).reshape(-1)
     )
-    return loss, last[0]
+    return loss, torch.cat(last)
 
 
 def test_forward_is_cell_steps_and_a_projection(lib: Library) -> None:
@@ -58,23 +67,27 @@ def test_forward_is_cell_steps_and_a_projection(lib: Library) -> None:
     inputs, targets, h0 = chunk()
     logits, h_last, tape = model.forward(*on(lib, inputs, targets, h0)[::2])
     host = {name: lib.numpy(array) for name, array in model.params.items()}
-    cell = GRUCell(V, H, dtype="float64")
-    cell.load_state_dict(
-        {name.removeprefix("gru."): a for name, a in host.items() if name.startswith("gru.")}
-    )
-    h = h0
+    cells = [GRUCell(V, H, dtype="float64"), GRUCell(H, H, dtype="float64")]
+    for layer, cell in enumerate(cells):
+        cell.load_state_dict({name: host[f"gru.{name}_l{layer}"] for name in cell.parameters()})
+    states = list(h0)
     for t in range(T):
-        h = cell(np.eye(V)[inputs[t]], h)
+        h = np.eye(V)[inputs[t]]
+        for layer, cell in enumerate(cells):
+            h = states[layer] = cell(h, states[layer])
         wanted = h @ host["output.weight"].T + host["output.bias"]
         lib.assert_close(logits[t, ...], wanted, atol=1e-13)
-    lib.assert_close(h_last, h, atol=1e-14)
+    lib.assert_close(h_last, states, atol=1e-14)
     assert tape is not None
 
 
-@pytest.mark.parametrize("name", list(CharModel.initial(1, 1, rng=0, xp=np, dtype=float).params))
+@pytest.mark.parametrize(
+    "name", list(CharModel.initial(1, 1, LAYERS, rng=0, xp=np, dtype=float).params)
+)
 def test_gradients_are_those_of_finite_differences(lib: Library, name: str) -> None:
     model, given = build(lib), on(lib, *chunk())
-    _, gradients, _ = loss_and_gradients(model, *given)
+    masks = [lib.array(mask) for mask in drawn_masks()]
+    _, gradients, _ = loss_and_gradients(model, *given, masks=masks)
     weight = lib.numpy(model.params[name])
     # Along one direction through all of a weight's numbers: one difference sees every one.
     direction = np.random.default_rng(7).normal(size=weight.shape)
@@ -82,7 +95,7 @@ def test_gradients_are_those_of_finite_differences(lib: Library, name: str) -> N
 
     def loss_at(shift: float) -> float:
         moved = CharModel({**model.params, name: lib.array(weight + shift * direction)})
-        return float(backend.to_numpy(loss_and_gradients(moved, *given)[0]))
+        return float(backend.to_numpy(loss_and_gradients(moved, *given, masks=masks)[0]))
 
     slope = (loss_at(step) - loss_at(-step)) / (2 * step)
     assert np.sum(lib.numpy(gradients[name]) * direction) == pytest.approx(slope, abs=1e-9)
@@ -91,6 +104,7 @@ def test_gradients_are_those_of_finite_differences(lib: Library, name: str) -> N
 def test_a_training_step_is_torchs(lib: Library) -> None:
     torch = pytest.importorskip("torch", reason="torch is the oracle here")
     model, (inputs, targets, h0) = build(lib), chunk()
+    masks = drawn_masks()
     theirs = {
         name: torch.tensor(lib.numpy(array), requires_grad=True)
         for name, array in model.params.items()
@@ -100,13 +114,18 @@ def test_a_training_step_is_torchs(lib: Library) -> None:
     h, their_h = lib.array(h0), h0
     for _ in range(3):  # the state carried, as from chunk to chunk
         adam.zero_grad()
-        their_loss, last = torch_loss(theirs, inputs, targets, their_h)
+        their_loss, last = torch_loss(theirs, inputs, targets, their_h, masks)
         their_loss.backward()
         torch.nn.utils.clip_grad_norm_(theirs.values(), 0.2)
         adam.step()
         their_h = last.detach().numpy()
 
-        loss, gradients, h = loss_and_gradients(model, *on(lib, inputs, targets, h0)[:2], h)
+        loss, gradients, h = loss_and_gradients(
+            model,
+            *on(lib, inputs, targets, h0)[:2],
+            h,
+            masks=[lib.array(mask) for mask in masks],
+        )
         gradients = optimizer.clip_by_global_norm(gradients, 0.2, xp=lib.xp)
         model.params, state = optimizer.adam(
             model.params, gradients, state, learning_rate=0.01, xp=lib.xp

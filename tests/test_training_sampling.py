@@ -17,7 +17,7 @@ VOCABULARY = Vocabulary("\nabcdef")
 
 
 def build(lib: Library | None = None) -> CharModel:
-    model = CharModel.initial(len(VOCABULARY), 6, rng=5, xp=np, dtype=np.float32)
+    model = CharModel.initial(len(VOCABULARY), 6, 2, rng=5, xp=np, dtype=np.float32)
     scaled = {name: 4 * array for name, array in model.params.items()}
     # The unknown would be the likeliest by far, were it ever written.
     scaled["output.bias"] = scaled["output.bias"] + np.float32([9] + 7 * [0])

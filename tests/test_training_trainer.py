@@ -46,7 +46,7 @@ def bits_by_cell(trainer: Trainer) -> float:
         for name, array in trainer.model.params.items()
     }
     cell = GRUCell(len(trainer.vocabulary), trainer.config.hidden_size, dtype="float64").eval()
-    cell.load_state_dict({name: params[f"gru.{name}"] for name in cell.parameters()})
+    cell.load_state_dict({name: params[f"gru.{name}_l0"] for name in cell.parameters()})
     read = trainer.vocabulary.encode(trainer.corpus.training[-1] + trainer.corpus.held_out)
     h, total = None, 0.0
     for character, after in itertools.pairwise(read):
@@ -65,6 +65,21 @@ def test_every_library_trains_alike(lib: Library) -> None:
     np.testing.assert_allclose(ours.held_out, wanted.held_out, atol=1e-4)
 
 
+def test_dropout_drops_its_share_in_training_alone() -> None:
+    trainer = Trainer(config(layers=2, dropout=0.25, hidden_size=64), text.split(TEXT))
+    masks = trainer._masks(3)
+    assert len(masks) == 2
+    assert (masks[0] != masks[1]).any()
+    assert set(np.unique(masks)) == {0, np.float32(1 / 0.75)}
+    assert np.mean(np.asarray(masks) == 0) == pytest.approx(0.25, abs=0.03)
+    assert (trainer._masks(4)[0] != masks[0]).any()
+    plain = Trainer(config(layers=2, hidden_size=64), text.split(TEXT))
+    assert trainer.step() != plain.step()
+    trainer.model.params = plain.model.params
+    bits = [held_out_bits(each.model, each.vocabulary, each.corpus) for each in (trainer, plain)]
+    assert bits[0] == bits[1]
+
+
 def test_training_learns() -> None:
     trainer = advance(Trainer(config(steps=150, learning_rate=0.03), text.split(TEXT)), 150)
     assert trainer.losses[0] > 4
@@ -72,10 +87,11 @@ def test_training_learns() -> None:
     assert trainer.held_out[-1][1] < 1.5
 
 
-def test_a_resumed_run_reaches_the_same_bits(lib: Library) -> None:
+@pytest.mark.parametrize("changes", [{}, {"layers": 2, "dropout": 0.25}])
+def test_a_resumed_run_reaches_the_same_bits(lib: Library, changes: dict[str, Any]) -> None:
     corpus = text.split(TEXT)
-    whole = advance(Trainer(config(lib), corpus), 10)
-    first = advance(Trainer(config(lib), corpus), 5)
+    whole = advance(Trainer(config(lib, **changes), corpus), 10)
+    first = advance(Trainer(config(lib, **changes), corpus), 5)
     second = Trainer.resume(first.checkpoint(), corpus)
     assert second.steps_done == 5
     assert not second.finished
@@ -139,7 +155,7 @@ def test_a_text_shorter_than_a_chunk_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["losses", "state", "model.gru.weight_hh", "adam.square.output.bias"]
+    "name", ["losses", "state", "model.gru.weight_hh_l0", "adam.square.output.bias"]
 )
 @pytest.mark.parametrize("damage", ["missing", "misshapen"])
 def test_a_checkpoint_with_odd_arrays_is_refused(name: str, damage: str) -> None:

@@ -69,7 +69,12 @@ class Checkpoint(NamedTuple):
         """
         xp = backend.namespace(backend_name)
         model = CharModel.initial(
-            1 + len(self.characters), self.config.hidden_size, rng=0, xp=xp, dtype=xp.float32
+            1 + len(self.characters),
+            self.config.hidden_size,
+            self.config.layers,
+            rng=0,
+            xp=xp,
+            dtype=xp.float32,
         )
         model.params = self.arrays_like(model.params, prefix="model.")
         return model

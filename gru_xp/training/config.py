@@ -13,7 +13,11 @@ class TrainingConfig:
     Attributes
     ----------
     hidden_size : int
-        Hidden units of the GRU.
+        Hidden units of each layer of the GRU.
+    layers : int
+        Layers of the GRU.
+    dropout : float
+        Probability with which an output of a layer is set to zero in training.
     steps : int
         Updates of the weights.
     batch_size, seq_len : int
@@ -21,7 +25,7 @@ class TrainingConfig:
     learning_rate : float
         Where the schedule starts; it ends at zero.
     seed : int
-        Of the initial weights and of the samples.
+        Of the initial weights, the dropout masks and the samples.
     backend : str
         Name of the array library, never "auto".
     texts : tuple of str
@@ -31,6 +35,8 @@ class TrainingConfig:
     """
 
     hidden_size: int = 256
+    layers: int = 1
+    dropout: float = 0.0
     steps: int = 2300
     batch_size: int = 32
     seq_len: int = 32

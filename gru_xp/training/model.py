@@ -1,15 +1,15 @@
-"""CharModel: a character-level language model of one GRU layer."""
+"""CharModel: a character-level language model on a GRU."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from gru_xp import backend, parameters, sequence
+from gru_xp import backend, parameters, stack
 from gru_xp.parameters import GRUParams
-from gru_xp.tape import Tape
+from gru_xp.stack import Form, GRUTape
 from gru_xp.typing import Array, Device, DType, Namespace
 
 _GRU = "gru."
@@ -19,22 +19,23 @@ _GRU = "gru."
 class ModelTape(NamedTuple):
     """What the backward pass of a chunk needs of its forward pass."""
 
-    x: Array
-    """One-hot input, (T, N, V)."""
     h: Array
-    """States, (T, N, H)."""
-    gru: Tape
+    """What went into the projection, (T, N, H)."""
+    mask: Array | None
+    """What it had been multiplied by."""
+    gru: GRUTape
 
 
 class CharModel:
-    """Predicts each character from those before it: one-hot input, a GRU layer, a projection.
+    """Predicts each character from those before it: one-hot input, GRU layers, a projection.
 
     Parameters
     ----------
     params : dict of arrays
-        ``gru.weight_ih`` (3H, V), ``gru.weight_hh`` (3H, H), ``gru.bias_ih`` and ``gru.bias_hh``
-        (3H,), ``output.weight`` (V, H) and ``output.bias`` (V,), of one library, device and dtype.
-        Kept as they are, without a copy; no method changes them.
+        For each layer k ``gru.weight_ih_lk`` (3H, V), in later layers (3H, H),
+        ``gru.weight_hh_lk`` (3H, H), ``gru.bias_ih_lk`` and ``gru.bias_hh_lk`` (3H,); and
+        ``output.weight`` (V, H) and ``output.bias`` (V,); of one library, device and dtype. Kept
+        as they are, without a copy; no method changes them.
 
     Attributes
     ----------
@@ -50,6 +51,7 @@ class CharModel:
         cls,
         vocabulary_size: int,
         hidden_size: int,
+        layers: int = 1,
         *,
         rng: np.random.Generator | int,
         xp: Namespace,
@@ -60,19 +62,12 @@ class CharModel:
 
         They are drawn on the host: one seed gives the same weights on every backend.
         """
-        generator = np.random.default_rng(rng)
-        gru = parameters.initial(
-            parameters.shapes(vocabulary_size, hidden_size),
-            hidden_size,
-            rng=generator,
-            xp=xp,
-            dtype=dtype,
-            device=device,
-        )
-        bound = 1 / math.sqrt(hidden_size)
-        weight = generator.uniform(-bound, bound, (vocabulary_size, hidden_size))
-        params = {_GRU + name: array for name, array in gru.items()}
-        params["output.weight"] = backend.from_numpy(weight, xp=xp, dtype=dtype, device=device)
+        shapes: dict[str, tuple[int, ...]] = {"output.weight": (vocabulary_size, hidden_size)}
+        for layer in range(layers):
+            width = hidden_size if layer else vocabulary_size
+            of_layer = parameters.shapes(width, hidden_size)
+            shapes |= {f"{_GRU}{name}_l{layer}": shape for name, shape in of_layer.items()}
+        params = parameters.initial(shapes, hidden_size, rng=rng, xp=xp, dtype=dtype, device=device)
         params["output.bias"] = xp.zeros(vocabulary_size, dtype=dtype, device=device)
         return cls(params)
 
@@ -82,9 +77,17 @@ class CharModel:
         return backend.array_namespace(self.params["output.bias"])
 
     @property
-    def gru(self) -> GRUParams:
-        """Weights of the GRU layer, as `gru_xp.functional` takes them."""
-        return GRUParams(*(self.params[_GRU + name] for name in GRUParams._fields))
+    def layers(self) -> int:
+        """Number of GRU layers."""
+        return sum(name.startswith(f"{_GRU}weight_ih_l") for name in self.params)
+
+    @property
+    def gru(self) -> list[GRUParams]:
+        """Weights of the GRU layers, as `gru_xp.functional` takes them."""
+        return [
+            GRUParams(*(self.params[f"{_GRU}{name}_l{layer}"] for name in GRUParams._fields))
+            for layer in range(self.layers)
+        ]
 
     @property
     def vocabulary_size(self) -> int:
@@ -97,11 +100,10 @@ class CharModel:
         return int(self.params["output.weight"].shape[1])
 
     def start(self, rows: int, /) -> Array:
-        """State (rows, H) before the first character: zeros."""
+        """States (layers, rows, H) before the first character: zeros."""
         like = self.params["output.bias"]
-        return self.xp.zeros(
-            (rows, self.hidden_size), dtype=like.dtype, device=backend.device(like)
-        )
+        shape = (self.layers, rows, self.hidden_size)
+        return self.xp.zeros(shape, dtype=like.dtype, device=backend.device(like))
 
     def indices(self, host: np.ndarray[Any, Any], /) -> Array:
         """Copy indices into the vocabulary to where the weights are, as int32."""
@@ -116,7 +118,13 @@ class CharModel:
         return xp.reshape(scores, (*h.shape[:-1], self.vocabulary_size))
 
     def forward(
-        self, inputs: Array, h0: Array, /, *, keep_tape: bool = True
+        self,
+        inputs: Array,
+        h0: Array,
+        /,
+        *,
+        masks: Sequence[Array] = (),
+        keep_tape: bool = True,
     ) -> tuple[Array, Array, ModelTape | None]:
         """Run over a chunk of text.
 
@@ -124,8 +132,10 @@ class CharModel:
         ----------
         inputs : integer array, (T, N)
             Characters as indices into the vocabulary, time first, N streams side by side.
-        h0 : array, (N, H)
-            State before the chunk.
+        h0 : array, (layers, N, H)
+            States before the chunk.
+        masks : sequence of array, (T, N, H)
+            What each layer's output is multiplied by: dropout masks, scaled. Empty for none.
         keep_tape : bool
             Whether a backward will follow.
 
@@ -133,30 +143,43 @@ class CharModel:
         -------
         logits : array, (T, N, V)
             Of the character after each input.
-        h_last : array, (N, H)
-            State after the chunk.
+        h_last : array, (layers, N, H)
+            States after the chunk.
         tape : ModelTape or None
         """
         xp = self.xp
         like = self.params["output.bias"]
         classes = xp.arange(self.vocabulary_size, dtype=inputs.dtype, device=backend.device(like))
         x = xp.astype(inputs[..., None] == classes, like.dtype)
-        h, tape = sequence.forward(self.gru, x, h0, keep_tape=keep_tape, xp=xp)
-        # A copy, so that carrying the state on does not keep the whole chunk's states alive.
-        h_last = xp.asarray(h[-1, ...], copy=True)
-        return self.logits(h), h_last, None if tape is None else ModelTape(x, h, tape)
+        h, h_last, tape = stack.forward(
+            self.gru,
+            x,
+            h0,
+            lengths=None,
+            masks=masks[:-1],
+            form=Form(),
+            keep_tape=keep_tape,
+            owner="CharModel",
+            xp=xp,
+        )
+        mask = masks[-1] if masks else None
+        h = h if mask is None else h * mask
+        return self.logits(h), h_last, None if tape is None else ModelTape(h, mask, tape)
 
     def backward(self, tape: ModelTape, dlogits: Array, /) -> dict[str, Array]:
         """Gradients with respect to `params`, given that of the logits (T, N, V)."""
         xp = self.xp
         flat = xp.reshape(dlogits, (-1, self.vocabulary_size))
         dh = xp.reshape(xp.matmul(flat, self.params["output.weight"]), tape.h.shape)
-        of_gru, _, _ = sequence.backward(self.gru, tape.x, tape.gru, dh, None, with_dx=False, xp=xp)
-        gradients = {_GRU + name: array for name, array in of_gru.named().items()}
+        dh = dh if tape.mask is None else dh * tape.mask
+        of_layers, _, _ = stack.backward(
+            self.gru, tape.gru, dh, None, form=Form(), with_dx=False, owner="CharModel", xp=xp
+        )
+        gradients = {
+            f"{_GRU}{name}_l{layer}": array
+            for layer, each in enumerate(of_layers)
+            for name, array in each.named().items()
+        }
         gradients["output.weight"] = xp.matmul(flat.T, xp.reshape(tape.h, (-1, self.hidden_size)))
         gradients["output.bias"] = xp.sum(flat, axis=0)
         return gradients
-
-    @property
-    def _xp(self) -> Namespace:
-        return backend.array_namespace(self.params["output.bias"])

@@ -1,4 +1,4 @@
-"""Text that a model writes, one step of a `GRUCell` a character."""
+"""Text that a model writes, one step of a `GRUCell` a layer and character."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from gru_xp import GRUCell, backend
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Vocabulary
+from gru_xp.typing import Array
 
 
 def sample(
@@ -47,32 +48,43 @@ def sample(
         One character; never the unknown.
     """
     xp, generator = model.xp, np.random.default_rng(rng)
-    cell = _cell(model)
+    cells = _cells(model)
     # Row k is character k as a one-hot input.
-    one_hot = xp.eye(model.vocabulary_size, dtype=cell.dtype, device=cell.device)
-    h = None
+    one_hot = xp.eye(model.vocabulary_size, dtype=cells[0].dtype, device=cells[0].device)
+    states: list[Array | None] = [None] * len(cells)
+
+    def read(number: int) -> Array:
+        """Take one step of every layer; return the last one's state."""
+        h = one_hot[number, :]
+        for layer, cell in enumerate(cells):
+            h = states[layer] = cell(h, states[layer])
+        return h
+
     for number in vocabulary.encode(prompt or "\n"):
-        h = cell(one_hot[int(number), :], h)
+        h = read(int(number))
     for _ in range(length):
         logits = backend.to_numpy(model.logits(h)).astype(np.float64)
         logits[Vocabulary.UNKNOWN] = -np.inf
         number = _draw(logits, temperature, generator)
         yield vocabulary.character(number)
-        h = cell(one_hot[number, :], h)
+        h = read(number)
 
 
-def _cell(model: CharModel) -> GRUCell:
-    """Return a cell with the weights of the GRU layer, that keeps no tape."""
+def _cells(model: CharModel) -> list[GRUCell]:
+    """Return a cell with the weights of each GRU layer, that keeps no tape."""
     like = model.params["output.bias"]
-    cell = GRUCell(
-        model.vocabulary_size,
-        model.hidden_size,
-        backend=backend.name_of(model.xp),
-        device=backend.device(like),
-        dtype=like.dtype,
-    )
-    cell.load_state_dict(model.gru.named())
-    return cell.eval()
+    cells = []
+    for params in model.gru:
+        cell = GRUCell(
+            params.weight_ih.shape[1],
+            model.hidden_size,
+            backend=backend.name_of(model.xp),
+            device=backend.device(like),
+            dtype=like.dtype,
+        )
+        cell.load_state_dict(params.named())
+        cells.append(cell.eval())
+    return cells
 
 
 def _draw(logits: np.ndarray[Any, Any], temperature: float, generator: np.random.Generator) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -66,7 +67,12 @@ class Trainer:
             seq_len=config.seq_len,
         )
         self.model = CharModel.initial(
-            len(self.vocabulary), config.hidden_size, rng=config.seed, xp=xp, dtype=xp.float32
+            len(self.vocabulary),
+            config.hidden_size,
+            config.layers,
+            rng=config.seed,
+            xp=xp,
+            dtype=xp.float32,
         )
         self._adam = optimizer.adam_start(self.model.params, xp=xp)
         self._h = self.model.start(config.batch_size)
@@ -103,7 +109,9 @@ class Trainer:
         """
         step, config, model = self.steps_done, self.config, self.model
         inputs, targets = (model.indices(part) for part in self._streams.chunk(step))
-        loss, gradients, h = loss_and_gradients(model, inputs, targets, self._h)
+        loss, gradients, h = loss_and_gradients(
+            model, inputs, targets, self._h, masks=self._masks(step)
+        )
         bits = float(backend.to_numpy(loss)) / math.log(2)
         if not math.isfinite(bits):
             raise DivergenceError(
@@ -129,6 +137,26 @@ class Trainer:
             bits_then = held_out_bits(model, self.vocabulary, self.corpus)
             self.held_out.append((self.steps_done, bits_then))
         return bits
+
+    def _masks(self, step: int) -> list[Array]:
+        """Dropout masks of a step: drawn on the host, and from the step's number alone.
+
+        So a resumed run needs no generator's state, and every backend has the same masks.
+        """
+        config, model = self.config, self.model
+        if not config.dropout:
+            return []
+        keep = 1 - config.dropout
+        generator = np.random.default_rng([config.seed, step])
+        shape = (config.seq_len, config.batch_size, config.hidden_size)
+        return [
+            backend.from_numpy(
+                (generator.random(shape, dtype=np.float32) < keep) / keep,
+                xp=model.xp,
+                dtype=model.xp.float32,
+            )
+            for _ in range(config.layers)
+        ]
 
     def checkpoint(self) -> Checkpoint:
         """Copy the state of the run, all that `resume` needs but the corpus."""
@@ -169,7 +197,13 @@ class Trainer:
 
 
 def loss_and_gradients(
-    model: CharModel, inputs: Array, targets: Array, h0: Array, /
+    model: CharModel,
+    inputs: Array,
+    targets: Array,
+    h0: Array,
+    /,
+    *,
+    masks: Sequence[Array] = (),
 ) -> tuple[Array, dict[str, Array], Array]:
     """Mean loss of a chunk, its gradients, and the state after the chunk.
 
@@ -177,8 +211,10 @@ def loss_and_gradients(
     ----------
     model : CharModel
     inputs, targets : integer array, (T, N)
-    h0 : array, (N, H)
+    h0 : array, (layers, N, H)
         A constant: no gradient goes back into the chunk before.
+    masks : sequence of array, (T, N, H)
+        Dropout masks of the layers' outputs, scaled; empty for none.
 
     Returns
     -------
@@ -186,9 +222,9 @@ def loss_and_gradients(
         Mean cross-entropy in nats.
     gradients : dict of arrays
         By the names of ``model.params``.
-    h_last : array, (N, H)
+    h_last : array, (layers, N, H)
     """
-    logits, h_last, tape = model.forward(inputs, h0)
+    logits, h_last, tape = model.forward(inputs, h0, masks=masks)
     assert tape is not None
     each, dlogits = losses.cross_entropy(logits, targets, xp=model.xp)
     count = inputs.shape[0] * inputs.shape[1]
