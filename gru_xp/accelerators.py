@@ -84,8 +84,12 @@ def _load(name: str) -> Found:
     point = candidates[0]
     try:
         module: ModuleType = point.load()
+        for function in ("forward", "backward"):
+            if not callable(getattr(module, function, None)):
+                raise AttributeError(f"it has no function {function}")
     except Exception as error:  # whatever it is, the portable loop still runs
         reason = f"accelerator {point.value} failed to load: {type(error).__name__}: {error}"
+        _found[name] = Found(None, reason)  # before a warning that may be an error
         warnings.warn(
             f"gru_xp: {reason}; the portable loop runs instead", RuntimeWarning, stacklevel=2
         )

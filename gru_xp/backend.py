@@ -9,13 +9,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from gru_xp.typing import Array, Device, DType, Namespace
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 NAMESPACES = {
     "numpy": "array_api_compat.numpy",
@@ -75,7 +80,7 @@ def _info(name: str) -> BackendInfo:
         usable=True,
         reason="",
         version=_version(name),
-        devices=tuple(str(each) for each in devices(name)),
+        devices=tuple(device_name(each) for each in devices(name)),
         accelerator=found.reason if found.module else None,
         accelerator_reason="" if found.module else found.reason,
     )
@@ -106,21 +111,27 @@ def unusable(name: str, /) -> str:
         importlib.import_module(NAMESPACES[name])
         if name == "cupy":
             return _unusable_cuda()
+        if name == "jax":
+            importlib.import_module("jax").devices()  # fails where it can start no backend
     except Exception as error:  # an installed library can fail in any way, and is then reported
-        return f"{name} is installed but fails to import: {type(error).__name__}: {error}"
+        return f"{name} is installed but fails to start: {type(error).__name__}: {error}"
     return ""
 
 
 def _unusable_cuda() -> str:
     import cupy
 
-    if cupy.cuda.is_available():
-        return ""
     try:
-        cupy.cuda.runtime.getDeviceCount()
+        if cupy.cuda.runtime.getDeviceCount() == 0:
+            return "cupy is installed but finds no CUDA device"
     except Exception as error:
         return f"cupy is installed but finds no usable CUDA device: {error}"
-    return "cupy is installed but finds no CUDA device"
+    try:  # a device alone is not enough: kernels need NVRTC, products cuBLAS
+        ones = cupy.ones((2, 2), dtype="float32")
+        cupy.matmul(cupy.tanh(ones), ones)
+    except Exception as error:
+        return f"cupy finds a CUDA device but cannot compute on it: {error}"
+    return ""
 
 
 def namespace(name: str, /) -> Namespace:
@@ -192,6 +203,59 @@ def device(array: Array, /) -> Device:
     return array_api_compat.device(array)
 
 
+def device_name(device: Device, /) -> str:
+    """Return a name of a device that `as_device` takes back, such as "cpu" or "cuda:0"."""
+    kind = type(device).__module__.partition(".")[0]
+    if kind == "cupy":
+        return f"cuda:{device.id}"
+    if kind == "array_api_strict":
+        return str(device._device)
+    return str(device)
+
+
+def on_device_of(array: Array, /) -> AbstractContextManager[Any]:
+    """Make the array's device the current one, where its library has such a thing.
+
+    CuPy puts new arrays, the results of operations too, on the current device.
+    """
+    context: AbstractContextManager[Any] = nullcontext()
+    return array.device if name_of(array_namespace(array)) == "cupy" else context
+
+
+def runs_on_device_of_weights(function: Callable[P, R], /) -> Callable[P, R]:
+    """Run a function of weights or a tape, and of `xp`, within `on_device_of` their first array."""
+
+    @wraps(function)
+    def run(*arguments: P.args, **options: P.kwargs) -> R:
+        if name_of(options["xp"]) != "cupy":
+            return function(*arguments, **options)
+        first: Any = arguments[0]
+        while isinstance(first, (tuple, list)):
+            first = first[0]
+        with on_device_of(first):
+            return function(*arguments, **options)
+
+    return run
+
+
+def same_device(one: Array, other: Array, /) -> bool:
+    """Whether two arrays of one library share a device; unknown ones, as under jit, pass."""
+    here, there = device(one), device(other)
+    if here is None or there is None or here == there:
+        return True
+    if hasattr(one, "sharding") and hasattr(other, "sharding"):  # JAX: several devices each
+        return bool(one.sharding.device_set & other.sharding.device_set)
+    return False
+
+
+def detached(value: Any, /) -> Any:
+    """Cut torch tensors, alone or in tuples, off their autograd graph; all else is passed on."""
+    if isinstance(value, tuple):
+        parts = [detached(each) for each in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value.detach() if hasattr(value, "detach") else value
+
+
 def to_device(array: Array, device: Device, /) -> Array:
     """Copy an array to a device of its own library; the array itself where it is there."""
     import array_api_compat
@@ -208,9 +272,10 @@ def devices(name: str, /) -> list[Device]:
         return [xp.device("cpu"), *(xp.device("cuda", index) for index in range(count))]
     if name == "jax":
         jax = importlib.import_module("jax")
-        return list(jax.devices()) + [
-            each for each in jax.devices("cpu") if each.platform != jax.default_backend()
-        ]
+        found = list(jax.devices())
+        with suppress(RuntimeError):  # JAX_PLATFORMS may leave the CPU out
+            found += [each for each in jax.devices("cpu") if each not in found]
+        return found
     return list(xp.__array_namespace_info__().devices())
 
 
@@ -222,73 +287,32 @@ def as_device(xp: Namespace, device: Device | str | int | None, /) -> Device | N
     BackendError
         If the library has no such device here.
     """
+    if device is None:
+        return None
     name = name_of(xp)
-    if device is None or not isinstance(device, (str, int)):
-        return device
     if name == "torch":
         try:
             return xp.empty(0, device=device).device
         except Exception as error:
             raise BackendError(f"torch has no device {device!r} here: {error}") from error
     known = devices(name)
-    wanted = str(device).lower()
     for index, each in enumerate(known):
-        names = {str(index), str(each).lower()}
-        names |= {str(getattr(each, key, None)).lower() for key in ("platform", "_device")}
-        if name == "cupy":
-            names |= {f"cuda:{index}", "cuda"}
-        if wanted in names:
+        names = {str(index), str(each).lower(), device_name(each).lower()}
+        names |= {str(getattr(each, key)).lower() for key in ("platform",) if hasattr(each, key)}
+        names |= {"cuda"} if name == "cupy" else set()
+        if device is each or device == each or str(device).lower() in names:
             return each
-    listed = ", ".join(str(each) for each in known)
+    listed = ", ".join(device_name(each) for each in known)
     raise BackendError(f"{name} has no device {device!r} here: it has {listed}")
-
-
-def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = None) -> DType:
-    """Turn a dtype's name or any library's floating dtype into that of `xp`; None is float32.
-
-    Raises
-    ------
-    TypeError
-        If it is no real floating dtype.
-    BackendError
-        If the library has no such dtype, or has it switched off, as JAX float64.
-    """
-    name = "float32" if dtype is None else dtype_name(dtype)
-    if name not in ("float16", "bfloat16", "float32", "float64"):
-        raise TypeError(
-            f"expected a real floating dtype, got {dtype!r}: use float16, bfloat16, float32 or "
-            "float64"
-        )
-    native = getattr(xp, name, None)
-    if native is None:
-        raise BackendError(f"{name_of(xp)} has no dtype {name}: use float32 or float64")
-    if name == "float64" and name not in xp.__array_namespace_info__().dtypes(
-        kind="real floating", device=device
-    ):
-        remedy = (
-            "call jax.config.update('jax_enable_x64', True) first, or use float32"
-            if name_of(xp) == "jax"
-            else "use float32"
-        )
-        raise BackendError(f"{name_of(xp)} has float64 switched off here: {remedy}")
-    return native
-
-
-def dtype_name(dtype: DType | str, /) -> str:
-    """Return the name of any library's dtype, such as "float32"."""
-    if isinstance(dtype, str):
-        return dtype
-    for key in ("name", "__name__"):
-        if isinstance(getattr(dtype, key, None), str):
-            return str(getattr(dtype, key))
-    return str(dtype).rpartition(".")[2]
 
 
 def from_numpy(
     array: np.ndarray[Any, Any], /, *, xp: Namespace, dtype: DType, device: Device | None = None
 ) -> Array:
     """Copy a NumPy array into the library of `xp`."""
-    return xp.asarray(np.asarray(array, order="C"), dtype=dtype, device=device, copy=True)
+    # Other libraries take neither a foreign byte order nor negative strides.
+    host = np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True)
+    return xp.asarray(host, dtype=dtype, device=device, copy=True)
 
 
 def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
@@ -303,7 +327,7 @@ def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
         return np.asarray(array.get())
     if name == "torch":
         array = array.detach().cpu()
-        if dtype_name(array.dtype) == "bfloat16":  # which NumPy has not
+        if str(array.dtype) == "torch.bfloat16":  # which NumPy has not
             array = array.float()
         array = array.numpy()
     if name == "array_api_strict":

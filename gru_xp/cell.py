@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gru_xp import backend as array_libraries
 from gru_xp import parameters, step
 from gru_xp.equations import GateSlopes
 from gru_xp.module import Module, private
@@ -189,7 +190,7 @@ class GRUCell(Module):
         h_t, tape = step.forward(
             self.params, x, h_prev_t, keep_tape=self.training, owner="GRUCell", xp=xp
         )
-        self._tape = tape
+        self._tape = array_libraries.detached(tape)
         return h_t
 
     def backward(self, delta: Array) -> tuple[Array, Array]:
@@ -220,8 +221,8 @@ class GRUCell(Module):
         """
         tape = self._tape_for_backward(self._tape)
         gradients, dx, dh = step.backward(self.params, tape, delta, owner="GRUCell", xp=self._xp)
-        self._gradients = gradients.named()
         self._gate_gradients = step.gate_gradients(tape, delta, xp=self._xp)
+        self._gradients = gradients.named()
         return dx, dh
 
     def init_weights(
@@ -251,8 +252,8 @@ class GRUCell(Module):
         Raises
         ------
         ValueError, TypeError
-            If one has another shape than its name asks for, or no floating dtype. Then no weight
-            has changed.
+            If one has another shape than its name asks for, or is no array of real numbers. Then
+            no weight has changed.
         """
         given = {
             "weight_ih": {"Wrx": Wrx, "Wzx": Wzx, "Wnx": Wnx},
@@ -260,7 +261,8 @@ class GRUCell(Module):
             "bias_ih": {"brx": brx, "bzx": bzx, "bnx": bnx},
             "bias_hh": {"brh": brh, "bzh": bzh, "bnh": bnh},
         }
-        self._weights = parameters.packed(given, like=self._weights, xp=self._xp)
+        with array_libraries.on_device_of(self._first):
+            self._weights = parameters.packed(given, like=self._weights, xp=self._xp)
         self._forget()
 
     def __repr__(self) -> str:
@@ -274,8 +276,15 @@ class GRUCell(Module):
         self._tape = None
         self._gate_gradients = None
 
-    def _write_gate(self, name: GateWeight, value: Any) -> None:
-        packed = self._weights[name.packed]
-        rows = parameters.gate(packed, name.index)
-        value = parameters.converted(value, rows, name=name.name, xp=self._xp)
-        self._weights[name.packed] = parameters.with_gate(packed, name.index, value, xp=self._xp)
+    def _write_gate(
+        self, name: GateWeight | GateWeightGradient, value: Any, *, into: dict[str, Array] | None
+    ) -> None:
+        if into is None:
+            raise AttributeError(f"{name.name} is there after backward(delta), which has not run")
+        if name.packed not in into:
+            raise AttributeError(f"{name.name}: this cell was made with bias=False")
+        packed, xp = into[name.packed], self._xp
+        with array_libraries.on_device_of(packed):
+            rows = parameters.gate(packed, name.index)
+            value = parameters.converted(value, rows, name=name.name, xp=xp)
+            into[name.packed] = parameters.with_gate(packed, name.index, value, xp=xp)

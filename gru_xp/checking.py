@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gru_xp import backend, reference, sequence
+from gru_xp import backend, dtypes, reference, sequence
 from gru_xp.accelerators import find, use_accelerators
 from gru_xp.backend import BackendError
 from gru_xp.parameters import GRUParams, shapes
@@ -103,7 +103,7 @@ def _check(name: str, cases: list[_Case]) -> Iterator[CheckResult]:
     for device in backend.devices(name):
         for dtype in _DTYPES:
             try:
-                backend.as_dtype(xp, dtype, device=device)
+                dtypes.as_dtype(xp, dtype, device=device)
             except BackendError:
                 continue  # a library may have float64 switched off, or a device be without it
             for path in ("portable", *([found.reason] if found.module else [])):
@@ -126,7 +126,7 @@ def _compare(
     passed = forward_error <= tolerance and backward_error <= tolerance
     return CheckResult(
         backend.name_of(xp),
-        str(device),
+        backend.device_name(device),
         dtype,
         path,
         forward_error,
@@ -138,7 +138,7 @@ def _compare(
 
 
 def _errors(case: _Case, *, xp: Namespace, device: Device, dtype: str) -> tuple[float, float]:
-    native = backend.as_dtype(xp, dtype, device=device)
+    native = dtypes.as_dtype(xp, dtype, device=device)
 
     def array(host: np.ndarray[Any, Any]) -> Array:
         return backend.from_numpy(host, xp=xp, dtype=native, device=device)

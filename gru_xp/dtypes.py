@@ -1,9 +1,9 @@
-"""Which dtype a call computes in, and how its arguments and results come into theirs."""
+"""dtypes by name; which one a call computes in, and how arguments and results come into theirs."""
 
 from __future__ import annotations
 
-from gru_xp.parameters import GRUParams
-from gru_xp.typing import Array, DType, Namespace
+from gru_xp.backend import BackendError, name_of
+from gru_xp.typing import Array, Device, DType, Namespace
 
 
 def computing_dtype(weight: Array, *others: Array | None, xp: Namespace) -> DType:
@@ -22,13 +22,49 @@ def cast(array: Array, dtype: DType, /, *, xp: Namespace) -> Array:
     return array if array.dtype == dtype else xp.astype(array, dtype)
 
 
-def cast_params(params: GRUParams, dtype: DType, /, *, xp: Namespace) -> GRUParams:
-    """`cast` for each of the packed arrays."""
-    return GRUParams(*(None if array is None else cast(array, dtype, xp=xp) for array in params))
-
-
 def like(gradient: Array | None, value: Array | None, /, *, xp: Namespace) -> Array | None:
     """Cast a gradient to the dtype of what it belongs to, unless that is an integer's."""
     if gradient is None or value is None or not xp.isdtype(value.dtype, "real floating"):
         return gradient
     return cast(gradient, value.dtype, xp=xp)
+
+
+def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = None) -> DType:
+    """Turn a dtype's name or any library's floating dtype into that of `xp`; None is float32.
+
+    Raises
+    ------
+    TypeError
+        If it is no real floating dtype.
+    BackendError
+        If the library has no such dtype, or has it switched off, as JAX float64.
+    """
+    name = "float32" if dtype is None else dtype_name(dtype)
+    if name not in ("float16", "bfloat16", "float32", "float64"):
+        raise TypeError(
+            f"expected a real floating dtype, got {dtype!r}: use float16, bfloat16, float32 or "
+            "float64"
+        )
+    native = getattr(xp, name, None)
+    if native is None:
+        raise BackendError(f"{name_of(xp)} has no dtype {name}: use float32 or float64")
+    if name == "float64" and name not in xp.__array_namespace_info__().dtypes(
+        kind="real floating", device=device
+    ):
+        remedy = (
+            "call jax.config.update('jax_enable_x64', True) first, or use float32"
+            if name_of(xp) == "jax"
+            else "use float32"
+        )
+        raise BackendError(f"{name_of(xp)} has float64 switched off here: {remedy}")
+    return native
+
+
+def dtype_name(dtype: DType | str, /) -> str:
+    """Return the name of any library's dtype, such as "float32"."""
+    if isinstance(dtype, str):
+        return dtype
+    for key in ("name", "__name__"):
+        if isinstance(getattr(dtype, key, None), str):
+            return str(getattr(dtype, key))
+    return str(dtype).rpartition(".")[2]

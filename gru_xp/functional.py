@@ -4,7 +4,7 @@
 several calls can be in flight at once. The classes are a thin memory around them.
 
 The first call of a process looks for accelerators, which ``torch.compile(fullgraph=True)`` cannot
-trace: make one ordinary call before.
+trace: make one ordinary call before. Nor can it trace `lengths` that are no tensor.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def gru(
     /,
     *,
     lengths: Array | Sequence[int] | None = None,
-    masks: Sequence[Array] = (),
+    masks: Sequence[Array] | None = None,
     batch_first: bool = False,
     bidirectional: bool = False,
     reset_after: bool = True,
@@ -143,7 +143,7 @@ def gru(
         there a length beyond T means T.
     masks : sequence of array, (T, N, H) or (T, N, 2H)
         What the output of each layer but the last is multiplied by: dropout masks, scaled. Time
-        first, whatever `batch_first` says. Empty for no dropout.
+        first, whatever `batch_first` says. None for no dropout.
     batch_first, bidirectional, reset_after : bool
         As in `gru_xp.GRU`.
     keep_tape : bool
@@ -170,6 +170,7 @@ def gru(
         If arrays are of different libraries, or of a dtype that is no real number's.
     """
     form = stack.Form(batch_first, bidirectional, reset_after)
+    params = list(params)
     stack.check_params(params, form, owner="gru")
     xp = array_namespace(*(array for each in params for array in each))
     return stack.forward(
@@ -177,7 +178,7 @@ def gru(
         x,
         h0,
         lengths=lengths,
-        masks=masks,
+        masks=masks or (),
         form=form,
         keep_tape=keep_tape,
         owner="gru",
@@ -227,6 +228,7 @@ def gru_backward(
         If a gradient is of another library than the weights.
     """
     form = stack.Form(batch_first, bidirectional, reset_after)
+    params = list(params)
     stack.check_params(params, form, owner="gru_backward")
     xp = array_namespace(*(array for each in params for array in each))
     return stack.backward(params, tape, dy, dh_n, form=form, owner="gru_backward", xp=xp)

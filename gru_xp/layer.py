@@ -112,7 +112,7 @@ class GRU(Module):
         )
 
     @overload
-    def __call__(
+    def forward(
         self,
         x: Array,
         h0: Array | None = None,
@@ -122,7 +122,7 @@ class GRU(Module):
     ) -> tuple[Array, Array]: ...
 
     @overload
-    def __call__(
+    def forward(
         self,
         x: Array,
         h0: Array | None = None,
@@ -131,7 +131,7 @@ class GRU(Module):
         return_gates: Literal[True],
     ) -> tuple[Array, Array, GateValues]: ...
 
-    def __call__(
+    def forward(
         self,
         x: Array,
         h0: Array | None = None,
@@ -176,24 +176,31 @@ class GRU(Module):
         xp = self._xp
         if self.training:
             x, h0, lengths = (private(each, xp=xp) for each in (x, h0, lengths))
-        params = self.params
-        y, h_n, tape = stack.forward(
-            params,
-            x,
-            h0,
-            lengths=lengths,
-            masks=self._dropout_masks(x, h0),
-            form=self._form,
-            keep_tape=self.training or return_gates,
-            owner="GRU",
-            xp=xp,
-        )
-        self._tape = tape if self.training else None
-        if self.training and self.backend != "jax":
-            y = xp.asarray(y, copy=True)  # the tape may share its memory
+        generator = self._rng.bit_generator
+        before = generator.state
+        try:
+            y, h_n, tape = stack.forward(
+                self.params,
+                x,
+                h0,
+                lengths=lengths,
+                masks=self._dropout_masks(x),
+                form=self._form,
+                keep_tape=self.training or return_gates,
+                owner="GRU",
+                xp=xp,
+            )
+        except Exception:
+            generator.state = before  # a call that failed has drawn no mask
+            raise
+        self._tape = array_libraries.detached(tape) if self.training else None
+        if self.training:
+            y = private(y, xp=xp)  # the tape may share its memory
         if return_gates and tape is not None:
             return y, h_n, stack.gates(tape, form=self._form, xp=xp)
         return y, h_n
+
+    __call__ = forward
 
     def backward(self, dy: Array, dh_n: Array | None = None) -> tuple[Array, Array]:
         """Gradients of the last call; may be called more than once after it.
@@ -311,12 +318,12 @@ class GRU(Module):
     def _forget_forward(self) -> None:
         self._tape = None
 
-    def _dropout_masks(self, x: Any, h0: Any) -> tuple[Array, ...]:
+    def _dropout_masks(self, x: Any) -> tuple[Array, ...]:
         """Draw masks on the host, so that one seed gives the same on every backend."""
         if not (self.training and self.dropout and self.num_layers > 1):
             return ()
         if not (array_libraries.is_array(x) and x.ndim in (2, 3)):
-            return ()  # an error follows, and shall not have moved the generator
+            return ()  # an error follows
         steps, rows = (*x.shape[:-1], 1)[:2]
         if self.batch_first and x.ndim == 3:
             steps, rows = rows, steps
@@ -335,9 +342,9 @@ class GRU(Module):
 
 def _probability(value: Any) -> float:
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"dropout must be a number, got {value!r}") from None
+        number = math.nan
     if isinstance(value, bool) or not 0 <= number < 1 or math.isnan(number):
         raise ValueError(f"dropout must be at least 0 and less than 1, got {value!r}")
     return number

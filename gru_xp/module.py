@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from gru_xp import backend as array_libraries
-from gru_xp import parameters
+from gru_xp import dtypes, parameters
 from gru_xp.parameters import IncompatibleKeys
 from gru_xp.typing import Array, Device, DType, Namespace
 
@@ -48,7 +48,7 @@ class Module:
             self.hidden_size,
             rng=rng,
             xp=xp,
-            dtype=array_libraries.as_dtype(xp, dtype, device=place),
+            dtype=dtypes.as_dtype(xp, dtype, device=place),
             device=place,
         )
 
@@ -121,8 +121,8 @@ class Module:
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of the packed weights by torch's names."""
-        xp = self._xp
-        return {name: xp.asarray(array, copy=True) for name, array in self._weights.items()}
+        with array_libraries.on_device_of(self._first):
+            return {name: private(array, xp=self._xp) for name, array in self._weights.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy weights in, cast to the present dtype.
@@ -140,6 +140,11 @@ class Module:
         ValueError, TypeError
             If a name, shape, library or device does not fit. Then no weight has changed.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"{self._name}.load_state_dict: expected a mapping of names to arrays, as "
+                f"state_dict() returns, got {type(state).__name__}"
+            )
         keys = parameters.compare_keys(self._name, state, self._weights, strict=strict)
         self._write({name: state[name] for name in self._weights if name in state})
         return keys
@@ -172,6 +177,8 @@ class Module:
         ------
         BackendError
             If the library, device or dtype cannot be had here. Then nothing has changed.
+        TypeError
+            If `dtype` is no floating dtype. Nor then.
         """
         self._weights = parameters.moved(
             self._weights, backend_name=backend, device=device, dtype=dtype, xp=self._xp
@@ -194,12 +201,14 @@ class Module:
 
     def _write(self, values: Mapping[str, Any]) -> None:
         """Copy values into the packed weights; all are checked before the first is written."""
-        self._weights = parameters.written(self._weights, values, xp=self._xp)
+        with array_libraries.on_device_of(self._first):
+            self._weights = parameters.written(self._weights, values, xp=self._xp)
 
     def _place(self) -> str:
         """How a repr ends."""
-        dtype = array_libraries.dtype_name(self.dtype)
-        return f"backend={self.backend!r}, device={str(self.device)!r}, dtype={dtype!r}"
+        device = array_libraries.device_name(self.device)
+        dtype = dtypes.dtype_name(self.dtype)
+        return f"backend={self.backend!r}, device={device!r}, dtype={dtype!r}"
 
 
 def private(array: Any, /, *, xp: Namespace) -> Any:
@@ -211,4 +220,5 @@ def private(array: Any, /, *, xp: Namespace) -> Any:
         return array
     if array_libraries.array_namespace(array) is not xp:
         return array
-    return xp.asarray(array, copy=True)
+    with array_libraries.on_device_of(array):
+        return xp.astype(array, array.dtype, copy=True)

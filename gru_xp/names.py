@@ -52,9 +52,7 @@ class GateWeight(_GateRows):
         return gate(cell._weights.get(self.packed), self.index)
 
     def __set__(self, cell: GRUCell, value: Array) -> None:
-        if self.packed not in cell._weights:
-            raise AttributeError(f"{self.name}: this cell was made with bias=False")
-        cell._write_gate(self, value)
+        cell._write_gate(self, value, into=cell._weights)
 
 
 class GateWeightGradient(_GateRows):
@@ -65,17 +63,25 @@ class GateWeightGradient(_GateRows):
             raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
         return gate(cell._gradients.get(self.packed), self.index)
 
+    def __set__(self, cell: GRUCell, value: Array) -> None:
+        cell._write_gate(self, value, into=cell._gradients)
 
-class GateGradient(_Named):
+
+class _ReadOnly(_Named):
+    def __set__(self, cell: GRUCell, value: Array) -> None:
+        raise AttributeError(f"{self.name} is what a call has stored, and cannot be assigned")
+
+
+class GateGradient(_ReadOnly):
     """The gradient with respect to one gate, of the last `backward`."""
 
     def _read(self, cell: GRUCell) -> Array:
         if cell._gate_gradients is None:
-            raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
+            raise AttributeError(f"{self.name} is there after a backward in train(); none has run")
         return getattr(cell._gate_gradients, self.name.removeprefix("d"))
 
 
-class Stored(_Named):
+class Stored(_ReadOnly):
     """Something of the last `forward` that its tape holds."""
 
     def __init__(self, field: str) -> None:

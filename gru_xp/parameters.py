@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gru_xp import backend
+from gru_xp import backend, dtypes
 from gru_xp.typing import Array, Device, DType, Namespace
 
 
@@ -131,6 +131,8 @@ def converted(
         )
     if tuple(value.shape) != tuple(expected):
         raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(value.shape)}")
+    if not dtypes.dtype_name(value.dtype).startswith(("float", "bfloat", "int", "uint", "bool")):
+        raise TypeError(f"{name}: expected real numbers, got dtype {value.dtype}")
     if isinstance(value, np.ndarray):
         return backend.from_numpy(value, xp=xp, dtype=like.dtype, device=backend.device(like))
     theirs = backend.name_of(backend.array_namespace(value))
@@ -139,12 +141,12 @@ def converted(
             f"{name}: expected an array of {backend.name_of(xp)} or NumPy, got one of {theirs}: "
             "convert it with gru_xp.to_numpy(...)"
         )
-    here, there = backend.device(like), backend.device(value)
-    if None not in (here, there) and here != there:
+    if not backend.same_device(like, value):
         raise ValueError(
-            f"{name}: expected an array on device {here}, got one on {there}: move it first"
+            f"{name}: expected an array on device {backend.device(like)}, got one on "
+            f"{backend.device(value)}: move it first"
         )
-    return xp.astype(value, like.dtype, copy=True)
+    return xp.astype(backend.detached(value), like.dtype, copy=True)
 
 
 def written(
@@ -178,7 +180,7 @@ def packed(
     first = next(iter(like.values()))
     dtype = _promoted([value.dtype for value in values if hasattr(value, "dtype")], xp=xp)
     place = backend.device(first)
-    native = backend.as_dtype(xp, first.dtype if dtype is None else dtype, device=place)
+    native = dtypes.as_dtype(xp, first.dtype if dtype is None else dtype, device=place)
     model = xp.zeros((), dtype=native, device=place)
     result = {}
     for name, target in like.items():
@@ -191,11 +193,11 @@ def packed(
     return result
 
 
-def _promoted(dtypes: list[DType], /, *, xp: Namespace) -> DType | None:
+def _promoted(given: list[DType], /, *, xp: Namespace) -> DType | None:
     """Promote the floating ones of dtypes that may be NumPy's or the library's own."""
     floating = {
-        backend.as_dtype(xp, name)
-        for name in {backend.dtype_name(dtype) for dtype in dtypes}
+        dtypes.as_dtype(xp, name)
+        for name in {dtypes.dtype_name(dtype) for dtype in given}
         if "float" in name
     }
     return xp.result_type(*floating) if floating else None
@@ -217,14 +219,23 @@ def moved(
     place = backend.as_device(there, device)
     if place is None and stays:
         place = backend.device(first)
-    native = backend.as_dtype(there, first.dtype if dtype is None else dtype, device=place)
+    native = dtypes.as_dtype(there, first.dtype if dtype is None else dtype, device=place)
 
     def move(array: Array) -> Array:
-        if stays:
-            return xp.astype(backend.to_device(array, place), native, copy=True)
+        if stays and place == backend.device(array):
+            with backend.on_device_of(array):
+                return xp.astype(array, native, copy=True)
+        # Through the host: one device may lack the dtype that the other has.
         return backend.from_numpy(backend.to_numpy(array), xp=there, dtype=native, device=place)
 
     return {name: move(array) for name, array in weights.items()}
+
+
+def cast_params(params: GRUParams, dtype: DType, /, *, xp: Namespace) -> GRUParams:
+    """`cast` for each of the packed arrays."""
+    return GRUParams(
+        *(None if array is None else dtypes.cast(array, dtype, xp=xp) for array in params)
+    )
 
 
 def compare_keys(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gru_xp import sequence, validation
-from gru_xp.backend import device
-from gru_xp.dtypes import cast, cast_params, computing_dtype, like
-from gru_xp.parameters import GRUParams
+from gru_xp.backend import device, runs_on_device_of_weights
+from gru_xp.dtypes import cast, computing_dtype, like
+from gru_xp.parameters import GRUParams, cast_params
 from gru_xp.tape import Tape, valid_steps
 from gru_xp.typing import Array, Namespace
 
@@ -61,6 +61,7 @@ class GateValues(NamedTuple):
     """Candidate."""
 
 
+@runs_on_device_of_weights
 def forward(
     params: Sequence[GRUParams],
     x: Array,
@@ -127,7 +128,7 @@ def forward(
             last.append(h[end, ...] if steps else states[k, ...])
         y = xp.concat(outputs, axis=-1) if form.bidirectional else outputs[0]
         if masks and layer + 1 < layers:
-            y = y * cast(masks[layer], dtype, xp=xp)
+            y = _where(valid, y * cast(masks[layer], dtype, xp=xp), xp=xp)
     h_n = xp.reshape(xp.stack(last), h_shape)
     y = as_given(y, form, batched=batched, xp=xp)
     if not keep_tape:
@@ -135,6 +136,7 @@ def forward(
     return y, h_n, GRUTape(x, h0, lengths, masks, tuple(inputs), tuple(tapes))
 
 
+@runs_on_device_of_weights
 def backward(
     params: Sequence[GRUParams],
     tape: GRUTape,
@@ -171,7 +173,7 @@ def backward(
     dh0: dict[int, Array] = {}
     for layer in reversed(range(len(tape.inputs))):
         if tape.masks and layer + 1 < len(tape.inputs):
-            dout = dout * cast(tape.masks[layer], dtype, xp=xp)
+            dout = _where(valid, dout * cast(tape.masks[layer], dtype, xp=xp), xp=xp)
         dinputs = []
         for direction, k in enumerate(_places(layer, form)):
             gradients[k], dinput, dh0[k] = sequence.backward(
@@ -200,6 +202,7 @@ def backward(
     return dparams, dx, like(dh_all, tape.h0, xp=xp)
 
 
+@runs_on_device_of_weights
 def gates(tape: GRUTape, /, *, form: Form, xp: Namespace) -> GateValues:
     """Gates of every step, layer and direction, from a forward's tape."""
     steps = tape.inputs[0].shape[0]

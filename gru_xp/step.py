@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gru_xp import equations, sequence, validation
-from gru_xp.backend import device
-from gru_xp.dtypes import cast, cast_params, computing_dtype, like
-from gru_xp.parameters import GRUParams
+from gru_xp.backend import device, runs_on_device_of_weights
+from gru_xp.dtypes import cast, computing_dtype, like
+from gru_xp.parameters import GRUParams, cast_params
 from gru_xp.tape import Tape
 from gru_xp.typing import Array, Namespace
 
@@ -32,6 +32,7 @@ class CellTape(NamedTuple):
     gh_n: Array
 
 
+@runs_on_device_of_weights
 def forward(
     params: GRUParams,
     x: Array,
@@ -67,6 +68,7 @@ def forward(
     return h_t, CellTape(x, h, *(array[0, ...] for array in gates))
 
 
+@runs_on_device_of_weights
 def backward(
     params: GRUParams, tape: CellTape, delta: Array, /, *, owner: str, xp: Namespace
 ) -> tuple[GRUParams, Array, Array]:
@@ -89,6 +91,7 @@ def backward(
     )
 
 
+@runs_on_device_of_weights
 def gate_gradients(tape: CellTape, delta: Array, /, *, xp: Namespace) -> equations.GateSlopes:
     """Gradients with respect to the gates r, z and n of a step, in the shape of `delta`."""
     dh_t = xp.reshape(cast(delta, tape.r.dtype, xp=xp), tape.r.shape)

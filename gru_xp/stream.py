@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gru_xp import stack
 from gru_xp.module import private
 from gru_xp.typing import Array
+from gru_xp.validation import check_array
 
 if TYPE_CHECKING:
     from gru_xp.layer import GRU
@@ -36,28 +37,37 @@ class Stream:
                 "at the last step: call it on the whole sequence"
             )
         self._gru = gru
-        self.state = private(h0, xp=gru._xp)
+        self.state = h0
 
-    state: Array | None
-    """States of all layers, (num_layers, N, H) or (num_layers, H); None before the first call of
-    a stream that starts from zeros. May be assigned."""
+    @property
+    def state(self) -> Array | None:
+        """States of all layers, (num_layers, N, H) or (num_layers, H).
+
+        None before the first call of a stream that starts from zeros. What is assigned is copied.
+        """
+        return self._state
+
+    @state.setter
+    def state(self, value: Array | None) -> None:
+        self._state = private(value, xp=self._gru._xp)
 
     def step(self, x: Array) -> Array:
         """Take one step, (I,) or (N, I); return the last layer's state, (H,) or (N, H)."""
-        if getattr(x, "ndim", None) not in (1, 2):
+        first = self._gru._first
+        check_array(x, first, name="input", owner="Stream.step", xp=self._gru._xp)
+        if x.ndim not in (1, 2):
             raise ValueError(
                 "Stream.step: expected one step of 1-D (input_size,) or 2-D (batch, input_size), "
-                f"got {getattr(x, 'ndim', type(x).__name__)}: for a chunk call the stream itself"
+                f"got {x.ndim}-D: for a chunk call the stream itself"
             )
-        chunk = x[None, ...]
         if self._gru.batch_first and x.ndim == 2:
             return self(x[:, None, :])[:, 0, :]
-        return self(chunk)[0, ...]
+        return self(x[None, ...])[0, ...]
 
     def __call__(self, x: Array) -> Array:
         """Take a chunk, shaped as the GRU's input; return the outputs of its steps."""
         gru = self._gru
-        y, self.state, _ = stack.forward(
+        y, self._state, _ = stack.forward(
             gru.params,
             x,
             self.state,

@@ -1,7 +1,7 @@
 """Checks of what users pass in, each with one error that says what to do.
 
-Only shapes, dtypes, libraries and devices are looked at, never values, so that ``jax.jit`` and
-``torch.compile`` can trace through.
+Of arrays only shapes, dtypes, libraries and devices are looked at, never values, so that
+``jax.jit`` and ``torch.compile`` can trace through. Lengths on the host are read.
 """
 
 from __future__ import annotations
@@ -10,19 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp import backend
+from gru_xp import backend, dtypes
 from gru_xp.parameters import GRUParams, shapes
 from gru_xp.typing import Array, Namespace
 
 
 def check_params(params: GRUParams, /, *, owner: str) -> tuple[int, int]:
     """Check the packed arrays against each other and return (input_size, hidden_size)."""
+    if not isinstance(params, GRUParams):
+        raise TypeError(f"{owner}: expected a GRUParams, got {type(params).__name__}")
     weight_ih, weight_hh, bias_ih, bias_hh = params
+    for name, array in params._asdict().items():
+        if array is None and name.startswith("bias"):
+            continue
+        if not backend.is_array(array):
+            raise TypeError(f"{owner}: {name} must be an array, got {type(array).__name__}")
+        if "float" not in dtypes.dtype_name(array.dtype):
+            raise TypeError(f"{owner}: {name} must be of a floating dtype, got {array.dtype}")
+        if not backend.same_device(weight_ih, array):
+            raise ValueError(
+                f"{owner}: {name} is on device {backend.device(array)}, weight_ih on "
+                f"{backend.device(weight_ih)}: move one"
+            )
     for name, weight in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):
-        if not backend.is_array(weight):
-            raise TypeError(f"{owner}: {name} must be an array, got {type(weight).__name__}")
-        if weight.ndim != 2:
-            raise ValueError(f"{owner}: {name} must be 2-D, got shape {tuple(weight.shape)}")
+        if weight.ndim != 2 or weight.shape[1] == 0:
+            raise ValueError(
+                f"{owner}: {name} must be 2-D and not empty, got shape {tuple(weight.shape)}"
+            )
     if (bias_ih is None) != (bias_hh is None):
         raise ValueError(f"{owner}: expected both of bias_ih and bias_hh, or neither")
     input_size, hidden_size = weight_ih.shape[1], weight_hh.shape[1]
@@ -50,11 +64,10 @@ def check_array(value: Any, like: Array, /, *, name: str, owner: str, xp: Namesp
             f"{owner}: {name} is an array of {theirs}, the weights are of {ours}: convert {name} "
             f"({_example(ours)}) or move the weights with .to(backend={theirs!r})"
         )
-    here, there = backend.device(like), backend.device(value)
-    if here != there and None not in (here, there):
+    if not backend.same_device(like, value):
         raise ValueError(
-            f"{owner}: {name} is on device {there}, the weights are on {here}: move {name}, or "
-            f"the weights with .to(device=...)"
+            f"{owner}: {name} is on device {backend.device(value)}, the weights are on "
+            f"{backend.device(like)}: move {name}, or the weights with .to(device=...)"
         )
     if value.dtype != like.dtype and not xp.isdtype(
         value.dtype, ("real floating", "integral", "bool")
@@ -177,12 +190,17 @@ def check_lengths(
         )
     on_host = not backend.is_array(lengths) or isinstance(lengths, np.ndarray)
     if on_host:
-        lengths = np.asarray(lengths)
+        try:
+            lengths = np.asarray(lengths)
+        except ValueError:
+            raise TypeError(
+                f"{owner}: expected lengths to be integers, one a row, got {lengths}"
+            ) from None
         if lengths.size == 0:
             lengths = lengths.astype(np.int32)
     else:
         check_array(lengths, like, name="lengths", owner=owner, xp=xp)
-    dtype = backend.dtype_name(lengths.dtype)
+    dtype = dtypes.dtype_name(lengths.dtype)
     if not dtype.startswith(("int", "uint")):
         raise TypeError(f"{owner}: expected lengths to be integers, got {dtype}")
     if tuple(lengths.shape) != (rows,):
@@ -190,8 +208,8 @@ def check_lengths(
             f"{owner}: expected lengths of shape ({rows},), one for each row of the batch, got "
             f"{tuple(lengths.shape)}"
         )
-    if not on_host:
-        return xp.astype(lengths, xp.int32)  # a small dtype would not count all T steps
+    if not on_host:  # a small dtype would not count all T steps
+        return xp.astype(lengths, xp.int32) if dtype.endswith(("t8", "16")) else lengths
     wrong = np.flatnonzero((lengths < 0) | (lengths > steps))
     if wrong.size:
         raise ValueError(

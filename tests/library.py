@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp import backend
+from gru_xp import backend, dtypes
 
 
 class Library:
@@ -48,5 +48,5 @@ class Library:
         wanted = backend.to_numpy(expected) if backend.is_array(expected) else np.asarray(expected)
         assert got.shape == wanted.shape
         if dtype is not None:
-            assert backend.dtype_name(actual.dtype) == dtype
+            assert dtypes.dtype_name(actual.dtype) == dtype
         np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)

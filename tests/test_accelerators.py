@@ -65,9 +65,8 @@ def test_what_an_accelerator_returns_is_used(lib: Library, recording: Any) -> No
     lib.assert_close(h_t, np.full((N, H), 7.0), atol=0)
 
 
-def test_the_switch_belongs_to_the_thread_and_nests() -> None:
-    xp = SimpleNamespace(__name__="jax.numpy")
-    module = accelerators.find("jax").module
+def test_the_switch_belongs_to_the_thread_and_nests(recording: Any) -> None:
+    xp, module = SimpleNamespace(__name__="numpy"), recording
     seen = []
     with gru_xp.use_accelerators(False):
         with gru_xp.use_accelerators(True):
@@ -121,6 +120,13 @@ def test_an_accelerator_that_fails_to_load_warns_once_and_steps_aside(tmp_path: 
     assert done.stdout == f"(1, 3) (1, 3)\n{reason}\n"
     assert done.stderr.count("RuntimeWarning") == 1
     assert f"{reason}; the portable loop runs instead" in done.stderr
+
+
+def test_an_accelerator_without_its_functions_is_not_used(tmp_path: Any) -> None:
+    write_accelerator(tmp_path, "forward = None\n")
+    done = run(STEP + "print(gru_xp.backends()[0].accelerator)\n", tmp_path)
+    assert done.stdout == "(1, 3) (1, 3)\nNone\n"
+    assert "failed to load: AttributeError: it has no function forward" in done.stderr
 
 
 @pytest.mark.parametrize("name", list(backend.NAMESPACES))

@@ -60,26 +60,26 @@ def test_a_library_that_is_not_installed_says_how_to_install_it() -> None:
     assert python(code) == "jax is not installed: pip install jax\n" * 2
 
 
-def test_a_library_that_fails_to_import_says_why(tmp_path: Any) -> None:
+def test_a_library_that_fails_to_start_says_why(tmp_path: Any) -> None:
     (tmp_path / "cupy.py").write_text("raise OSError('libcudart is missing')")
     code = "from gru_xp import backend; print(backend.unusable('cupy')); print(*backend.backends())"
     printed = python(code, PYTHONPATH=str(tmp_path))
     assert printed.startswith(
-        "cupy is installed but fails to import: OSError: libcudart is missing\n"
+        "cupy is installed but fails to start: OSError: libcudart is missing\n"
     )
 
 
-def fake_cupy(path: Any, *, available: bool) -> None:
-    """Write a package that answers as CuPy does where there is, or is no, CUDA device."""
+def fake_cupy(path: Any, answer: str) -> None:
+    """Write a package that answers as CuPy does, asked for the number of CUDA devices."""
     package = path / "cupy"
     package.mkdir()
     (package / "__init__.py").write_text(
         "__version__ = '0.0'\n"
+        "from numpy import matmul, ones, tanh\n"
         "class cuda:\n"
-        f"    is_available = staticmethod(lambda: {available})\n"
         "    class runtime:\n"
         "        @staticmethod\n"
-        "        def getDeviceCount(): raise RuntimeError('cudaErrorNoDevice')\n"
+        f"        def getDeviceCount(): {answer}\n"
     )
     compat = path / "sitecustomize.py"  # array_api_compat.cupy wants the whole of CuPy
     compat.write_text(
@@ -89,7 +89,7 @@ def fake_cupy(path: Any, *, available: bool) -> None:
 
 
 def test_auto_is_numpy_without_a_cuda_device_and_says_so(tmp_path: Any) -> None:
-    fake_cupy(tmp_path, available=False)
+    fake_cupy(tmp_path, "raise RuntimeError('cudaErrorNoDevice')")
     printed = python(
         "from gru_xp import backend, GRUCell; print(*backend.resolve('auto'));"
         "print(GRUCell(2, 2, backend='auto').backend)",
@@ -102,9 +102,31 @@ def test_auto_is_numpy_without_a_cuda_device_and_says_so(tmp_path: Any) -> None:
 
 
 def test_auto_is_cupy_where_a_cuda_device_is_usable(tmp_path: Any) -> None:
-    fake_cupy(tmp_path, available=True)
+    fake_cupy(tmp_path, "return 1")
     code = "from gru_xp import backend; print(*backend.resolve('auto'))"
     assert python(code, PYTHONPATH=str(tmp_path)) == "cupy a CUDA device is usable\n"
+
+
+def test_auto_is_numpy_where_cupy_finds_a_device_but_cannot_compute(tmp_path: Any) -> None:
+    fake_cupy(tmp_path, "return 1")
+    with (tmp_path / "cupy" / "__init__.py").open("a") as file:
+        file.write("def tanh(x): raise RuntimeError('no NVRTC')\n")
+    code = "from gru_xp import backend; print(*backend.resolve('auto'))"
+    assert python(code, PYTHONPATH=str(tmp_path)) == (
+        "numpy no GPU: cupy finds a CUDA device but cannot compute on it: no NVRTC\n"
+    )
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "nonsense"])
+def test_a_jax_that_cannot_start_is_reported(lib: Library, platforms: str) -> None:
+    if lib.name != "jax":
+        pytest.skip("about JAX")
+    code = (
+        "from gru_xp import backend; print([b for b in backend.backends() if b.name == 'jax'][0])"
+    )
+    printed = python(code, JAX_PLATFORMS=platforms)
+    assert "usable=False" in printed
+    assert "jax is installed but fails to start: " in printed
 
 
 def test_a_backend_asked_for_by_name_resolves_to_itself(lib: Library) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gru_xp import backend
+from gru_xp import dtypes
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, host, make_cell
 
 
 def name(array: object) -> str:
-    return backend.dtype_name(array.dtype)  # type: ignore[attr-defined]
+    return dtypes.dtype_name(array.dtype)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("weights", ["float32", "float64"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend
+from gru_xp import dtypes
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, host, make_cell
 
@@ -290,12 +290,12 @@ def test_to_changes_dtype_and_device_in_place(lib: Library) -> None:
     cell = make_cell(lib)
     wanted = host(cell.parameters())
     assert cell.to(dtype="float32") is cell
-    assert backend.dtype_name(cell.dtype) == "float32"
+    assert dtypes.dtype_name(cell.dtype) == "float32"
     for name, array in cell.parameters().items():
         lib.assert_close(array, wanted[name].astype("float32"), atol=0, dtype="float32")
     cell.to(device=lib.other_device, dtype=getattr(lib.xp, "float64"))  # noqa: B009
     assert cell.device == lib.other_device
-    assert backend.dtype_name(cell.dtype) == "float64"
+    assert dtypes.dtype_name(cell.dtype) == "float64"
 
 
 def test_to_numpy_and_back_keeps_the_numbers(lib: Library) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend
+from gru_xp import backend, dtypes
 from tests.library import Library
 from tests.test_cell_values import draw
 from tests.test_layer_values import LENGTHS, H, I, N, T, host, make_gru, padding
@@ -70,7 +70,7 @@ def test_to_moves_all_weights(lib: Library) -> None:
     gru = make_gru(lib, num_layers=2, bidirectional=True)
     wanted = host(gru.parameters())
     assert gru.to(backend="numpy", dtype="float32") is gru
-    assert (gru.backend, backend.dtype_name(gru.dtype)) == ("numpy", "float32")
+    assert (gru.backend, dtypes.dtype_name(gru.dtype)) == ("numpy", "float32")
     for name, array in gru.parameters().items():
         np.testing.assert_array_equal(array, wanted[name].astype("float32"))
 
@@ -147,7 +147,7 @@ class TestDropout:
         gru, x = self.run(lib)
         first = lib.numpy(gru(x)[0])
         assert (lib.numpy(gru(x)[0]) != first).any()
-        masks = [lib.numpy(gru._dropout_masks(x, None)[0]) for _ in range(20)]
+        masks = [lib.numpy(gru._dropout_masks(x)[0]) for _ in range(20)]
         assert set(np.unique(masks)) == {0, 1 / 0.75}
         assert np.mean(np.array(masks) == 0) == pytest.approx(0.25, abs=0.02)
 
@@ -165,12 +165,10 @@ class TestDropout:
         single = make_gru(lib, 2, 64, dropout=0.25)
         lib.assert_close(single(x)[0], lib.numpy(make_gru(lib, 2, 64)(x)[0]), atol=0)
 
-    @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan"), True])
+    @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan"), True, "0.5", None])
     def test_what_is_no_share_is_refused(self, value: Any) -> None:
         with pytest.raises(ValueError, match="dropout must be at least 0 and less than 1, got"):
             gru_xp.GRU(2, 2, dropout=value)
-        with pytest.raises(TypeError, match="dropout must be a number, got 'half'"):
-            gru_xp.GRU(2, 2, dropout="half")  # type: ignore[arg-type]
 
 
 class TestStream:
@@ -223,7 +221,7 @@ class TestStream:
             make_gru(lib, bidirectional=True).stream()
 
     def test_a_step_of_three_dimensions_is_refused(self, lib: Library) -> None:
-        with pytest.raises(ValueError, match=r"expected one step of 1-D .* got 3: for a chunk"):
+        with pytest.raises(ValueError, match=r"expected one step of 1-D .* got 3-D: for a chunk"):
             make_gru(lib).stream().step(lib.array(draw(T, N, I, seed=0)))
 
 
@@ -319,11 +317,11 @@ def test_dtypes_promote_as_in_the_cell(lib: Library) -> None:
     x, h0 = lib.array(draw(T, N, I, seed=0), "float64"), lib.array(draw(2, N, H, seed=1), "float32")
     y, h_n = gru(x, h0)
     dx, dh0 = gru.backward(lib.xp.astype(y, lib.xp.float32))
-    names = [backend.dtype_name(each.dtype) for each in (y, h_n, dx, dh0)]
+    names = [dtypes.dtype_name(each.dtype) for each in (y, h_n, dx, dh0)]
     assert names == ["float64", "float64", "float64", "float32"]
-    assert {backend.dtype_name(g.dtype) for g in gru.gradients().values()} == {"float32"}
+    assert {dtypes.dtype_name(g.dtype) for g in gru.gradients().values()} == {"float32"}
     y, _ = gru(lib.array(np.ones((T, N, I)), "int32"))
-    assert backend.dtype_name(y.dtype) == "float32"
+    assert dtypes.dtype_name(y.dtype) == "float32"
 
 
 def test_copies_are_independent(lib: Library) -> None:

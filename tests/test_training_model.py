@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gru_xp import GRUCell, backend
+from gru_xp import GRUCell, backend, dtypes
 from gru_xp.training import optimizer
 from gru_xp.training.model import CharModel
 from gru_xp.training.trainer import loss_and_gradients
@@ -156,5 +156,5 @@ def test_float32_stays_float32(lib: Library) -> None:
     clipped = optimizer.clip_by_global_norm(gradients, 0.1, xp=lib.xp)
     params, state = optimizer.adam(model.params, clipped, state, learning_rate=0.1, xp=lib.xp)
     for arrays in (gradients, clipped, params, state.mean, state.square, {"h": h}):
-        assert {backend.dtype_name(array.dtype) for array in arrays.values()} == {"float32"}
-    assert backend.dtype_name(loss.dtype) == "float32"
+        assert {dtypes.dtype_name(array.dtype) for array in arrays.values()} == {"float32"}
+    assert dtypes.dtype_name(loss.dtype) == "float32"
