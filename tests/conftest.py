@@ -31,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=list(backend.NAMESPACES),
         help="run on this backend only (repeatable); fails where it is not usable",
     )
+    parser.addoption(
+        "--path",
+        choices=["portable", "accelerated"],
+        help="run with the accelerators off, or with those backends alone that have one",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,11 +60,14 @@ def _variants(config: pytest.Config) -> list[Library]:
         name for name in backend.NAMESPACES if not backend.unusable(name)
     ]
     variants = []
+    path = config.getoption("--path")
     for name in names:
-        variants.append(Library(name))
+        has_one = find(name).module is not None
+        if path != "portable" or not has_one:
+            variants.append(Library(name))
         if name == "numpy":
             variants.append(Library(name, read_only=True))
-        if find(name).module is not None:
+        if path != "accelerated" and has_one:
             variants.append(Library(name, accelerated=False))
     return variants
 

@@ -569,15 +569,14 @@ if VARIABLE in os.environ:  # loaded as a pytest plugin, before the package is
 
 def run_tests(tests: Sequence[str], column: Column, mutation: int | None) -> tuple[int, str]:
     """Run tests in a process of their own; return its exit status and what it printed."""
-    selection = "not portable" if column.path == "accelerated" else "portable"
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     if mutation is not None:
         environment[VARIABLE] = str(mutation)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.mutations", "-p", "no:cacheprovider"]
+    command += ["--no-header", "-q", "-x", "--tb=no"]
+    command += ["--backend", column.backend, "--path", column.path, *tests]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.mutations", "-p", "no:cacheprovider"]
-        + ["--no-header", "-q", "-x", "--tb=no", "--backend", column.backend]
-        + (["-k", selection] if has_accelerator(column.backend) else [])
-        + list(tests),
+        command,
         cwd=ROOT,
         env=environment,
         capture_output=True,

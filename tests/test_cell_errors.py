@@ -182,3 +182,23 @@ def test_float64_of_a_jax_without_it_names_the_switch() -> None:
         env={**os.environ, "JAX_ENABLE_X64": "0"},
     )
     assert done.stdout.count("jax.config.update('jax_enable_x64', True)") == 2, done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "S3"])
+def test_weights_that_are_no_real_numbers_are_refused(lib: Library, dtype: str) -> None:
+    cell = make_cell(lib)
+    before = lib.numpy(cell.weight_ih)
+    with pytest.raises(TypeError, match="Wrx: expected real numbers"):
+        cell.Wrx = np.ones((H, I)).astype(dtype)
+    lib.assert_close(cell.weight_ih, before, atol=0)
+
+
+def test_a_state_that_is_no_mapping_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected a mapping of names to arrays"):
+        gru_xp.GRUCell(I, H).load_state_dict(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["None", "", -1, 99, 1.5])
+def test_what_names_no_device_is_refused(lib: Library, device: Any) -> None:
+    with pytest.raises(gru_xp.BackendError, match=f"{lib.name} has no device"):
+        gru_xp.GRUCell(I, H, backend=lib.name, device=device)

@@ -345,3 +345,68 @@ def test_parameters_are_the_weights_themselves(lib: Library) -> None:
     cell = make_cell(lib)
     assert cell.parameters()["weight_ih"] is cell.weight_ih
     assert cell.params.bias_hh is cell.bias_hh
+
+
+@pytest.mark.parametrize("name", GATE_NAMES)
+def test_a_gates_gradient_assigns_into_the_packed_gradient(lib: Library, name: str) -> None:
+    cell = make_cell(lib)
+    with pytest.raises(AttributeError, match=f"d{name} is there after backward"):
+        setattr(cell, f"d{name}", lib.array(draw(*getattr(cell, name).shape, seed=5)))
+    cell(lib.array(draw(N, I, seed=0)))
+    cell.backward(lib.array(draw(N, H, seed=2)))
+    packed, index = GATE_NAMES[name]
+    value = draw(*getattr(cell, name).shape, seed=5)
+    setattr(cell, f"d{name}", lib.array(value))
+    lib.assert_close(rows(cell.gradients()[packed], index), value, atol=0)
+    cell.backward(lib.array(draw(N, H, seed=2)))
+    assert (lib.numpy(getattr(cell, f"d{name}")) != value).all()
+
+
+def test_what_a_call_stored_cannot_be_assigned(lib: Library) -> None:
+    cell = make_cell(lib)
+    for name in ("x", "hidden", "r", "z", "n", "dr", "dz", "dn"):
+        with pytest.raises(AttributeError, match=f"{name} is what a call has stored"):
+            setattr(cell, name, lib.array(draw(N, H, seed=0)))
+
+
+def test_weights_that_are_replaced_take_gradients_and_tape_with_them(lib: Library) -> None:
+    twelve = [lib.array(draw(H, k, seed=0)) for k in (I, I, I, H, H, H)]
+    twelve += [lib.array(draw(H, seed=0))] * 6
+    for replace in (lambda cell: cell.init_weights(*twelve), lambda cell: cell.to(dtype="float32")):
+        cell = make_cell(lib)
+        cell(lib.array(draw(N, I, seed=0)))
+        delta = lib.array(draw(N, H, seed=2))
+        cell.backward(delta)
+        replace(cell)
+        with pytest.raises(RuntimeError, match="none yet"):
+            cell.gradients()
+        with pytest.raises(RuntimeError, match="call forward first"):
+            cell.backward(delta)
+
+
+def test_torch_graphs_stay_outside_but_go_through(lib: Library) -> None:
+    if lib.name != "torch":
+        pytest.skip("about tensors that require grad")
+    torch = pytest.importorskip("torch", reason="about torch")
+    cell = make_cell(lib)
+    cell.load_state_dict(dict(torch.nn.GRUCell(I, H, dtype=torch.float64).named_parameters()))
+    cell.Wrx = torch.ones(H, I, dtype=torch.float64, requires_grad=True)
+    assert not any(array.requires_grad for array in cell.parameters().values())
+    x = lib.array(draw(N, I, seed=0)).requires_grad_()
+    h_t = cell(x)
+    dx, _ = cell.backward(torch.ones_like(h_t).detach())
+    assert not dx.requires_grad
+    assert not any(array.requires_grad for array in (cell.x, cell.r, *cell.gradients().values()))
+    copy.deepcopy(cell)
+    h_t.sum().backward()  # torch's own way back is open, for what stands before the cell
+    lib.assert_close(x.grad, lib.numpy(dx), atol=1e-14)
+
+
+@pytest.mark.parametrize("make", [lambda a: a[::-1], lambda a: a.astype(">f8"), np.asfortranarray])
+def test_numpy_arrays_of_any_layout_load(lib: Library, make: Any) -> None:
+    cell = gru_xp.GRUCell(1, H, backend=lib.name, device=lib.device, dtype="float64")
+    value = make(draw(3 * H, 1, seed=0))
+    cell.weight_ih = value
+    lib.assert_close(cell.weight_ih, value.astype("float64"), atol=0)
+    cell.weight_ih = value[:, ::-1]
+    lib.assert_close(cell.weight_ih, value.astype("float64"), atol=0)

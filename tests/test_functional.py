@@ -319,3 +319,16 @@ class TestLayers:
         wanted = [array for each in dparams for array in each] + [dx, dh0]
         for leaf, gradient in zip(leaves, wanted, strict=True):
             lib.assert_close(leaf.grad, lib.numpy(gradient.detach()), atol=1e-12)
+
+
+def test_weights_of_no_floating_dtype_or_on_two_devices_are_refused(lib: Library) -> None:
+    params, (x, h, _) = make_params(lib), inputs(lib)
+    whole = params._replace(weight_hh=lib.xp.astype(params.weight_hh, lib.xp.int32))
+    with pytest.raises(TypeError, match="weight_hh must be of a floating dtype, got"):
+        gru_cell(whole, x, h)
+    with pytest.raises(TypeError, match="expected a GRUParams, got tuple"):
+        gru_cell(tuple(params), x, h)  # type: ignore[arg-type]
+    if lib.other_device != lib.device:
+        moved = params._replace(bias_hh=backend.to_device(params.bias_hh, lib.other_device))
+        with pytest.raises(ValueError, match=r"bias_hh is on device .*, weight_ih on"):
+            gru_cell(moved, x, h)

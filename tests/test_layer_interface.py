@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend, dtypes
+from gru_xp import backend, dtypes, functional
 from tests.library import Library
 from tests.test_cell_values import draw
 from tests.test_layer_values import LENGTHS, H, I, N, T, host, make_gru, padding
@@ -339,3 +339,116 @@ def test_pickle_keeps_weights_and_options() -> None:
     np.testing.assert_array_equal(twin(x)[0], gru(x)[0])  # the masks too
     text = "GRU(2, 3, num_layers=2, dropout=0.5, bidirectional=True, reset_after=False, backend="
     assert repr(gru).startswith(text)
+
+
+def test_a_call_that_fails_draws_no_mask(lib: Library) -> None:
+    x = lib.array(draw(T, N, I, seed=0))
+    one, other = (make_gru(lib, num_layers=2, dropout=0.5) for _ in range(2))
+    with pytest.raises(ValueError, match="expected h0 of shape"):
+        one(x, lib.array(np.zeros((1, 1, 1))))
+    lib.assert_close(one(x)[0], lib.numpy(other(x)[0]), atol=0)
+
+
+def test_dropout_is_the_same_batch_first(lib: Library) -> None:
+    x = draw(N, N + 1, I, seed=0)
+    one = make_gru(lib, num_layers=2, dropout=0.5)
+    other = make_gru(lib, num_layers=2, dropout=0.5, batch_first=True)
+    y, _ = other(lib.array(x))
+    lib.assert_close(one(lib.array(x.swapaxes(0, 1)))[0], lib.numpy(y).swapaxes(0, 1), atol=0)
+
+
+def test_gates_are_the_same_batch_first(lib: Library) -> None:
+    x = draw(N, N + 1, I, seed=0)
+    _, _, ours = make_gru(lib, batch_first=True)(lib.array(x), return_gates=True)
+    _, _, wanted = make_gru(lib)(lib.array(x.swapaxes(0, 1)), return_gates=True)
+    for one, other in zip(ours, wanted, strict=True):
+        lib.assert_close(one, lib.numpy(other).swapaxes(1, 2), atol=0)
+
+
+def test_gates_in_eval_leave_no_tape(lib: Library) -> None:
+    gru = make_gru(lib).eval()
+    y, _, _ = gru(lib.array(draw(T, N, I, seed=0)), return_gates=True)
+    with pytest.raises(RuntimeError, match="call forward first"):
+        gru.train().backward(y)
+
+
+def test_a_wider_state_alone_widens_the_result(lib: Library) -> None:
+    gru = make_gru(lib, dtype="float32")
+    x, h0 = lib.array(draw(T, N, I, seed=0), "float32"), lib.array(draw(1, N, H, seed=1))
+    y, _ = gru(x, h0)
+    assert dtypes.dtype_name(y.dtype) == "float64"
+
+
+def test_a_stream_keeps_no_alias_of_a_given_state(lib: Library) -> None:
+    if not lib.mutable or lib.read_only:
+        pytest.skip("needs arguments that can be changed")
+    gru = make_gru(lib)
+    x, h0 = lib.array(draw(N, I, seed=0)), lib.array(draw(1, N, H, seed=1))
+    wanted = lib.numpy(gru.stream(h0).step(x))
+    started, assigned = gru.stream(h0), gru.stream()
+    assigned.state = h0
+    h0[...] = 0.0
+    lib.assert_close(started.step(x), wanted, atol=0)
+    lib.assert_close(assigned.step(x), wanted, atol=0)
+
+
+def test_what_the_padding_of_a_mask_holds_never_matters(lib: Library) -> None:
+    gru = make_gru(lib, num_layers=2)
+    x, dy = lib.array(draw(T, N, I, seed=0)), lib.array(draw(T, N, H, seed=2))
+    results = []
+    for fill in (1.0, np.nan):
+        mask = np.ones((T, N, H))
+        mask[padding(LENGTHS)] = fill
+        y, _, tape = functional.gru(gru.params, x, lengths=LENGTHS, masks=[lib.array(mask)])
+        dparams, dx, _ = functional.gru_backward(gru.params, tape, dy)
+        results.append([lib.numpy(a) for a in (y, dx, *(g for each in dparams for g in each))])
+    for clean, dirty in zip(*results, strict=True):
+        np.testing.assert_array_equal(clean, dirty)
+
+
+@pytest.mark.parametrize("value", [2**32 + 1, 2**62])
+def test_a_length_beyond_all_counting_means_all_steps(lib: Library, value: int) -> None:
+    if lib.name == "numpy":
+        pytest.skip("NumPy's lengths are checked")
+    gru, x = make_gru(lib), lib.array(draw(T, 1, I, seed=0))
+    y, _ = gru(x, lengths=lib.array([value], "int64"))
+    lib.assert_close(y, lib.numpy(gru(x)[0]), atol=0)
+
+
+def test_lengths_that_are_ragged_themselves_are_refused(lib: Library) -> None:
+    with pytest.raises(TypeError, match="lengths to be integers, one a row"):
+        make_gru(lib)(lib.array(np.zeros((T, N, I))), lengths=[[1], [2, 3]])
+
+
+def test_lengths_and_dh_n_of_another_library_are_refused(lib: Library) -> None:
+    other = "torch_like" if lib.name == "array_api_strict" else "array_api_strict"
+    if other == "torch_like":
+        pytest.skip("needs a third library")
+    xp = backend.namespace(other)
+    gru, x = make_gru(lib), lib.array(draw(T, N, I, seed=0))
+    with pytest.raises(TypeError, match="lengths is an array of array_api_strict"):
+        gru(x, lengths=xp.asarray([1, 2, 3]))
+    y, h_n = gru(x)
+    with pytest.raises(TypeError, match="dh_n is an array of array_api_strict"):
+        gru.backward(y, backend.from_numpy(lib.numpy(h_n), xp=xp, dtype=xp.float64))
+
+
+def test_a_stream_says_what_it_takes(lib: Library) -> None:
+    with pytest.raises(TypeError, match=r"Stream.step: expected input to be an array"):
+        make_gru(lib).stream().step([1.0, 2.0])
+
+
+def test_weights_that_are_replaced_take_gradients_and_tape_with_them(lib: Library) -> None:
+    gru = make_gru(lib)
+    y, _ = gru(lib.array(draw(T, N, I, seed=0)))
+    gru.backward(y)
+    gru.to(dtype="float32")
+    with pytest.raises(RuntimeError, match="none yet"):
+        gru.gradients()
+    with pytest.raises(RuntimeError, match="call forward first"):
+        gru.backward(y)
+
+
+def test_forward_is_the_call(lib: Library) -> None:
+    gru, x = make_gru(lib), lib.array(draw(T, N, I, seed=0))
+    lib.assert_close(gru.forward(x)[0], lib.numpy(gru(x)[0]), atol=0)

@@ -247,13 +247,9 @@ def test_each_ragged_row_agrees_with_its_sequence_run_alone(
         for index, (one, whole) in enumerate(zip(alone, together, strict=True)):
             time_axis = index in (0, 2)
             part = whole[:length, [row]] if time_axis else whole[:, [row]]
-            np.testing.assert_allclose(
-                part, one, rtol=0, atol=tolerance * np.abs(whole).max(initial=1.0)
-            )
+            np.testing.assert_allclose(part, one, rtol=0, atol=tolerance * np.abs(whole).max())
             if time_axis:
                 assert not whole[length:, row].any()
-    for name, gradient in host(gru.gradients()).items():
-        assert gradient.shape == total[name].shape
     gru(lib.array(x, dtype), lib.array(h0, dtype), lengths=LENGTHS)
     gru.backward(lib.array(dy, dtype), lib.array(dh_n, dtype))
     for name, gradient in host(gru.gradients()).items():

@@ -165,6 +165,7 @@ def test_an_accelerator_equals_the_portable_pair_on_any_input(
     reverse = data.draw(st.booleans(), "reverse")
     ragged = data.draw(st.booleans(), "ragged")
     bias = data.draw(st.booleans(), "bias")
+    reset_after = data.draw(st.booleans(), "reset_after")
     with_last = data.draw(st.booleans(), "dh_last")
     dtype = data.draw(st.sampled_from(["float32", "float64"]), "dtype")
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), "seed"))
@@ -172,13 +173,24 @@ def test_an_accelerator_equals_the_portable_pair_on_any_input(
     def array(*shape: int) -> Any:
         return lib.array(rng.normal(size=shape), dtype)
 
-    gx, h0, weight_hh = array(steps, rows, 3 * size), array(rows, size), array(3 * size, size)
-    b_hn = array(size) if bias else None
+    lengths = rng.integers(0, steps + 1, rows) if ragged else np.full(rows, steps)
+    projections = rng.normal(size=(steps, rows, 3 * size))
+    projections[np.arange(steps)[:, None] >= lengths] = np.nan
+    gx, h0, weight_hh = lib.array(projections, dtype), array(rows, size), array(3 * size, size)
+    b_hn = array(size) if bias and reset_after else None
     dh, dh_last = array(steps, rows, size), array(rows, size) if with_last else None
-    lengths = lib.array(rng.integers(0, steps + 1, rows), "int64") if ragged else None
-    options: dict[str, Any] = {"lengths": lengths, "reverse": reverse, "xp": lib.xp}
+    options: dict[str, Any] = {
+        "lengths": lib.array(lengths, "int64") if ragged else None,
+        "reverse": reverse,
+        "reset_after": reset_after,
+        "xp": lib.xp,
+    }
 
     h, tape = recurrence.forward(gx, h0, weight_hh, b_hn, **options)
+    bare, none = recurrence.forward(gx, h0, weight_hh, b_hn, keep_tape=False, **options)
+    assert none is None
+    eps = float(np.finfo(dtype).eps)
+    lib.assert_close(bare, lib.numpy(h), atol=64 * eps)
     got = (h, *recurrence.backward(dh, dh_last, tape, weight_hh, **options))
     portable_h, portable_tape = portable.forward(gx, h0, weight_hh, b_hn, **options)
     # Each backward takes either's tape: a call may be declined on the way back alone.
@@ -187,7 +199,6 @@ def test_an_accelerator_equals_the_portable_pair_on_any_input(
         portable_h,
         *portable.backward(dh, dh_last, portable_tape, weight_hh, **options),
     )
-    eps = float(np.finfo(dtype).eps)
     for one, other, third in zip(got, wanted, (h, *crossed), strict=True):
         expected = lib.numpy(other)
         scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
