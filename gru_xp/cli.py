@@ -73,8 +73,8 @@ def cli() -> None:
 @_of_run("--layers", "layers", _SIZE, "Layers of the GRU.")
 @_of_run("--dropout", "dropout", _Rate(or_zero=True, end=1), "Share of outputs left out.")
 @_of_run("--steps", "steps", _SIZE, "Updates of the weights.")
-@_of_run("--batch-size", "batch_size", _SIZE, "Places of the text that a step reads at once.")
-@_of_run("--seq-len", "seq_len", _SIZE, "Characters that a step reads at each.")
+@_of_run("--batch-size", "batch_size", _SIZE, "Batch size: places of the text read side by side.")
+@_of_run("--seq-len", "seq_len", _SIZE, "Sequence length: characters read at each place in a step.")
 @_of_run("--lr", "learning_rate", _Rate(), "Learning rate at the start; it falls to zero.")
 @_of_run("--seed", "seed", _SEED, "Seed of the initial weights, the dropout and the sample.")
 @click.option("--backend", type=_BACKEND, help="Array library.  [default: auto]")
@@ -130,7 +130,9 @@ def train(
     help="Above 0; the lower, the likelier the text. At 0 always the likeliest character.",
 )
 @click.option("--seed", type=_SEED, help="Seed of the draws.  [default: another each time]")
-@click.option("--backend", "name", type=_BACKEND, default="auto", show_default=True)
+@click.option(
+    "--backend", "name", type=_BACKEND, default="auto", show_default=True, help="Array library."
+)
 def sample(
     model: Path, prompt: str, length: int, temperature: float, seed: int | None, name: str
 ) -> None:

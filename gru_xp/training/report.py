@@ -11,6 +11,8 @@ from gru_xp.training.trainer import Trainer
 
 _SAMPLE_LENGTH = 300
 _SAMPLE_TEMPERATURE = 0.7
+_WORSE = 0.02
+"""By how many bits per character the end may lie above the best before that is worth a word."""
 
 
 def beginning(trainer: Trainer, /) -> str:
@@ -43,8 +45,23 @@ def end(trainer: Trainer, out: Path, /) -> str:
         )
     )
     return (
-        f"\nbits per character of the held-out text:\n  {'this GRU':<10}{bits:.3f}\n{others}\n"
+        f"\nbits per character of the held-out text:\n  {'this GRU':<10}{bits:.3f}\n{others}"
+        f"{_advice(trainer)}\n"
         f"a sample:\n{written}\n\n"
         f"in {out}: {checkpoint.FILE} (weights and state), {checkpoint.CONFIG_FILE}, {plot.FILE}\n"
         f"write more with: gru-xp sample --model {out}"
     )
+
+
+def _advice(trainer: Trainer) -> str:
+    """Say what to change where the held-out text shows that something went wrong."""
+    _, bits = trainer.held_out[-1]
+    best_step, best = min(trainer.held_out, key=lambda each: each[1])
+    if bits > math.log2(len(trainer.vocabulary)):
+        return "this is worse than guessing: a smaller --lr may help\n"
+    if best < bits - _WORSE:
+        return (
+            f"at step {best_step} it was {best:.3f}: the model has learnt its text by heart since; "
+            "fewer --steps, --dropout or more text may help\n"
+        )
+    return ""
