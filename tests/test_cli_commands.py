@@ -67,6 +67,16 @@ def test_train_ends_with_its_result_a_sample_and_the_files(run: Run) -> None:
     assert config["texts"] == [str(Path("text").resolve())]
 
 
+def test_a_model_of_layers_with_dropout_trains_and_writes(run: Run) -> None:
+    ran = run("train", "text", *TINY, "--layers", "2", "--dropout", "0.25")
+    assert ran.status == 0
+    assert "GRU of 2 x 8 units" in ran.out
+    kept = checkpoint.load(Path("gru-xp-model"))
+    assert (kept.config.layers, kept.config.dropout) == (2, 0.25)
+    assert kept.arrays["model.gru.weight_ih_l1"].shape == (24, 8)
+    assert len(run("sample", "--length", "20").out) == 21  # and a newline
+
+
 def test_the_reported_figure_is_the_models(trained: Run) -> None:
     kept = checkpoint.load(Path("gru-xp-model"))
     _, bits = kept.history("held_out", columns=2)

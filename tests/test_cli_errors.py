@@ -81,8 +81,8 @@ def test_what_cannot_be_used_is_named(refused: Refused, arguments: str, words: s
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x", "1.5", "", "9" * 400])
 @pytest.mark.parametrize(
     "option",
-    ["train --hidden-size", "train --steps", "train --batch-size", "train --seq-len",
-     "sample --length"],
+    ["train --hidden-size", "train --layers", "train --steps", "train --batch-size",
+     "train --seq-len", "sample --length"],
 )  # fmt: skip
 def test_a_size_must_be_a_positive_integer(refused: Refused, option: str, value: str) -> None:
     assert option.split()[1] in refused(*option.split(), value)
@@ -91,6 +91,11 @@ def test_a_size_must_be_a_positive_integer(refused: Refused, option: str, value:
 @pytest.mark.parametrize("value", ["0", "-0.1", "nan", "inf", "-inf", "x", "", "1e999"])
 def test_a_learning_rate_must_be_a_positive_number(refused: Refused, value: str) -> None:
     assert "--lr" in refused("train", "--lr", value)
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1", "1.5", "nan", "inf", "x"])
+def test_a_dropout_must_be_a_share(refused: Refused, value: str) -> None:
+    assert "--dropout" in refused("train", "--dropout", value)
 
 
 @pytest.mark.parametrize("value", ["-0.1", "nan", "inf", "x"])
