@@ -256,13 +256,6 @@ def detached(value: Any, /) -> Any:
     return value.detach() if hasattr(value, "detach") else value
 
 
-def to_device(array: Array, device: Device, /) -> Array:
-    """Copy an array to a device of its own library; the array itself where it is there."""
-    import array_api_compat
-
-    return array_api_compat.to_device(array, device)
-
-
 def devices(name: str, /) -> list[Device]:
     """List the devices of a usable backend, in its library's own terms."""
     xp = namespace(name)

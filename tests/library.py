@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
 from gru_xp import backend, dtypes
@@ -32,6 +33,10 @@ class Library:
         if self.read_only:
             made.flags.writeable = False
         return made
+
+    def moved(self, array: Any) -> Any:
+        """Copy an array to another device of this library."""
+        return array_api_compat.to_device(array, self.other_device)
 
     def numpy(self, array: Any) -> np.ndarray[Any, Any]:
         """Copy back what must be an array of this library and device."""

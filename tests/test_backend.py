@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend
+from gru_xp import backend, stack, step
 from tests.library import Library
 
 
@@ -186,3 +186,32 @@ def test_devices_resolve_by_name_index_and_object(lib: Library) -> None:
         if lib.name != "torch":  # where a number means an accelerator's
             assert backend.as_device(lib.xp, index) == device
     assert backend.as_device(lib.xp, None) is None
+
+
+def test_calls_on_cupy_run_on_the_device_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy makes new arrays on the current device; a stand-in for a second GPU records it."""
+    events: list[str] = []
+
+    class Device:
+        def __enter__(self) -> None:
+            events.append("enter")
+
+        def __exit__(self, *reason: object) -> None:
+            events.append("exit")
+
+    class Weight:
+        device = Device()
+
+    @backend.runs_on_device_of_weights
+    def call(params: Any, *, xp: Any) -> list[str]:
+        return list(events)
+
+    assert call([(Weight(),)], xp=np) == []
+    monkeypatch.setattr(backend, "name_of", lambda xp: "cupy")
+    monkeypatch.setattr(backend, "array_namespace", lambda *arrays: None)
+    assert call([(Weight(),)], xp=None) == ["enter"]
+    assert events == ["enter", "exit"]
+    for function in (step.forward, step.backward, step.gate_gradients):
+        assert hasattr(function, "__wrapped__")
+    for function in (stack.forward, stack.backward, stack.gates):
+        assert hasattr(function, "__wrapped__")

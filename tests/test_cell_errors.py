@@ -103,11 +103,11 @@ def test_arrays_on_another_device_are_refused_naming_both(lib: Library) -> None:
     if lib.other_device == lib.device:
         pytest.skip(f"{lib.name} has one device here")
     cell = make_cell(lib)
-    x = backend.to_device(lib.array(np.zeros((N, I))), lib.other_device)
+    x = lib.moved(lib.array(np.zeros((N, I))))
     with pytest.raises(ValueError, match=r"input is on device .*, the weights are on .*: move"):
         cell(x)
     with pytest.raises(ValueError, match=r"device .*: move it first"):
-        cell.Wrx = backend.to_device(lib.array(np.zeros((H, I))), lib.other_device)
+        cell.Wrx = lib.moved(lib.array(np.zeros((H, I))))
 
 
 def test_complex_numbers_are_refused(lib: Library) -> None:

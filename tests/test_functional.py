@@ -329,6 +329,25 @@ def test_weights_of_no_floating_dtype_or_on_two_devices_are_refused(lib: Library
     with pytest.raises(TypeError, match="expected a GRUParams, got tuple"):
         gru_cell(tuple(params), x, h)  # type: ignore[arg-type]
     if lib.other_device != lib.device:
-        moved = params._replace(bias_hh=backend.to_device(params.bias_hh, lib.other_device))
+        moved = params._replace(bias_hh=lib.moved(params.bias_hh))
         with pytest.raises(ValueError, match=r"bias_hh is on device .*, weight_ih on"):
             gru_cell(moved, x, h)
+
+
+def test_arrays_spread_over_several_devices_go_through(lib: Library) -> None:
+    if lib.name != "jax":
+        pytest.skip("about JAX's shardings")
+    jax = pytest.importorskip("jax", reason="about JAX")
+    if len(jax.devices()) < 2:
+        pytest.skip("JAX has one device here")
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("batch",))
+    rows, everywhere = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        for axes in (("batch",), ())
+    )
+    params = make_params(lib)
+    x = lib.array(draw(4, I, seed=0))
+    wanted = backend.to_numpy(gru_cell(params, x)[0])
+    spread = gru_cell(jax.device_put(params, everywhere), jax.device_put(x, rows))[0]
+    assert len(spread.sharding.device_set) == 2
+    np.testing.assert_allclose(backend.to_numpy(spread), wanted, rtol=0, atol=1e-14)
