@@ -1,4 +1,4 @@
-"""The command line, ``gru-xp``: train, sample, info, check."""
+"""The command line, ``gru-xp``: train, sample, info, check, bench."""
 # ruff: noqa: E402 - what the imports need is looked for before them
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if any(util.find_spec(name) is None for name in _EXTRA):
 import click
 
 from gru_xp import accelerators, backend
+from gru_xp.bench.command import bench
+from gru_xp.bench.errors import BenchError
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import TrainingError
 
@@ -208,6 +210,9 @@ def check(names: tuple[str, ...]) -> int:
     return 0 if all(each.passed for each in results) else 1
 
 
+cli.add_command(bench)
+
+
 def _running(name: str, reason: str) -> str:
     """Say which backend runs, why that one, and what runs its loop over time."""
     return f"backend {name} ({reason}); recurrence: {_recurrence(name)}"
@@ -242,7 +247,7 @@ def main() -> int:
         return _failed(error.format_message())
     except MemoryError:
         return _failed("not enough memory: smaller sizes need less")
-    except (TrainingError, backend.BackendError, OSError) as error:
+    except (BenchError, TrainingError, backend.BackendError, OSError) as error:
         return _failed(str(error))
     return status if isinstance(status, int) else 0
 

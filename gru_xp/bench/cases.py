@@ -1,0 +1,129 @@
+"""What is measured: sizes and cases, their weights and inputs, the job of a measuring process."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gru_xp.parameters import shapes
+
+HostArray = np.ndarray[Any, Any]
+
+
+class Size(NamedTuple):
+    """Time steps T, rows N, input features I, hidden units H."""
+
+    steps: int
+    rows: int
+    inputs: int
+    hidden: int
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+
+SIZES = (
+    Size(100, 1, 64, 64),
+    Size(100, 1, 256, 256),
+    Size(100, 8, 64, 64),
+    Size(100, 32, 128, 256),
+    Size(50, 64, 512, 1024),
+    Size(20, 128, 1024, 2048),
+)
+CELLS = (64, 256, 512)
+THREADS = (1, 2)
+
+KINDS = ("forward", "training", "step")
+
+
+class Case(NamedTuple):
+    """One thing that every contestant does: a sequence's forward, its training, a cell's step."""
+
+    kind: str
+    size: Size
+
+    def __str__(self) -> str:
+        if self.kind == "step":
+            return f"cell of {self.size.hidden}"
+        return f"{self.size} {self.kind}"
+
+    @property
+    def flops(self) -> int:
+        """Floating point operations of the matrix products alone."""
+        steps, rows, inputs, hidden = self.size
+        forward = 2 * steps * rows * 3 * hidden * (inputs + hidden)
+        # Each product of the forward has two in the backward: for its input and for its weight.
+        return 3 * forward if self.kind == "training" else forward
+
+
+def cases(sizes: tuple[Size, ...], cells: tuple[int, ...]) -> list[Case]:
+    """Return every case of the sizes, and of cells with as many inputs as hidden units."""
+    sequences = [Case(kind, size) for size in sizes for kind in ("forward", "training")]
+    return sequences + [Case("step", Size(1, 1, hidden, hidden)) for hidden in cells]
+
+
+class Work(NamedTuple):
+    """Weights by the names of a cell, inputs, and the gradient of all outputs, on the host."""
+
+    size: Size
+    weights: dict[str, HostArray]
+    x: HostArray
+    h0: HostArray
+    dy: HostArray
+
+
+def work(size: Size, dtype: str) -> Work:
+    """Draw the same numbers for everybody."""
+    rng = np.random.default_rng(1406)
+    steps, rows, inputs, hidden = size
+
+    def uniform(shape: tuple[int, ...], bound: float) -> HostArray:
+        # In place: a large temporary array would stay in the allocator, and blur the peak memory.
+        array: HostArray = rng.random(shape, np.float64 if dtype == "float64" else np.float32)
+        array *= 2 * bound
+        array -= bound
+        return array
+
+    bound = 1 / math.sqrt(hidden)
+    return Work(
+        size,
+        {name: uniform(shape, bound) for name, shape in shapes(inputs, hidden).items()},
+        x=uniform((steps, rows, inputs), 2),
+        h0=uniform((rows, hidden), 1),
+        dy=uniform((steps, rows, hidden), 1),
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one measuring process does; it travels as JSON."""
+
+    sizes: tuple[Size, ...]
+    cells: tuple[int, ...]
+    threads: int
+    peers: tuple[str, ...]
+    peers_asked: bool
+    """Whether the peers were asked for by name, so that one that fails is an error."""
+    backend: str
+    dtype: str
+    repeats: int | None
+    """Rounds of each case; None chooses by the time that a call takes."""
+    memory_of: str | None = None
+    """The contestant whose peak memory is measured, at the first size; None measures times."""
+
+    def to_json(self) -> str:
+        """Write the job as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        fields["sizes"] = tuple(Size(*size) for size in fields["sizes"])
+        fields["cells"] = tuple(fields["cells"])
+        fields["peers"] = tuple(fields["peers"])
+        return cls(**fields)

@@ -1,0 +1,90 @@
+"""The measuring process: a job as JSON on stdin, what came out as JSON on stdout."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from typing import Any
+
+from gru_xp.backend import BackendError
+from gru_xp.bench import machine, memory, timing
+from gru_xp.bench.cases import KINDS, Case, Job, cases, work
+from gru_xp.bench.contestants import Call, Contestant, contestants
+from gru_xp.bench.errors import BenchError
+
+INTERRUPTED = 128 + 2
+
+
+def main() -> int:
+    """Do the job; an error that a user can mend is an answer too."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not get among the answers
+    try:
+        answer = run(Job.from_json(sys.stdin.read()))
+    except KeyboardInterrupt:  # the parent has got it too, and speaks
+        return INTERRUPTED
+    except MemoryError:
+        answer = {"error": "not enough memory: smaller sizes need less"}
+    except (BenchError, BackendError) as error:
+        answer = {"error": str(error)}
+    with answers:
+        json.dump(answer, answers)
+    return 0
+
+
+def run(job: Job, /) -> dict[str, Any]:
+    """Do the job."""
+    made, notes = contestants(job)
+    if job.memory_of is not None:
+        chosen = [each for each in made if each.name == job.memory_of]
+        if not chosen:  # a peer that did not start
+            return {"bytes": None, "notes": notes}
+        _tell(f"memory of {job.memory_of}, {job.sizes[0]}")
+        growth = memory.training_growth(chosen[0], job.sizes[0], job.dtype)
+        return {"bytes": growth, "notes": notes}
+
+    gc.freeze()
+    # Before and after: what clocks the processor down for a while must not lower the peak.
+    peaks = [_peak(job)]
+    measured = []
+    for case in cases(job.sizes, job.cells):
+        _tell(f"{job.threads} threads, {case}" if job.threads > 1 else f"1 thread, {case}")
+        measured.append(_measure(case, made, job))
+    peaks.append(_peak(job))
+    return {
+        "cases": measured,
+        "peak_flops": max((peak for peak in peaks if peak is not None), default=None),
+        "isa": machine.instruction_set(),
+        "recurrence": machine.recurrence(job.backend),
+        "notes": notes,
+    }
+
+
+def _measure(case: Case, made: list[Contestant], job: Job) -> dict[str, Any]:
+    data = work(case.size, job.dtype)
+    prepared = {each.name: _prepared(each, case, data) for each in made}
+    calls = {name: call for name, call in prepared.items() if call is not None}
+    timing.agree(calls, case)
+    times = timing.measure(calls, job.repeats)
+    return {
+        "kind": case.kind,
+        "size": case.size,
+        "times": {name: each._asdict() for name, each in times.items()},
+    }
+
+
+def _prepared(contestant: Contestant, case: Case, data: Any) -> Call | None:
+    prepare = dict(
+        zip(KINDS, (contestant.forward, contestant.training, contestant.step), strict=True)
+    )
+    return prepare[case.kind](data)
+
+
+def _peak(job: Job) -> float | None:
+    return None if job.backend == "cupy" else machine.peak_flops(job.dtype, job.threads)
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,181 @@
+"""The command ``gru-xp bench``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gru_xp import backend as array_libraries
+
+# The rest is imported where it is used, so that `gru-xp --help` does not wait for it.
+
+T = TypeVar("T")
+
+_PATH = click.Path(path_type=Path, dir_okay=False)
+_LIMIT = 10**6
+_NO_PEERS = "none"
+
+
+def _listed(item: Callable[[str], T]) -> Callable[..., tuple[T, ...] | None]:
+    """Make a callback that reads items between commas, each once."""
+
+    def read(
+        context: click.Context, parameter: click.Parameter, text: str | None
+    ) -> tuple[T, ...] | None:
+        if text is None:
+            return None
+        try:
+            return tuple(dict.fromkeys(item(part.strip()) for part in text.split(",")))
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, parameter) from None
+
+    return read
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,7}", text) or not 1 <= int(text) <= _LIMIT:
+        raise ValueError(f"{text!r} is no integer from 1 to {_LIMIT}.")
+    return int(text)
+
+
+def _size(text: str) -> Any:
+    from gru_xp.bench.cases import Size
+
+    parts = text.split("x")
+    if len(parts) != 4:
+        raise ValueError(f"{text!r} is no size: four integers TxNxIxH, such as 100x8x64x64.")
+    try:
+        return Size(*map(_count, parts))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no size TxNxIxH: {error}") from None
+
+
+def _peer(text: str) -> str:
+    from gru_xp.bench.peers import PEERS
+
+    if text not in (*PEERS, _NO_PEERS):
+        raise ValueError(f"{text!r} is none of {', '.join(PEERS)}, {_NO_PEERS}.")
+    return text
+
+
+@click.command()
+@click.option(
+    "--peers",
+    metavar="NAMES",
+    callback=_listed(_peer),
+    help="Of torch, onnxruntime, jax; or none.  [default: those that are installed]",
+)
+@click.option(
+    "--sizes",
+    metavar="TxNxIxH,...",
+    callback=_listed(_size),
+    help="Steps, rows, inputs and hidden units of the sequences.  [default: six sizes]",
+)
+@click.option(
+    "--steps",
+    "cells",
+    metavar="H,...",
+    callback=_listed(_count),
+    help="Hidden units of the cells that make one step.  [default: 64,256,512]",
+)
+@click.option(
+    "--threads",
+    metavar="COUNTS",
+    callback=_listed(_count),
+    help="Numbers of threads, a process each.  [default: 1,2, or 1 on one CPU]",
+)
+@click.option(
+    "--backend",
+    "name",
+    type=click.Choice(["auto", *array_libraries.NAMESPACES]),
+    default="numpy",
+    show_default=True,
+    help="Array library of gru_xp: cupy meets torch on the GPU, all others run on the CPU.",
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1, max=_LIMIT),
+    help="Samples of each time.  [default: 9, of long calls 5]",
+)
+@click.option("--memory/--no-memory", default=True, help="Measure the peak memory of training too.")
+@click.option("--json", "json_path", type=_PATH, metavar="FILE", help="Write all numbers there.")
+@click.option("--plot", "plot_path", type=_PATH, metavar="FILE", help="Draw the ratios: png, svg.")
+def bench(
+    peers: tuple[str, ...] | None,
+    sizes: tuple[Any, ...] | None,
+    cells: tuple[int, ...] | None,
+    threads: tuple[int, ...] | None,
+    name: str,
+    dtype: str,
+    repeats: int | None,
+    memory: bool,
+    json_path: Path | None,
+    plot_path: Path | None,
+) -> None:
+    """Time gru_xp side by side with torch, ONNX Runtime and JAX, where they are installed.
+
+    Forward and training of whole sequences, one step of a cell, the peak memory of training. The
+    same weights for all, and what they compute is compared first. Progress goes to stderr.
+    """
+    import json
+
+    from gru_xp.bench import machine, parent, report, tables
+    from gru_xp.bench import memory as memory_of
+    from gru_xp.bench import peers as others
+    from gru_xp.bench.cases import CELLS, SIZES, THREADS, Job
+    from gru_xp.training.files import write_whole
+
+    usable = len(machine.cpus())
+    threads = threads or THREADS[:usable]
+    if max(threads) > usable:
+        raise click.UsageError(f"--threads {max(threads)}: this process can use {usable} CPUs.")
+    for path in (json_path, plot_path):
+        _check_writable(path)
+    if plot_path is not None:
+        _check_format(plot_path)
+    name, _ = array_libraries.resolve(name)
+    asked = None if peers is None else tuple(each for each in peers if each != _NO_PEERS)
+    chosen, notes = others.choose(asked, backend=name, dtype=dtype)
+
+    job = Job(
+        sizes or SIZES, cells or CELLS, threads[0], chosen, asked is not None, name, dtype, repeats
+    )
+    measured = parent.measure(job, threads)
+    weighed = []
+    if memory and name == "cupy":
+        notes.append("no peak memory: what a process holds on the host says nothing of a GPU's")
+    elif memory and memory_of.peak() is None:
+        notes.append("no peak memory: this platform does not tell it")
+    elif memory:
+        weighed = parent.measure_memory(job, max(threads))
+    document = report.document(measured, weighed, job=job, notes=notes, arguments=sys.argv[1:])
+    if json_path is not None:
+        write_whole(json_path, f"{json.dumps(document, indent=1)}\n".encode())
+    if plot_path is not None:
+        from gru_xp.bench import plot
+
+        plot.save(document, plot_path)
+    tables.show(document)
+
+
+def _check_writable(path: Path | None) -> None:
+    """Try the folder before minutes go into a measurement that could not be kept."""
+    from gru_xp.training.files import make_writable_folder
+
+    if path is not None:
+        make_writable_folder(path.parent)
+
+
+def _check_format(path: Path) -> None:
+    from gru_xp.bench.plot import SUFFIXES
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise click.UsageError(f"--plot {path}: its name must end in {', '.join(SUFFIXES)}.")

@@ -1,0 +1,162 @@
+"""Contestants: what each has to offer, and gru_xp itself as one, with and without accelerator."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+from gru_xp import GRU, GRUCell, backend, dtypes, to_numpy, use_accelerators
+from gru_xp.bench.cases import HostArray, Job, Work
+from gru_xp.bench.errors import UnavailableError
+
+OWN = "gru_xp"
+PORTABLE = "gru_xp portable"
+
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+class Call(NamedTuple):
+    """A case as one contestant runs it, with everything prepared."""
+
+    run: Callable[[], Any]
+    """Computes, and returns no sooner than the results are there."""
+    results: Callable[[], dict[str, HostArray]]
+    """Runs once, and copies all results to the host: y, h_n, gradients by their names."""
+    context: Context = nullcontext
+    """What is entered once around many runs."""
+
+
+class Contestant:
+    """Base of the contestants; what one cannot do is None."""
+
+    name: str
+
+    def forward(self, work: Work, /) -> Call | None:
+        """Prepare a whole sequence without gradients."""
+        return None
+
+    def training(self, work: Work, /) -> Call | None:
+        """Prepare a forward, and the backward to the weights, the input and the initial state."""
+        return None
+
+    def step(self, work: Work, /) -> Call | None:
+        """Prepare one step of a cell without gradients."""
+        return None
+
+
+class Own(Contestant):
+    """gru_xp, with the accelerator of its backend or without."""
+
+    def __init__(self, backend_name: str, dtype: str, *, accelerated: bool) -> None:
+        self.name = OWN if accelerated else PORTABLE
+        self._backend = backend_name
+        self._xp = backend.namespace(backend_name)
+        self._dtype = dtypes.as_dtype(self._xp, dtype)
+        self._wait = _waiting(backend_name)
+        self._context: Context = nullcontext if accelerated else lambda: use_accelerators(False)
+
+    def forward(self, work: Work, /) -> Call:
+        """See `Contestant`."""
+        layer, x, h0 = self._layer(work)
+        layer.eval()
+        wait = self._wait
+
+        def run() -> Any:
+            return wait(layer(x, h0))
+
+        def results() -> dict[str, HostArray]:
+            y, h_n = run()
+            return {"y": to_numpy(y), "h_n": to_numpy(h_n)[0]}
+
+        return Call(run, results, self._context)
+
+    def training(self, work: Work, /) -> Call:
+        """See `Contestant`."""
+        layer, x, h0 = self._layer(work)
+        dy = self._array(work.dy)
+        wait = self._wait
+
+        def run() -> Any:
+            y, _ = layer(x, h0)
+            dx, dh0 = layer.backward(dy)
+            return wait((y, dx, dh0))
+
+        def results() -> dict[str, HostArray]:
+            y, dx, dh0 = run()
+            gradients = {
+                name.removesuffix("_l0"): to_numpy(each) for name, each in layer.gradients().items()
+            }
+            return {"y": to_numpy(y), "dx": to_numpy(dx), "dh0": to_numpy(dh0)[0], **gradients}
+
+        return Call(run, results, self._context)
+
+    def step(self, work: Work, /) -> Call:
+        """See `Contestant`."""
+        cell = GRUCell(work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._dtype)
+        cell.load_state_dict(work.weights)
+        cell.eval()
+        x, h = self._array(work.x[0]), self._array(work.h0)
+        wait = self._wait
+
+        def run() -> Any:
+            return wait(cell(x, h))
+
+        return Call(run, lambda: {"h": to_numpy(run())}, self._context)
+
+    def _layer(self, work: Work) -> tuple[GRU, Any, Any]:
+        layer = GRU(work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._dtype)
+        layer.load_state_dict({f"{name}_l0": array for name, array in work.weights.items()})
+        return layer, self._array(work.x), self._array(work.h0[None])
+
+    def _array(self, array: HostArray) -> Any:
+        return backend.from_numpy(array, xp=self._xp, dtype=self._dtype)
+
+
+def _waiting(backend_name: str) -> Callable[[Any], Any]:
+    """Return what waits for results, where the library returns before it has them."""
+    if backend_name == "cupy":
+        device = importlib.import_module("cupy").cuda.Device()
+
+        def wait(results: Any) -> Any:
+            device.synchronize()
+            return results
+
+        return wait
+    if backend_name == "jax":
+        block: Callable[[Any], Any] = importlib.import_module("jax").block_until_ready
+        return block
+    return lambda results: results
+
+
+def contestants(job: Job, /) -> tuple[list[Contestant], list[str]]:
+    """Make the contestants of a job, gru_xp first.
+
+    Returns
+    -------
+    contestants : list of Contestant
+    notes : list of str
+        Which peers were left out, and why.
+
+    Raises
+    ------
+    UnavailableError
+        If a peer that was asked for by name cannot be had.
+    BackendError
+        If the backend cannot.
+    """
+    from gru_xp.bench import peers
+
+    made: list[Contestant] = [
+        Own(job.backend, job.dtype, accelerated=accelerated) for accelerated in (True, False)
+    ]
+    notes = []
+    for name in job.peers:
+        try:
+            made.append(peers.make(name, job))
+        except UnavailableError as error:
+            if job.peers_asked:
+                raise
+            notes.append(str(error))
+    return made, notes

@@ -1,0 +1,91 @@
+"""The machine: its processor, the CPUs to run on, the versions, the peak of its arithmetic."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from gru_xp import accelerators, backend
+
+_PACKAGES = (
+    "gru-xp", "numpy", "array-api-compat", "torch", "onnx", "onnxruntime", "jax", "jaxlib"
+)  # fmt: skip
+_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+
+
+def cpus() -> list[int]:
+    """Return the CPUs that this process may use, those on a core of their own first.
+
+    Two threads of one core share its arithmetic, and would seem slow.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    if affinity is None:
+        return list(range(os.cpu_count() or 1))
+    seen: dict[str, int] = {}
+    ranked = []
+    for cpu in sorted(affinity(0)):
+        try:
+            core = Path(_TOPOLOGY.format(cpu)).read_text()
+        except OSError:
+            core = str(cpu)
+        ranked.append((seen.setdefault(core, 0), cpu))
+        seen[core] += 1
+    return [cpu for _, cpu in sorted(ranked)]
+
+
+def processor() -> str:
+    """Return the name of the processor, as well as the platform knows it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions(backend_name: str, /) -> dict[str, str]:
+    """Return the versions of Python and of every library that may have a part."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if backend_name not in found:
+        found[backend_name] = str(importlib.import_module(backend_name).__version__)
+    return found
+
+
+def recurrence(backend_name: str, /) -> str:
+    """Tell what runs the loop over time."""
+    found = accelerators.find(backend_name)
+    if found.module is None:
+        return f"portable loop, {found.reason}"
+    if accelerators.accelerator(backend.namespace(backend_name)) is None:
+        return f"portable loop, {found.reason} is switched off"
+    return found.reason
+
+
+def instruction_set() -> str | None:
+    """Return what the accelerator of NumPy has chosen of the processor; None if it tells not."""
+    tell = getattr(accelerators.find("numpy").module, "isa", None)
+    return str(tell()) if tell else None
+
+
+def peak_flops(dtype: str, threads: int, /) -> float | None:
+    """Measure fused multiply-adds a second, two operations each, on all threads at once.
+
+    None without an accelerator of NumPy that can measure them.
+    """
+    module: ModuleType | None = accelerators.find("numpy").module
+    measure = getattr(module, "measure_fma_peak", None)
+    if measure is None:
+        return None
+    with ThreadPoolExecutor(threads) as pool:
+        return float(sum(pool.map(measure, [dtype] * threads)))

@@ -1,0 +1,111 @@
+"""What came out, as one document: medians, ratios, shares of the peak, and where they are from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from statistics import geometric_mean
+from typing import Any
+
+import numpy as np
+
+from gru_xp.bench import machine
+from gru_xp.bench.cases import Case, Job, Size
+from gru_xp.bench.contestants import OWN
+
+Document = dict[str, Any]
+
+
+def document(
+    measured: list[Document],
+    weighed: list[Document],
+    /,
+    *,
+    job: Job,
+    notes: list[str],
+    arguments: list[str],
+) -> Document:
+    """Gather everything into what ``--json`` writes.
+
+    Parameters
+    ----------
+    measured, weighed : list of dict
+        What `gru_xp.bench.parent` has measured: times, and peaks of memory.
+    job : Job
+    notes : list of str
+        What was left out, and why.
+    arguments : list of str
+        The command line.
+    """
+    told = [note for each in measured for note in each["notes"]]
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "arguments": arguments,
+        "backend": job.backend,
+        "dtype": job.dtype,
+        "processor": machine.processor(),
+        "cpus": len(machine.cpus()),
+        "isa": measured[0]["isa"],
+        "recurrence": measured[0]["recurrence"],
+        "versions": machine.versions(job.backend),
+        "notes": list(dict.fromkeys([*notes, *told])),
+        "threads": [_threads_part(each) for each in measured],
+        "memory": [_memory_part(each) for each in weighed],
+    }
+
+
+def _threads_part(measured: Document) -> Document:
+    parts = [_case_part(each, measured["peak_flops"]) for each in measured["cases"]]
+    kept = {key: measured[key] for key in ("threads", "peak_flops")}
+    return {**kept, "summary": _summary(parts), "cases": parts}
+
+
+def _case_part(measured: Document, peak: float | None) -> Document:
+    case = Case(measured["kind"], Size(*measured["size"]))
+    own = float(np.median(measured["times"][OWN]["seconds"]))
+    contestants = {}
+    for name, times in measured["times"].items():
+        lower, median, upper = map(float, np.percentile(times["seconds"], [25, 50, 75]))
+        contestants[name] = {
+            "us_per_step": 1e6 * median / case.size.steps,
+            "us_per_call": 1e6 * median,
+            "us_per_call_quartiles": [1e6 * lower, 1e6 * upper],
+            "ratio": median / own,
+            "share_of_peak": case.flops / median / peak if peak else None,
+            "calls_in_a_sample": times["calls"],
+            "us_per_call_samples": [1e6 * each for each in times["seconds"]],
+        }
+    size = dict(zip("TNIH", case.size, strict=True))
+    return {"kind": case.kind, **size, "flops": case.flops, "contestants": contestants}
+
+
+def _summary(parts: list[Document]) -> Document:
+    """Gather each peer's ratios by kind: geometric mean, and least with its case."""
+    result: Document = {}
+    for part in parts:
+        for name, each in part["contestants"].items():
+            if name != OWN:
+                ratios = result.setdefault(name, {}).setdefault(part["kind"], [])
+                ratios.append((each["ratio"], str(case_of(part))))
+    return {
+        name: {
+            kind: {
+                "geometric_mean": geometric_mean(ratio for ratio, _ in ratios),
+                "least": min(ratios)[0],
+                "least_at": min(ratios)[1],
+            }
+            for kind, ratios in kinds.items()
+        }
+        for name, kinds in result.items()
+    }
+
+
+def _memory_part(measured: Document) -> Document:
+    grown = measured["bytes"]
+    ratios = {name: grown[OWN] / each for name, each in grown.items() if name != OWN and each}
+    size = dict(zip("TNIH", measured["size"], strict=True))
+    return {**size, "bytes": grown, "ratio_gru_xp_to": ratios}
+
+
+def case_of(part: Document, /) -> Case:
+    """Return the case that a part of the document is about."""
+    return Case(part["kind"], Size(*(part[letter] for letter in "TNIH")))

@@ -1,0 +1,117 @@
+"""What came out, as tables."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from gru_xp.bench.cases import KINDS, Size
+from gru_xp.bench.contestants import OWN
+from gru_xp.bench.report import Document, case_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WIDTH = 120
+
+
+def show(document: Document, /) -> None:
+    """Print what a document holds to stdout."""
+    from rich.console import Console
+
+    # Of a fixed width where there is no terminal: a table in a file is not to be folded.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    versions = document["versions"]
+    print(
+        f"gru_xp {versions['gru-xp']}, backend {document['backend']}, {document['dtype']}; "
+        f"recurrence: {document['recurrence']}"
+    )
+    isa = f", {document['isa']}" if document["isa"] else ""
+    print(f"{document['processor']}{isa}; CPUs to use: {document['cpus']}")
+    for note in document["notes"]:
+        print(f"note: {note}")
+    print(
+        "µs: median time of one step of the sequence; ratio: that time to gru_xp's, so that above"
+    )
+    print("1 gru_xp is faster; peak: share of the multiply-adds that the processor can do")
+    for part in document["threads"]:
+        print()
+        console.print(_times_table(part))
+        console.print(_summary_table(part["summary"]))
+    if document["memory"]:
+        print()
+        console.print(_memory_table(document["memory"]))
+
+
+def _times_table(part: Document) -> Table:
+    count, peak = part["threads"], part["peak_flops"]
+    title = "1 thread" if count == 1 else f"{count} threads"
+    if peak:
+        title += f", whose peak is {peak / 1e9:,.0f} GFLOP/s"
+    table = _table(title, "TxNxIxH", "")
+    for kind in ("forward", "training"):
+        _add_numbers(table, f"{kind} µs", "ratio", *(["peak"] if peak else []))
+    rows: dict[str, dict[str, dict[str, Document]]] = {}
+    for each in part["cases"]:
+        case = case_of(each)
+        label = str(case) if case.kind == "step" else str(case.size)
+        for name, numbers in each["contestants"].items():
+            rows.setdefault(label, {}).setdefault(name, {})[case.kind] = numbers
+    for label, contestants in rows.items():
+        for place, (name, kinds) in enumerate(contestants.items()):
+            shown = (kinds.get("forward", kinds.get("step")), kinds.get("training"))
+            cells = [cell for numbers in shown for cell in _cells(numbers, with_share=bool(peak))]
+            table.add_row("" if place else label, name, *cells)
+        table.add_section()
+    return table
+
+
+def _cells(numbers: Document | None, *, with_share: bool) -> list[str]:
+    if numbers is None:
+        return [""] * (2 + with_share)
+    time = numbers["us_per_step"]
+    digits = 2 if time < 10 else 1 if time < 100 else 0
+    cells = [f"{time:,.{digits}f}", f"{numbers['ratio']:.2f}"]
+    return [*cells, f"{numbers['share_of_peak']:.0%}"] if with_share else cells
+
+
+def _summary_table(summary: Document) -> Table:
+    table = _table("ratios over all sizes: geometric mean, least", "")
+    for kind in KINDS:
+        _add_numbers(table, kind, "least")
+    for name, kinds in summary.items():
+        cells = []
+        for kind in KINDS:
+            found = kinds.get(kind)
+            keys = ("geometric_mean", "least")
+            cells += [f"{found[key]:.2f}" if found else "" for key in keys]
+        table.add_row(name, *cells)
+    return table
+
+
+def _memory_table(rows: list[Document]) -> Table:
+    names = list(rows[0]["bytes"])
+    table = _table("peak memory of a training step, MiB", "TxNxIxH")
+    _add_numbers(table, *names, *(f"{OWN} / {name}" for name in names[1:]))
+    for row in rows:
+        size = str(Size(*(row[letter] for letter in "TNIH")))
+        grown = [each if each is None else each / 2**20 for each in row["bytes"].values()]
+        ratios = [row["ratio_gru_xp_to"].get(name) for name in names[1:]]
+        cells = ["" if each is None else f"{each:,.1f}" for each in grown]
+        cells += ["" if each is None else f"{each:.2f}" for each in ratios]
+        table.add_row(size, *cells)
+    return table
+
+
+def _table(title: str, *heads: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    return table
+
+
+def _add_numbers(table: Table, *heads: str) -> None:
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)

@@ -1,0 +1,103 @@
+"""torch as a contestant: ``torch.nn.GRU``, ``torch.nn.GRUCell`` and autograd."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from gru_xp.bench.cases import HostArray, Job, Work
+from gru_xp.bench.contestants import Call, Contestant
+from gru_xp.bench.errors import UnavailableError
+
+torch: Any = importlib.import_module("torch")  # Any: the types are checked without torch too
+
+
+class Peer(Contestant):
+    """torch on the CPU, or on the GPU where gru_xp is there."""
+
+    name = "torch"
+
+    def __init__(self, job: Job) -> None:
+        self._device = "cuda" if job.backend == "cupy" else "cpu"
+        self._dtype = getattr(torch, job.dtype)
+        torch.set_num_threads(job.threads)
+        if self._device == "cuda":
+            if not torch.cuda.is_available():
+                raise UnavailableError("torch is installed but finds no CUDA device")
+            # Its GRU would round float32 products to TF32, and CuPy's products do not.
+            torch.backends.cudnn.allow_tf32 = False
+
+    def forward(self, work: Work, /) -> Call:
+        """See `Contestant`."""
+        layer = self._layer(work).eval()
+        x, h0 = self._tensor(work.x), self._tensor(work.h0[None])
+
+        def run() -> Any:
+            y, h_n = layer(x, h0)
+            self._wait()
+            return y, h_n
+
+        def results() -> dict[str, HostArray]:
+            y, h_n = run()
+            return {"y": _host(y), "h_n": _host(h_n[0])}
+
+        return Call(run, results, torch.no_grad)
+
+    def training(self, work: Work, /) -> Call:
+        """See `Contestant`."""
+        layer = self._layer(work).train()
+        x = self._tensor(work.x).requires_grad_()
+        h0 = self._tensor(work.h0[None]).requires_grad_()
+        dy = self._tensor(work.dy)
+        leaves = [x, h0, *layer.parameters()]
+
+        def run() -> Any:
+            for leaf in leaves:
+                leaf.grad = None
+            y, _ = layer(x, h0)
+            y.backward(dy)
+            self._wait()
+            return y
+
+        def results() -> dict[str, HostArray]:
+            y = run()
+            gradients = {
+                name.removesuffix("_l0"): _host(weight.grad)
+                for name, weight in layer.named_parameters()
+            }
+            return {"y": _host(y), "dx": _host(x.grad), "dh0": _host(h0.grad[0]), **gradients}
+
+        return Call(run, results)
+
+    def step(self, work: Work, /) -> Call:
+        """See `Contestant`."""
+        cell = torch.nn.GRUCell(work.size.inputs, work.size.hidden).to(self._device, self._dtype)
+        cell.load_state_dict({name: self._tensor(each) for name, each in work.weights.items()})
+        cell.eval()
+        x, h = self._tensor(work.x[0]), self._tensor(work.h0)
+
+        def run() -> Any:
+            h_next = cell(x, h)
+            self._wait()
+            return h_next
+
+        return Call(run, lambda: {"h": _host(run())}, torch.no_grad)
+
+    def _layer(self, work: Work) -> Any:
+        layer = torch.nn.GRU(work.size.inputs, work.size.hidden).to(self._device, self._dtype)
+        layer.load_state_dict(
+            {f"{name}_l0": self._tensor(each) for name, each in work.weights.items()}
+        )
+        return layer
+
+    def _tensor(self, array: HostArray) -> Any:
+        return torch.tensor(array, dtype=self._dtype, device=self._device)
+
+    def _wait(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+
+def _host(tensor: Any) -> HostArray:
+    host: HostArray = tensor.detach().cpu().numpy()
+    return host
