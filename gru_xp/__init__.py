@@ -13,6 +13,7 @@ from gru_xp.layer import GRU
 from gru_xp.parameters import GRUParams
 from gru_xp.stack import GateValues
 from gru_xp.stream import Stream
+from gru_xp.threads import get_num_threads, set_num_threads
 
 __all__ = [
     "GRU",
@@ -24,6 +25,8 @@ __all__ = [
     "Stream",
     "backends",
     "functional",
+    "get_num_threads",
+    "set_num_threads",
     "to_numpy",
     "use_accelerators",
 ]

@@ -3,7 +3,9 @@
 An accelerator is found through the entry point group ``gru_xp.backends``, where its name is that
 of the array library it serves. The module it names has two functions, ``forward`` and
 ``backward``, that take the arguments of those in `gru_xp.recurrence`, `xp` excepted, and return
-what those return, or NotImplemented for a call that they leave to the portable loop.
+what those return, or NotImplemented for a call that they leave to the portable loop. It may have
+more: ``matmul`` as in `gru_xp.products`, where its library's own product is slow; ``step``, see
+`quick_step`; ``describe()``, a word on what it is.
 
 The folder ``backends/`` of the repository holds ours, and says how to write another.
 """
@@ -12,14 +14,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gru_xp import backend
-from gru_xp.typing import Namespace
+from gru_xp.typing import Array, Namespace
 
 GROUP = "gru_xp.backends"
 
@@ -65,6 +67,30 @@ def accelerator(xp: Namespace, /) -> ModuleType | None:
     return found.module if found.module is not None and _enabled.get() else None
 
 
+def quick_step(like: Array, /) -> Callable[..., Any] | None:
+    """Return the accelerator's function for a whole step of a cell in eval, None without one.
+
+    Everything between a call of the cell and the arithmetic takes longer than the arithmetic of a
+    small cell, so that this one passes by all of it: ``step(x, h, weight_ih, weight_hh, bias_ih,
+    bias_hh)`` gets its arguments as the user gave them, h and the biases perhaps None, and returns
+    ``h_t`` if all are arrays of one dtype that it takes, with shapes that fit; else NotImplemented.
+
+    Parameters
+    ----------
+    like : array
+        One of the weights, whose library counts.
+    """
+    name = _names.get(type(like))
+    if name is None:
+        xp = backend.array_namespace(like)
+        name = _names[type(like)] = backend.name_of(xp)
+    step = getattr(find(name).module, "step", None)
+    return step if step is not None and _enabled.get() else None  # in the order of `accelerator`
+
+
+_names: dict[type, str] = {}
+
+
 def find(name: str, /) -> Found:
     """Load the accelerator of the array library `name`; one that fails to load warns once."""
     if name not in _found:
@@ -90,8 +116,13 @@ def _load(name: str) -> Found:
     except Exception as error:  # whatever it is, the portable loop still runs
         reason = f"accelerator {point.value} failed to load: {type(error).__name__}: {error}"
         _found[name] = Found(None, reason)  # before a warning that may be an error
-        warnings.warn(
-            f"gru_xp: {reason}; the portable loop runs instead", RuntimeWarning, stacklevel=2
-        )
+        if _enabled.get():
+            warnings.warn(
+                f"gru_xp: {reason}; the portable loop runs instead (GRU_XP_ACCELERATORS=0 in the "
+                "environment silences this)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return Found(None, reason)
-    return Found(module, point.value)
+    describe = getattr(module, "describe", None)
+    return Found(module, f"{point.value} ({describe()})" if describe else point.value)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gru_xp import accelerators, parameters, step
 from gru_xp import backend as array_libraries
-from gru_xp import parameters, step
 from gru_xp.equations import GateSlopes
 from gru_xp.module import Module, private
 from gru_xp.names import GateGradient, GateWeight, GateWeightGradient, Packed, Stored
@@ -183,6 +183,12 @@ class GRUCell(Module):
         TypeError
             If an argument is no array, or one of another library or of a complex dtype.
         """
+        if not self.training:
+            quick = accelerators.quick_step(self._first)
+            if quick is not None:
+                h_t = quick(x, h_prev_t, *self.params)
+                if h_t is not NotImplemented:
+                    return h_t
         xp = self._xp
         if self.training:
             x = private(x, xp=xp)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from gru_xp import recurrence
 from gru_xp.parameters import GRUParams
+from gru_xp.products import matmul
 from gru_xp.tape import Tape
 from gru_xp.typing import Array, Namespace
 
@@ -26,17 +27,16 @@ def forward(
     xp: Namespace,
 ) -> tuple[Array, Tape | None]:
     """States (T, N, H) and tape for an input (T, N, I) and an initial state (N, H)."""
-    gx = _product(x, params.weight_ih.T, xp=xp)
-    b_hn = None
+    bias = b_hn = None
     if params.bias_ih is not None and params.bias_hh is not None and not reset_after:
-        gx = gx + (params.bias_ih + params.bias_hh)
+        bias = params.bias_ih + params.bias_hh
     elif params.bias_ih is not None and params.bias_hh is not None:
         # All biases join the input projection but the one that the reset gate scales.
         size = h0.shape[-1]
         b_h, b_hn = params.bias_hh[: 2 * size], params.bias_hh[2 * size :]
-        gx = gx + (params.bias_ih + xp.concat([b_h, xp.zeros_like(b_hn)]))
+        bias = params.bias_ih + xp.concat([b_h, xp.zeros_like(b_hn)])
     return recurrence.forward(
-        gx,
+        _product(x, params.weight_ih.T, bias, xp=xp),
         h0,
         params.weight_hh,
         b_hn,
@@ -82,13 +82,15 @@ def backward(
     dgh_rz_rows = dgx_rows[:, : 2 * size]
     h_rows = _rows(tape.h_prev, xp=xp)
     n_rows = h_rows if reset_after else _rows(tape.r * tape.h_prev, xp=xp)
-    dweight_hh = xp.concat([xp.matmul(dgh_rz_rows.T, h_rows), xp.matmul(dgh_n_rows.T, n_rows)])
+    dweight_hh = xp.concat(
+        [matmul(dgh_rz_rows.T, h_rows, xp=xp), matmul(dgh_n_rows.T, n_rows, xp=xp)]
+    )
     dbias_ih = dbias_hh = None
     if params.bias_ih is not None:
         dbias_ih = xp.sum(dgx_rows, axis=0)
         dbias_hh = xp.concat([dbias_ih[: 2 * size], xp.sum(dgh_n_rows, axis=0)])
     gradients = GRUParams(
-        weight_ih=xp.matmul(dgx_rows.T, _rows(x, xp=xp)),
+        weight_ih=matmul(dgx_rows.T, _rows(x, xp=xp), xp=xp),
         weight_hh=dweight_hh,
         bias_ih=dbias_ih,
         bias_hh=dbias_hh,
@@ -103,8 +105,8 @@ def _rows(array: Array, /, *, xp: Namespace) -> Array:
     return xp.reshape(array, (steps * batch, width))
 
 
-def _product(array: Array, matrix: Array, /, *, xp: Namespace) -> Array:
+def _product(array: Array, matrix: Array, /, bias: Array | None = None, *, xp: Namespace) -> Array:
     """(T, N, K) times (K, M), in two dimensions: some libraries batch a 3-D product instead."""
     steps, batch, _ = array.shape
-    rows = xp.matmul(_rows(array, xp=xp), matrix)
+    rows = matmul(_rows(array, xp=xp), matrix, bias, xp=xp)
     return xp.reshape(rows, (steps, batch, matrix.shape[1]))

@@ -9,6 +9,7 @@ import numpy as np
 
 from gru_xp import backend, parameters, stack
 from gru_xp.parameters import GRUParams
+from gru_xp.products import matmul
 from gru_xp.stack import Form, GRUTape
 from gru_xp.typing import Array, Device, DType, Namespace
 
@@ -114,7 +115,8 @@ class CharModel:
         """Logits (..., V) of the next character, of states (..., H)."""
         xp = self.xp
         rows = xp.reshape(h, (-1, self.hidden_size))
-        scores = xp.matmul(rows, self.params["output.weight"].T) + self.params["output.bias"]
+        weight, bias = self.params["output.weight"], self.params["output.bias"]
+        scores = matmul(rows, weight.T, bias, xp=xp)
         return xp.reshape(scores, (*h.shape[:-1], self.vocabulary_size))
 
     def forward(
@@ -170,7 +172,7 @@ class CharModel:
         """Gradients with respect to `params`, given that of the logits (T, N, V)."""
         xp = self.xp
         flat = xp.reshape(dlogits, (-1, self.vocabulary_size))
-        dh = xp.reshape(xp.matmul(flat, self.params["output.weight"]), tape.h.shape)
+        dh = xp.reshape(matmul(flat, self.params["output.weight"], xp=xp), tape.h.shape)
         dh = dh if tape.mask is None else dh * tape.mask
         of_layers, _, _ = stack.backward(
             self.gru, tape.gru, dh, None, form=Form(), with_dx=False, owner="CharModel", xp=xp
@@ -180,6 +182,7 @@ class CharModel:
             for layer, each in enumerate(of_layers)
             for name, array in each.named().items()
         }
-        gradients["output.weight"] = xp.matmul(flat.T, xp.reshape(tape.h, (-1, self.hidden_size)))
+        rows = xp.reshape(tape.h, (-1, self.hidden_size))
+        gradients["output.weight"] = matmul(flat.T, rows, xp=xp)
         gradients["output.bias"] = xp.sum(flat, axis=0)
         return gradients

@@ -1,0 +1,28 @@
+"""NumPy's accelerator: the recurrence, one step and the large products in C++.
+
+The C++ sources are in ``backends/numpy/src``. They take float32 and float64 with the reset gate
+after the product; other calls are left to the portable loop. Results have the same bits for any
+number of threads, and each row's bits do not depend on the other rows nor on the number of steps.
+"""
+
+from gru_xp_numpy.functions import (
+    backward,
+    describe,
+    forward,
+    get_num_threads,
+    matmul,
+    measure_fma_peak,
+    set_num_threads,
+    step,
+)
+
+__all__ = [
+    "backward",
+    "describe",
+    "forward",
+    "get_num_threads",
+    "matmul",
+    "measure_fma_peak",
+    "set_num_threads",
+    "step",
+]

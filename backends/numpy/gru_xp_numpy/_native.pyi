@@ -1,0 +1,41 @@
+from typing import Any
+
+from gru_xp.typing import Array
+
+def forward(
+    gx: Array,
+    h0: Array,
+    weight_hh: Array,
+    b_hn: Array | None,
+    lengths: Array | None,
+    reverse: bool,
+    keep_tape: bool,
+) -> Any: ...
+def backward(
+    dh: Array,
+    dh_last: Array | None,
+    h_prev: Array,
+    r: Array,
+    z: Array,
+    n: Array,
+    gh_n: Array | None,
+    weight_hh: Array,
+    lengths: Array | None,
+    reverse: bool,
+) -> Any: ...
+def matmul(a: Array, b: Array, bias: Array | None) -> Any: ...
+def step(
+    x: Array,
+    h: Array | None,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | None,
+    bias_hh: Array | None,
+) -> Any: ...
+def tanh(x: Array) -> Any: ...
+def sigmoid(x: Array) -> Any: ...
+def measure_fma_peak(dtype: str, seconds: float) -> float: ...
+def num_threads() -> int: ...
+def set_num_threads(count: int) -> None: ...
+def isa() -> str: ...
+def set_isa(name: str) -> bool: ...

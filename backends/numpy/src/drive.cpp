@@ -1,0 +1,239 @@
+#include "drive.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+
+namespace gru_xp {
+namespace {
+
+const InstructionSet* supported(const char* name) {
+#ifdef GRU_XP_X86
+    __builtin_cpu_init();
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!std::strcmp(name, "avx512"))
+        return has_avx2 && __builtin_cpu_supports("avx512f") &&
+                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+                       __builtin_cpu_supports("avx512dq")
+                   ? &avx512
+                   : nullptr;
+    if (!std::strcmp(name, "avx2")) return has_avx2 ? &avx2 : nullptr;
+#endif
+    return std::strcmp(name, "plain") ? nullptr : &plain;
+}
+
+const InstructionSet* best() {
+    for (const char* name : {"avx512", "avx2"})
+        if (const InstructionSet* found = supported(name)) return found;
+    return &plain;
+}
+
+std::atomic<const InstructionSet*> chosen{nullptr};
+
+template <class T>
+const Kernels<T>& kernels();
+template <>
+const Kernels<float>& kernels<float>() {
+    return instruction_set().f32;
+}
+template <>
+const Kernels<double>& kernels<double>() {
+    return instruction_set().f64;
+}
+
+ptrdiff_t divided(ptrdiff_t count, ptrdiff_t by) { return (count + by - 1) / by; }
+
+// Share `share` of [0, count) in pieces of `unit`, as even as they go.
+Range part(ptrdiff_t count, int share, int shares, ptrdiff_t unit = 1) {
+    const ptrdiff_t units = divided(count, unit);
+    const auto at = [&](int i) { return std::min(units * i / shares * unit, count); };
+    return {at(share), at(share + 1)};
+}
+
+// Floating operations below which a second thread costs more than it saves.
+constexpr double worth_sharing = 5e6;
+// Of one step, below which waiting for one another at its end does.
+constexpr double worth_meeting = 2.5e5;
+// Weights read once a call are bound by memory: numbers below which one thread reads them.
+constexpr double worth_reading = 2.5e5;
+// Packed weights that a core keeps in its own cache.
+constexpr double core_cache = 1 << 20;
+// Rows that a tile takes at most, whatever the instruction set.
+constexpr ptrdiff_t tile_rows = 8;
+
+int wanted_threads(double work, double least) {
+    return work < least ? 1 : int(std::min(work / (least / 2), double(thread_count())));
+}
+
+struct Plan {
+    int shares;
+    bool by_rows;
+};
+
+// How to share a recurrence whose weights have 3 size^2 numbers of `bytes` bytes.
+Plan plan(ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, size_t bytes) {
+    const double of_step = 6.0 * double(rows) * double(size) * double(size);
+    const int threads = wanted_threads(of_step * double(steps), worth_sharing);
+    if (threads == 1) return {1, true};
+    const bool in_cache = 3.0 * double(size) * double(size) * double(bytes) <= core_cache;
+    if (rows >= 4 * threads && in_cache) return {threads, true};
+    if (of_step >= worth_meeting && vectors >= threads) return {threads, false};
+    return {int(std::min(ptrdiff_t(threads), rows)), true};
+}
+
+Range rows_of(ptrdiff_t rows, int share, int shares) {
+    return part(rows, share, shares, rows >= 2 * tile_rows * shares ? tile_rows : 1);
+}
+
+}  // namespace
+
+const InstructionSet& instruction_set() {
+    const InstructionSet* found = chosen.load(std::memory_order_relaxed);
+    if (!found) chosen.store(found = best(), std::memory_order_relaxed);
+    return *found;
+}
+
+const InstructionSet* choose_instruction_set(const char* name) {
+    const InstructionSet* found = supported(name);
+    if (found) chosen.store(found, std::memory_order_relaxed);
+    return found;
+}
+
+template <class T>
+void product(const Product<T>& p) {
+    const auto& k = kernels<T>();
+    const ptrdiff_t vectors = divided(p.columns, k.width);
+    const double work = 2.0 * double(p.rows) * double(p.depth) * double(p.columns);
+    Team team(wanted_threads(work, worth_sharing));
+    // By columns nothing is packed twice. A matrix that is interleaved is so by whoever reads it.
+    const bool by_rows = p.rows >= 64 * team.size() && (p.a_step != 1 || vectors < 24 * team.size());
+    team.run([&](int share) {
+        if (by_rows)
+            k.product(p, part(p.rows, share, team.size(), tile_rows), {0, vectors});
+        else
+            k.product(p, {0, p.rows}, part(vectors, share, team.size(), 3));
+    });
+}
+
+template <class T>
+void forward(Forward<T> p) {
+    if (p.steps == 0 || p.rows == 0) return;
+    const auto& k = kernels<T>();
+    const ptrdiff_t units = divided(p.size, k.width);
+    Plan way = plan(p.steps, p.rows, p.size, units, sizeof(T));
+    Scratch scratch;
+    Team team(way.shares);
+    if (p.steps > 1) {
+        T* packed = scratch.take<T>(3 * units * k.width * p.size);
+        team.run([&](int share) {
+            const Range r = part(3 * units, share, team.size());
+            k.pack_forward(packed + r.begin * p.size * k.width, p.weight_hh, p.size, r);
+        });
+        p.packed = packed;
+    }
+    Barrier barrier(team.size());
+    Barrier* meet = way.by_rows || team.size() == 1 ? nullptr : &barrier;
+    team.run([&](int share) {
+        if (way.by_rows)
+            k.forward(p, rows_of(p.rows, share, team.size()), {0, units}, nullptr);
+        else
+            k.forward(p, {0, p.rows}, part(units, share, team.size()), meet);
+    });
+}
+
+template <class T>
+void backward(Backward<T> p, const T* weight_hh) {
+    if (p.steps == 0 || p.rows == 0) return;
+    const auto& k = kernels<T>();
+    const ptrdiff_t vectors = divided(p.size, k.width);
+    Plan way = plan(p.steps, p.rows, p.size, vectors, sizeof(T));
+    Scratch scratch;
+    Team team(way.shares);
+    T* packed = scratch.take<T>(3 * vectors * k.width * p.size);
+    team.run([&](int share) {
+        const Range r = part(vectors, share, team.size());
+        k.pack_backward(packed + 3 * r.begin * p.size * k.width, weight_hh, p.size, r);
+    });
+    p.packed = packed;
+    Barrier barrier(team.size());
+    Barrier* meet = way.by_rows || team.size() == 1 ? nullptr : &barrier;
+    team.run([&](int share) {
+        if (way.by_rows)
+            k.backward(p, rows_of(p.rows, share, team.size()), {0, vectors}, nullptr);
+        else
+            k.backward(p, {0, p.rows}, part(vectors, share, team.size()), meet);
+    });
+}
+
+template <class T>
+void step(const Step<T>& p) {
+    if (p.rows == 0) return;
+    const auto& k = kernels<T>();
+    const ptrdiff_t columns = 3 * p.size, state = p.rows * p.size;
+    const ptrdiff_t vectors = divided(columns, k.width), units = divided(p.size, k.width);
+    Scratch scratch;
+    T* states = scratch.take<T>(2 * state);
+    T* gx = scratch.take<T>(p.rows * columns + columns);
+    if (p.h)
+        std::memcpy(states, p.h, size_t(state) * sizeof(T));
+    else
+        std::fill_n(states, state, T(0));
+    T* bias = nullptr;
+    if (p.bias_ih) {
+        bias = gx + p.rows * columns;
+        for (ptrdiff_t i = 0; i < columns; ++i)
+            bias[i] = p.bias_ih[i] + (i < 2 * p.size ? p.bias_hh[i] : T(0));
+    }
+    const Product<T> input{p.x,  p.input_size, 1,  p.weight_ih, 1,      p.input_size,
+                           bias, gx,           p.rows, p.input_size, columns};
+    Forward<T> f{};
+    f.steps = 1;
+    f.rows = p.rows;
+    f.size = p.size;
+    f.gx = gx;
+    f.weight_hh = p.weight_hh;
+    f.b_hn = p.bias_hh ? p.bias_hh + 2 * p.size : nullptr;
+    f.states = states;
+    const double weights = double(columns) * double(p.input_size + p.size);
+    Team team(wanted_threads(weights, worth_reading));
+    Barrier barrier(team.size());
+    team.run([&](int share) {
+        k.product(input, {0, p.rows}, part(vectors, share, team.size()));
+        if (team.size() > 1) barrier.wait();
+        k.forward(f, {0, p.rows}, part(units, share, team.size()), nullptr);
+    });
+    std::memcpy(p.h_next, states + state, size_t(state) * sizeof(T));
+}
+
+template <class T>
+double multiply_add_rate(double seconds) {
+    using clock = std::chrono::steady_clock;
+    const auto& k = kernels<T>();
+    const auto start = clock::now();
+    double best = 0, passed = 0;
+    ptrdiff_t rounds = 1000;
+    while (passed < seconds) {
+        const auto from = clock::now();
+        const double done = k.multiply_adds(rounds);
+        const std::chrono::duration<double> took = clock::now() - from;
+        if (took.count() < 0.002)
+            rounds *= 2;
+        else
+            best = std::max(best, done / took.count());
+        passed = std::chrono::duration<double>(clock::now() - start).count();
+    }
+    return best;
+}
+
+#define GRU_XP_INSTANTIATE(T)                  \
+    template void product(const Product<T>&);  \
+    template void forward(Forward<T>);         \
+    template void backward(Backward<T>, const T*); \
+    template void step(const Step<T>&);        \
+    template double multiply_add_rate<T>(double);
+
+GRU_XP_INSTANTIATE(float)
+GRU_XP_INSTANTIATE(double)
+
+}  // namespace gru_xp

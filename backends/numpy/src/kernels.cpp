@@ -1,0 +1,58 @@
+// Compiled once for every instruction set, GRU_XP_ISA, with the compiler's options for it.
+#include "backward.hpp"
+#include "elementary.hpp"
+#include "forward.hpp"
+#include "kernels.hpp"
+#include "product.hpp"
+
+#define GRU_XP_TEXT_(x) #x
+#define GRU_XP_TEXT(x) GRU_XP_TEXT_(x)
+
+namespace GRU_XP_ISA {
+namespace {
+
+template <class T, class F>
+inline void map(const T* x, T* out, index count, F f) {
+    for (index i = 0; i < count; i += width<T>)
+        store_upto(out + i, f(load_upto(x + i, count - i)), count - i);
+}
+
+template <class T>
+void tanh_of(const T* x, T* out, index count) {
+    map(x, out, count, [](Vec<T> v) __attribute__((always_inline)) { return Math<T>::tanh(v); });
+}
+
+template <class T>
+void sigmoid_of(const T* x, T* out, index count) {
+    map(x, out, count,
+        [](Vec<T> v) __attribute__((always_inline)) { return gru_xp::sigmoid<Math<T>>(v); });
+}
+
+// As many multiply-adds as the processor can, in as many chains as hide their latency.
+template <class T>
+double multiply_adds(index rounds) {
+    constexpr int chains = registers == 32 ? 24 : 12;
+    Vec<T> acc[chains];  // all different, or one would be computed for all
+    for (int c = 0; c < chains; ++c) acc[c] = splat(T(c));
+    const Vec<T> x = splat(T(0.999)), y = splat(T(0.001));
+    for (index i = 0; i < rounds; ++i) {
+#pragma GCC unroll 24
+        for (int c = 0; c < chains; ++c) acc[c] = fma(acc[c], x, y);
+    }
+    Vec<T> total{};
+    for (int c = 0; c < chains; ++c) total = total + acc[c];
+    // The sum goes into the result, so that no compiler leaves it out; it is far below one.
+    return 2.0 * double(rounds) * chains * width<T> + double(total[0]) * 1e-30;
+}
+
+template <class T>
+constexpr gru_xp::Kernels<T> kernels() {
+    return {product<T>,       forward<T>,  backward<T>,    pack_forward<T>,  pack_backward<T>,
+            tanh_of<T>,       sigmoid_of<T>, multiply_adds<T>, width<T>};
+}
+
+}  // namespace
+}  // namespace GRU_XP_ISA
+
+const gru_xp::InstructionSet gru_xp::GRU_XP_ISA{
+    GRU_XP_TEXT(GRU_XP_ISA), ::GRU_XP_ISA::kernels<float>(), ::GRU_XP_ISA::kernels<double>()};

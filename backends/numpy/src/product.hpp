@@ -1,0 +1,126 @@
+// The large products: all of a matrix's columns, a group of packed vectors at a time.
+#pragma once
+
+#include "kernels.hpp"
+#include "pack.hpp"
+#include "threads.hpp"
+
+namespace GRU_XP_ISA {
+
+using gru_xp::Product;
+using gru_xp::Range;
+
+constexpr int group = 6;             // vectors packed at once, which stay in the second cache
+constexpr index packed_rows = 1024;  // rows interleaved at once
+
+template <class T, int R, int NV, bool Interleaved>
+GRU_XP_ALWAYS void product_tile(const Product<T>& p, const T* a, index a_row, const T* b,
+                                index b_stride, index k, index depth, index row, index rows,
+                                index vector) {
+    constexpr int w = width<T>;
+    Vec<T> sum[R][NV];
+    add_chain<T, R, NV, Interleaved>(a, a_row, b, b_stride, depth, true, sum);
+    const bool last = k + depth == p.depth;
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+        const index column = (vector + v) * w, left = p.columns - column;
+        const bool add = last && p.bias;
+        const Vec<T> bias = add ? load_upto(p.bias + column, left) : Vec<T>{};
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+            if (Interleaved && i >= rows) break;
+            T* out = p.out + (row + i) * p.columns + column;
+            Vec<T> value = sum[i][v];
+            if (k > 0) value = load_upto(out, left) + value;
+            if (add) value = value + bias;
+            store_upto(out, value, left);
+        }
+    }
+}
+
+// All vectors of a group for one tile of rows, of which the last `R - rows` are not there.
+template <class T, int R, bool Interleaved>
+inline void product_rows(const Product<T>& p, const T* a, index a_row, const T* b, index b_stride,
+                         index k, index depth, index row, index rows, index vector, int vectors) {
+    constexpr int most = most_vectors(R);
+    const auto tile = [&](auto nv, int v) __attribute__((always_inline)) {
+        product_tile<T, R, decltype(nv)::value, Interleaved>(p, a, a_row, b + v * b_stride,
+                                                             b_stride, k, depth, row, rows, vector + v);
+    };
+    for (int v = 0; v < vectors;) {
+        int n = vectors - v;
+        if constexpr (most >= 6) {
+            if (n >= 6) {
+                tile(Constant<6>{}, v);
+                v += 6;
+                continue;
+            }
+        }
+        n = n == 4 ? 2 : n > 3 ? 3 : n;
+        if (n == 3)
+            tile(Constant<3>{}, v);
+        else if (n == 2)
+            tile(Constant<2>{}, v);
+        else
+            tile(Constant<1>{}, v);
+        v += n;
+    }
+}
+
+template <class T>
+inline void pack_group(const Product<T>& p, T* packed, index stride, index k, index depth,
+                       index vector, int vectors) {
+    for (int v = 0; v < vectors; ++v) {
+        const index column = (vector + v) * width<T>, left = p.columns - column;
+        const T* source = p.b + k * p.b_step + column * p.b_column;
+        if (p.b_column == 1)
+            pack_straight(packed + v * stride, source, p.b_step, left, depth);
+        else
+            pack_transposed(packed + v * stride, source, p.b_column, left, depth);
+    }
+}
+
+template <class T>
+inline void product(const Product<T>& p, Range rows, Range vectors) {
+    if (rows.begin == rows.end || vectors.begin == vectors.end) return;
+    const bool interleaved = p.a_step != 1;
+    const index stride = (p.depth < block ? p.depth : block) * width<T>;
+    gru_xp::Scratch scratch;
+    T* packed_b = scratch.take<T>(stride * group);
+    T* packed_a = nullptr;
+    const index most = interleaved ? packed_rows : rows.end - rows.begin;
+    if (interleaved) {
+        const index tiles = ((rows.end - rows.begin < most ? rows.end - rows.begin : most) +
+                             most_rows - 1) / most_rows;
+        packed_a = scratch.take<T>(tiles * most_rows * (p.depth < block ? p.depth : block));
+    }
+    for (index from = rows.begin; from < rows.end; from += most) {
+        const index to = rows.end - from < most ? rows.end : from + most;
+        for (index k = 0; k == 0 || k < p.depth; k += block) {
+            const index depth = p.depth - k < block ? p.depth - k : block;
+            if (interleaved)
+                for (index row = from; row < to; row += most_rows)
+                    pack_rows(packed_a + (row - from) * depth, p.a + k * p.a_step + row, p.a_step,
+                              to - row, depth);
+            for (index v = vectors.begin; v < vectors.end; v += group) {
+                const int n = int(vectors.end - v < group ? vectors.end - v : group);
+                pack_group(p, packed_b, stride, k, depth, v, n);
+                for (index row = from; row < to; row += most_rows) {
+                    if (interleaved) {
+                        product_rows<T, most_rows, true>(p, packed_a + (row - from) * depth, 1,
+                                                         packed_b, stride, k, depth, row, to - row,
+                                                         v, n);
+                        continue;
+                    }
+                    const T* a = p.a + row * p.a_row + k;
+                    with_rows<most_rows>(to - row, [&](auto r) __attribute__((always_inline)) {
+                        product_rows<T, decltype(r)::value, false>(p, a, p.a_row, packed_b, stride,
+                                                                   k, depth, row, to - row, v, n);
+                    });
+                }
+            }
+        }
+    }
+}
+
+}  // namespace GRU_XP_ISA

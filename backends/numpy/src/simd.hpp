@@ -1,0 +1,243 @@
+// Vectors of the widest kind that this translation unit is compiled for.
+//
+// They are the compiler's own vector types, so that one source serves every processor; only what
+// these cannot say (a fused multiply-add, a masked load, an approximate reciprocal) is written
+// with intrinsics. Everything is inline and in the namespace of the instruction set: two units
+// compiled for different processors must never share a function.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) || defined(__FMA__)
+#include <immintrin.h>
+#endif
+
+#define GRU_XP_ALWAYS inline __attribute__((always_inline))
+
+namespace GRU_XP_ISA {
+
+using index = ptrdiff_t;
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+constexpr int registers = 32;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+constexpr int registers = 16;
+#else
+constexpr int vector_bytes = 16;
+#if defined(__aarch64__)
+constexpr int registers = 32;
+#else
+constexpr int registers = 16;
+#endif
+#endif
+
+template <class T>
+struct Integer;
+template <>
+struct Integer<float> {
+    using type = int32_t;
+};
+template <>
+struct Integer<double> {
+    using type = int64_t;
+};
+
+template <class T>
+struct Simd {
+    typedef T V __attribute__((vector_size(vector_bytes)));
+    using I = typename Integer<T>::type;
+    typedef I VI __attribute__((vector_size(vector_bytes)));
+    static constexpr int width = vector_bytes / int(sizeof(T));
+};
+
+template <class T>
+using Vec = typename Simd<T>::V;
+template <class T>
+using IntVec = typename Simd<T>::VI;
+template <class T>
+constexpr int width = Simd<T>::width;
+
+template <class T>
+GRU_XP_ALWAYS Vec<T> splat(T x) {
+    return x - Vec<T>{};
+}
+
+template <class T>
+GRU_XP_ALWAYS Vec<T> load(const T* p) {
+    Vec<T> v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class T>
+GRU_XP_ALWAYS void store(T* p, Vec<T> v) {
+    memcpy(p, &v, sizeof v);
+}
+
+// The first `count` < width elements; the others are zero.
+GRU_XP_ALWAYS Vec<float> load_first(const float* p, int count) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+#else
+    Vec<float> v{};
+    memcpy(&v, p, size_t(count) * sizeof *p);
+    return v;
+#endif
+}
+
+GRU_XP_ALWAYS Vec<double> load_first(const double* p, int count) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+#else
+    Vec<double> v{};
+    memcpy(&v, p, size_t(count) * sizeof *p);
+    return v;
+#endif
+}
+
+GRU_XP_ALWAYS void store_first(float* p, Vec<float> v, int count) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), v);
+#else
+    memcpy(p, &v, size_t(count) * sizeof *p);
+#endif
+}
+
+GRU_XP_ALWAYS void store_first(double* p, Vec<double> v, int count) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), v);
+#else
+    memcpy(p, &v, size_t(count) * sizeof *p);
+#endif
+}
+
+// As many elements as there are, at most a vector.
+template <class T>
+GRU_XP_ALWAYS Vec<T> load_upto(const T* p, index count) {
+    return count >= width<T> ? load(p) : load_first(p, int(count));
+}
+
+template <class T>
+GRU_XP_ALWAYS void store_upto(T* p, Vec<T> v, index count) {
+    if (count >= width<T>)
+        store(p, v);
+    else
+        store_first(p, v, int(count));
+}
+
+// a * b + c, rounded once where the processor can; the same everywhere in a unit.
+GRU_XP_ALWAYS Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+GRU_XP_ALWAYS Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_pd(a, b, c);
+#elif defined(__FMA__)
+    return _mm256_fmadd_pd(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+// min(max(x, -limit), limit), but NaN where x is.
+GRU_XP_ALWAYS Vec<float> clamp(Vec<float> x, float limit) {
+    const Vec<float> high = splat(limit), low = splat(-limit);
+#if defined(__AVX512F__)
+    return _mm512_min_ps(high, _mm512_max_ps(low, x));  // of two, NaN is the second's
+#elif defined(__FMA__)
+    return _mm256_min_ps(high, _mm256_max_ps(low, x));
+#else
+    const Vec<float> above = low > x ? low : x;
+    return high < above ? high : above;
+#endif
+}
+
+GRU_XP_ALWAYS Vec<double> clamp(Vec<double> x, double limit) {
+    const Vec<double> high = splat(limit), low = splat(-limit);
+    const Vec<double> above = low > x ? low : x;
+    return high < above ? high : above;
+}
+
+// 1 / b to at least 14 bits, for b in [0.5, 2^100].
+GRU_XP_ALWAYS Vec<float> reciprocal(Vec<float> b) {
+#if defined(__AVX512F__)
+    return _mm512_rcp14_ps(b);
+#elif defined(__FMA__)
+    const Vec<float> y = _mm256_rcp_ps(b);
+    return fma(fma(-b, y, splat(1.0f)), y, y);
+#else
+    return 1.0f / b;
+#endif
+}
+
+GRU_XP_ALWAYS Vec<double> reciprocal(Vec<double> b) { return 1.0 / b; }
+
+// A vector of 16-byte lanes, lane p from `from` + p * stride.
+template <class T>
+GRU_XP_ALWAYS Vec<T> load_lanes(const T* from, index stride) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+    const auto lane = [&](index p) __attribute__((always_inline)) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + p * stride));
+    };
+#endif
+#if defined(__AVX512F__)
+    __m512i v = _mm512_castsi128_si512(lane(0));
+    v = _mm512_inserti32x4(v, lane(1), 1);
+    v = _mm512_inserti32x4(v, lane(2), 2);
+    v = _mm512_inserti32x4(v, lane(3), 3);
+    return Vec<T>(v);
+#elif defined(__AVX2__)
+    return Vec<T>(_mm256_inserti128_si256(_mm256_castsi128_si256(lane(0)), lane(1), 1));
+#else
+    (void)stride;
+    return load(from);
+#endif
+}
+
+// The square of width x width numbers whose row j is at source + j * stride, transposed: number
+// (j, k) becomes element j of column[k].
+//
+// Lanes of rows that are `lane` apart are loaded side by side, which leaves small squares to be
+// transposed within the lanes, where shuffles are cheap.
+template <class T>
+GRU_XP_ALWAYS void load_transposed(const T* source, index stride, Vec<T> (&column)[width<T>]) {
+    constexpr int w = width<T>, lane = 16 / int(sizeof(T));
+#pragma GCC unroll 8
+    for (int q = 0; q < w; q += lane) {
+#pragma GCC unroll 4
+        for (int m = 0; m < lane; ++m)
+            column[q + m] = load_lanes(source + m * stride + q, lane * stride);
+        // Swap bit by bit the place within a lane with the number of the vector.
+#pragma GCC unroll 2
+        for (int bit = lane / 2; bit > 0; bit /= 2) {
+            Vec<T> old[lane];
+#pragma GCC unroll 4
+            for (int m = 0; m < lane; ++m) old[m] = column[q + m];
+#pragma GCC unroll 4
+            for (int m = 0; m < lane; ++m) {
+                if (m & bit) continue;
+                IntVec<T> low{}, high{};
+#pragma GCC unroll 16
+                for (int i = 0; i < w; ++i) {
+                    low[i] = (i & bit) ? w + i - bit : i;
+                    high[i] = (i & bit) ? w + i : i + bit;
+                }
+                column[q + m] = __builtin_shuffle(old[m], old[m + bit], low);
+                column[q + m + bit] = __builtin_shuffle(old[m], old[m + bit], high);
+            }
+        }
+    }
+}
+
+}  // namespace GRU_XP_ISA

@@ -1,0 +1,256 @@
+#include "threads.hpp"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#ifdef __linux__
+#include <sched.h>
+#include <sys/mman.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#endif
+
+namespace gru_xp {
+namespace {
+
+inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+inline void give_way() {
+#if defined(__unix__) || defined(__APPLE__)
+    sched_yield();
+#else
+    std::this_thread::yield();
+#endif
+}
+
+// Waits for a moment, and then for longer without keeping a processor from others.
+template <class Done>
+bool spin(int rounds, Done done) {
+    for (int i = 0; i < rounds; ++i) {
+        if (done()) return true;
+        relax();
+    }
+    return done();
+}
+
+constexpr int short_wait = 4000;    // rounds of some 20 ns that a barrier spins
+constexpr int worker_wait = 2000;  // and a worker, before it sleeps
+
+// Workers, and the one task that they have. Never destroyed: they may outlive everything static.
+class Pool {
+  public:
+    bool try_take() { return taken_.try_lock(); }
+    void give_back() { taken_.unlock(); }
+
+    // Grows to `count` workers if it can; returns how many there are.
+    int grow(int count) {
+        while (workers_ < count) {
+            try {
+                std::thread([this, number = workers_ + 1, seen = turn_.load()] {
+                    work(number, seen);
+                }).detach();
+            } catch (const std::system_error&) {
+                break;
+            }
+            ++workers_;
+        }
+        return workers_;
+    }
+
+    void run(int shares, Task task, void* context) {
+        task_ = task;
+        context_ = context;
+        shares_ = shares;
+        error_ = nullptr;
+        // Every worker reads the task, also those that have no share, so that none is late for
+        // the next one.
+        busy_.store(workers_, std::memory_order_relaxed);
+        {
+            std::lock_guard<std::mutex> lock(sleep_);
+            turn_.fetch_add(1, std::memory_order_release);
+        }
+        wake_.notify_all();
+        do_share(0);
+        while (!spin(short_wait, [&] { return busy_.load(std::memory_order_acquire) == 0; }))
+            give_way();
+        if (error_) std::rethrow_exception(error_);
+    }
+
+  private:
+    void do_share(int share) noexcept {
+        try {
+            task_(context_, share);
+        } catch (...) {
+            std::lock_guard<std::mutex> lock(sleep_);
+            error_ = std::current_exception();
+        }
+    }
+
+    void work(int number, unsigned seen) {
+#if defined(__unix__) || defined(__APPLE__)
+        // Signals are for the threads of the program.
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, nullptr);
+#endif
+        for (;;) {
+            const auto called = [&] { return turn_.load(std::memory_order_acquire) != seen; };
+            if (!spin(worker_wait, called)) {
+                std::unique_lock<std::mutex> lock(sleep_);
+                wake_.wait(lock, called);
+            }
+            ++seen;
+            if (number < shares_) do_share(number);
+            busy_.fetch_sub(1, std::memory_order_release);
+        }
+    }
+
+    std::mutex taken_, sleep_;
+    std::condition_variable wake_;
+    std::atomic<unsigned> turn_{0};
+    alignas(64) std::atomic<int> busy_{0};
+    int workers_ = 0, shares_ = 0;
+    Task task_ = nullptr;
+    void* context_ = nullptr;
+    std::exception_ptr error_;
+};
+
+std::atomic<Pool*> current_pool{nullptr};
+
+// A fork has the pool's memory, but not its threads: the child starts with a new one.
+Pool& pool() {
+    Pool* found = current_pool.load(std::memory_order_acquire);
+    if (found) return *found;
+#if defined(__unix__) || defined(__APPLE__)
+    static const int watched =
+        pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
+    (void)watched;
+#endif
+    Pool* fresh = new Pool;
+    if (current_pool.compare_exchange_strong(found, fresh)) return *fresh;
+    delete fresh;
+    return *found;
+}
+
+std::atomic<int> chosen_count{0};
+
+int default_count() {
+    int count = int(std::thread::hardware_concurrency());
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
+#endif
+    if (const char* text = std::getenv("OMP_NUM_THREADS")) {
+        const int wanted = std::atoi(text);  // of a list for nested levels, the first
+        if (wanted > 0) count = std::min(count, wanted);
+    }
+    return std::max(count, 1);
+}
+
+// One thread's memory of blocks that it is not using.
+struct Kept {
+    static constexpr size_t most = size_t(1) << 22;
+    static constexpr int places = 4;
+    struct {
+        void* data = nullptr;
+        size_t size = 0;
+    } blocks[places];
+
+    ~Kept() {
+        for (auto& block : blocks) std::free(block.data);
+    }
+};
+
+thread_local Kept kept;
+
+void* allocate(size_t size) {
+    constexpr size_t page = size_t(1) << 21;
+    const size_t alignment = size >= page ? page : 64;
+    void* data = std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    if (!data) throw std::bad_alloc();
+#ifdef __linux__
+    if (size >= page) madvise(data, size, MADV_HUGEPAGE);
+#endif
+    return data;
+}
+
+}  // namespace
+
+int thread_count() {
+    const int chosen = chosen_count.load(std::memory_order_relaxed);
+    return chosen > 0 ? chosen : default_count();
+}
+
+void set_thread_count(int count) { chosen_count.store(count, std::memory_order_relaxed); }
+
+Team::Team(int wanted) {
+    if (wanted <= 1 || !pool().try_take()) return;
+    size_ = std::min(wanted, pool().grow(wanted - 1) + 1);
+    if (size_ == 1) pool().give_back();
+}
+
+Team::~Team() {
+    if (size_ > 1) pool().give_back();
+}
+
+void Team::run(Task task, void* context) {
+    if (size_ > 1)
+        pool().run(size_, task, context);
+    else
+        task(context, 0);
+}
+
+void Barrier::wait() {
+    const int turn = turn_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == shares_) {
+        arrived_.store(0, std::memory_order_relaxed);
+        turn_.store(turn + 1, std::memory_order_release);
+        return;
+    }
+    while (!spin(short_wait, [&] { return turn_.load(std::memory_order_acquire) != turn; }))
+        give_way();
+}
+
+void* Scratch::bytes(size_t count) {
+    const size_t size = std::max((count + 63) / 64 * 64, size_t(64));
+    auto& block = blocks_[taken_];
+    block = {nullptr, size};
+    for (auto& free : kept.blocks)
+        if (free.size >= size) {
+            block = {free.data, free.size};
+            free = {nullptr, 0};
+            break;
+        }
+    if (!block.data) block.data = allocate(size);
+    ++taken_;
+    return block.data;
+}
+
+Scratch::~Scratch() {
+    while (taken_ > 0) {
+        auto& block = blocks_[--taken_];
+        if (block.size <= Kept::most)
+            for (auto& free : kept.blocks)  // the smaller ones make room
+                if (free.size < block.size) {
+                    std::swap(free.data, block.data);
+                    std::swap(free.size, block.size);
+                }
+        std::free(block.data);
+    }
+}
+
+}  // namespace gru_xp
