@@ -71,9 +71,10 @@ def quick_step(like: Array, /) -> Callable[..., Any] | None:
     """Return the accelerator's function for a whole step of a cell in eval, None without one.
 
     Everything between a call of the cell and the arithmetic takes longer than the arithmetic of a
-    small cell, so that this one passes by all of it: ``step(x, h, weight_ih, weight_hh, bias_ih,
-    bias_hh)`` gets its arguments as the user gave them, h and the biases perhaps None, and returns
-    ``h_t`` if all are arrays of one dtype that it takes, with shapes that fit; else NotImplemented.
+    small cell, so that this one passes by all of it: ``step(x, h, weight_ih, weight_hh)``, or
+    with ``bias_ih, bias_hh`` after these, gets x and h as the user gave them, h perhaps None, and
+    returns ``h_t`` if all are arrays of one dtype that it takes and of shapes that fit; else
+    NotImplemented.
 
     Parameters
     ----------

@@ -156,10 +156,6 @@ class GRUCell(Module):
         """The packed weights themselves, as the functional form takes them."""
         return GRUParams(**self._weights)
 
-    def __call__(self, x: Array, h: Array | None = None) -> Array:
-        """Return the next state; see `forward`."""
-        return self.forward(x, h)
-
     def forward(self, x: Array, h_prev_t: Array | None = None) -> Array:
         """One step; in training, store `x`, `hidden`, `r`, `z` and `n` for `backward`.
 
@@ -184,9 +180,10 @@ class GRUCell(Module):
             If an argument is no array, or one of another library or of a complex dtype.
         """
         if not self.training:
-            quick = accelerators.quick_step(self._first)
+            weights = tuple(self._weights.values())
+            quick = accelerators.quick_step(weights[0])
             if quick is not None:
-                h_t = quick(x, h_prev_t, *self.params)
+                h_t = quick(x, h_prev_t, *weights)
                 if h_t is not NotImplemented:
                     return h_t
         xp = self._xp
@@ -198,6 +195,8 @@ class GRUCell(Module):
         )
         self._tape = array_libraries.detached(tape)
         return h_t
+
+    __call__ = forward
 
     def backward(self, delta: Array) -> tuple[Array, Array]:
         """Gradients of the last `forward`; may be called more than once after it.

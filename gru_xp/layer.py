@@ -176,8 +176,8 @@ class GRU(Module):
         xp = self._xp
         if self.training:
             x, h0, lengths = (private(each, xp=xp) for each in (x, h0, lengths))
-        generator = self._rng.bit_generator
-        before = generator.state
+        drawing = self.training and self.dropout > 0
+        before = self._rng.bit_generator.state if drawing else None
         try:
             y, h_n, tape = stack.forward(
                 self.params,
@@ -191,7 +191,8 @@ class GRU(Module):
                 xp=xp,
             )
         except Exception:
-            generator.state = before  # a call that failed has drawn no mask
+            if before is not None:
+                self._rng.bit_generator.state = before  # a call that failed has drawn no mask
             raise
         self._tape = array_libraries.detached(tape) if self.training else None
         if self.training:

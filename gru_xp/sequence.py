@@ -34,7 +34,8 @@ def forward(
         # All biases join the input projection but the one that the reset gate scales.
         size = h0.shape[-1]
         b_h, b_hn = params.bias_hh[: 2 * size], params.bias_hh[2 * size :]
-        bias = params.bias_ih + xp.concat([b_h, xp.zeros_like(b_hn)])
+        b_ih, b_in = params.bias_ih[: 2 * size], params.bias_ih[2 * size :]
+        bias = xp.concat([b_ih + b_h, b_in])
     return recurrence.forward(
         _product(x, params.weight_ih.T, bias, xp=xp),
         h0,

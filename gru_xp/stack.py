@@ -129,7 +129,10 @@ def forward(
         y = xp.concat(outputs, axis=-1) if form.bidirectional else outputs[0]
         if masks and layer + 1 < layers:
             y = _where(valid, y * cast(masks[layer], dtype, xp=xp), xp=xp)
-    h_n = xp.reshape(xp.stack(last), h_shape)
+    if len(last) == 1:
+        h_n = xp.reshape(last[0], h_shape, copy=True)
+    else:
+        h_n = xp.reshape(xp.stack(last), h_shape)
     y = as_given(y, form, batched=batched, xp=xp)
     if not keep_tape:
         return y, h_n, None

@@ -29,8 +29,8 @@ def step(
     h: Array | None,
     weight_ih: Array,
     weight_hh: Array,
-    bias_ih: Array | None,
-    bias_hh: Array | None,
+    bias_ih: Array | None = None,
+    bias_hh: Array | None = None,
 ) -> Any: ...
 def tanh(x: Array) -> Any: ...
 def sigmoid(x: Array) -> Any: ...

@@ -64,7 +64,7 @@ def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:
 
 
 step = _native.step
-"""``step(x, h, weight_ih, weight_hh, bias_ih, bias_hh)``; see `gru_xp.accelerators.quick_step`."""
+"""A whole step of a cell in eval; see `gru_xp.accelerators.quick_step`."""
 
 
 def set_num_threads(count: int, /) -> None:

@@ -12,10 +12,11 @@ using gru_xp::Backward;
 // Weights (3 size, size) as unit_vectors vectors of columns.
 template <class T>
 inline void pack_backward(T* packed, const T* weight_hh, index size, Range vectors) {
-    constexpr int w = width<T>;
-    for (index v = vectors.begin; v < vectors.end; ++v) {
-        pack_straight(packed, weight_hh + v * w, size, size - v * w, 3 * size);
-        packed += 3 * size * w;
+    constexpr int w = width<T>, some = 8;
+    const index stride = 3 * size * w;
+    for (index v = vectors.begin; v < vectors.end; v += some, packed += some * stride) {
+        const index n = vectors.end - v < some ? vectors.end - v : index(some);
+        pack_straight(packed, stride, weight_hh + v * w, size, size - v * w, int(n), 3 * size);
     }
 }
 
@@ -50,18 +51,37 @@ GRU_XP_ALWAYS void back_through_gates(const Backward<T>& p, index t, index row, 
     store_upto(p.carried + row * p.size + unit, past, left);
 }
 
-// Takes the gradient of R rows and NV vectors of units back over step t, and on through the gates
-// of the step before, `next`, where there is one.
+// Fetches what back_through_gates of R rows will read and write; see fetch_for_gates.
 template <class T, int R, int NV>
-inline void backward_tile(const Backward<T>& p, index t, index next, index row, index vector) {
+GRU_XP_ALWAYS void fetch_for_gradients(const Backward<T>& p, index t, index row, index unit) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 12
+        for (int v = 0; v < NV; ++v) {
+            const index at = (t * p.rows + row + i) * p.size + unit + v * width<T>;
+            __builtin_prefetch(p.dh + at, 0, 2);
+            __builtin_prefetch(p.h_prev + at, 0, 2);
+            __builtin_prefetch(p.r + at, 0, 2);
+            __builtin_prefetch(p.z + at, 0, 2);
+            __builtin_prefetch(p.n + at, 0, 2);
+            __builtin_prefetch(p.gh_n + at, 0, 2);
+            __builtin_prefetch(p.dgh_n + at, 0, 2);
+            const T* dgx = p.dgx + (t * p.rows + row + i) * 3 * p.size + unit + v * width<T>;
+            for (int gate = 0; gate < 3; ++gate)
+                __builtin_prefetch(dgx + gate * p.size, 0, 2);
+        }
+}
+
+// One block of the product that takes the gradients of R rows and NV vectors of units back over
+// step t; with the last one on through the gates of the step before, `next`, where there is one.
+template <class T, int R, int NV>
+inline void backward_tile(const Backward<T>& p, index t, index next, index row, index vector,
+                          const Part<T, R, NV>& part) {
     constexpr int w = width<T>;
-    const index size = p.size, depth = 3 * size;
+    const index size = p.size;
+    if (part.last && next >= 0) fetch_for_gradients<T, R, NV>(p, next, row, vector * w);
     Vec<T> sum[R][NV];
-    const T* dgx = p.dgx + (t * p.rows + row) * depth;
-    const T* dgh_n = p.dgh_n + (t * p.rows + row) * size;
-    const T* packed = p.packed + vector * depth * w;
-    multiply<T, R, NV>({dgx, depth}, {packed, depth * w}, 2 * size, true, sum);
-    multiply<T, R, NV>({dgh_n, size}, {packed + 2 * size * w, depth * w}, size, false, sum);
+    if (!part.add(sum)) return;
 #pragma GCC unroll 12
     for (int v = 0; v < NV; ++v) {
         const index unit = (vector + v) * w;
@@ -82,35 +102,56 @@ inline void backward_tile(const Backward<T>& p, index t, index next, index row, 
 template <class T>
 inline void backward(const Backward<T>& p, Range rows, Range vectors, gru_xp::Barrier* barrier) {
     constexpr int w = width<T>;
-    const index first = p.reverse ? 0 : p.steps - 1, step = p.reverse ? 1 : -1;
+    const index size = p.size, depth = 3 * size, stride = depth * w;
+    const index few = rows.end - rows.begin, most = few <= 4 ? most_vectors(int(few)) : 3;
+    gru_xp::Scratch scratch;
+    T* sums = scratch.take<T>((few + most_rows - 1) / most_rows * accumulators * w);
+    const index start = p.reverse ? 0 : p.steps - 1, onward = p.reverse ? 1 : -1;
     for (index row = rows.begin; row < rows.end; ++row)
         for (index v = vectors.begin; v < vectors.end; ++v)
-            back_through_gates(p, first, row, v * w,
-                               load_upto(p.carried + row * p.size + v * w, p.size - v * w));
+            back_through_gates(p, start, row, v * w,
+                               load_upto(p.carried + row * size + v * w, size - v * w));
     for (index s = 0; s < p.steps; ++s) {
         if (barrier) barrier->wait();
-        const index t = first + s * step, next = s + 1 < p.steps ? t + step : -1;
-        const auto tile = [&](auto r, auto nv, index row, index v) __attribute__((always_inline)) {
-            backward_tile<T, decltype(r)::value, decltype(nv)::value>(p, t, next, row, v);
-        };
-        const index few = rows.end - rows.begin;
-        const index most = few <= 4 ? most_vectors(int(few)) : 3;
-        for (index v = vectors.begin; v < vectors.end;) {
-            const index left = vectors.end - v;
-            const index n = left >= most && left != 4 ? most : left == 4 ? 2 : left > 3 ? 3 : left;
-            for (index row = rows.begin; row < rows.end; row += most_rows)
-                with_rows<most_rows>(rows.end - row, [&](auto r) __attribute__((always_inline)) {
-                    constexpr int widest = most_vectors(decltype(r)::value);
-                    if (n > 3 && n == widest)
-                        tile(r, Constant<widest>{}, row, v);
-                    else if (n >= 3)
-                        for (index u = 0; u < n; u += 3) tile(r, Constant<3>{}, row, v + u);
-                    else if (n == 2)
-                        tile(r, Constant<2>{}, row, v);
-                    else
-                        tile(r, Constant<1>{}, row, v);
-                });
-            v += n;
+        const index t = start + s * onward, next = s + 1 < p.steps ? t + onward : -1;
+        for (index vector = vectors.begin, n; vector < vectors.end; vector += n) {
+            const index left = vectors.end - vector;
+            n = left >= most && left != 4 ? most : left == 4 ? 2 : left > 3 ? 3 : left;
+            const T* packed = p.packed + vector * stride;
+            for (index k = 0, count; k < depth; k += count) {
+                // The gradients of n's recurrent product lie apart from those of r's and z's.
+                const bool of_n = k >= 2 * size;
+                const index end = of_n ? depth : 2 * size;
+                count = end - k < block ? end - k : block;
+                const bool last = k + count == depth;
+                const T* soon = !last ? packed + (k + count) * w
+                                : left > n ? packed + n * stride : nullptr;
+                index tile = 0;
+                for (index row = rows.begin; row < rows.end; row += most_rows, ++tile)
+                    with_rows<most_rows>(rows.end - row, [&](auto r)
+                                             __attribute__((always_inline)) {
+                        constexpr int R = decltype(r)::value, widest = most_vectors(R);
+                        const index at = t * p.rows + row;
+                        const T* a = of_n ? p.dgh_n + at * size + k - 2 * size
+                                          : p.dgx + at * depth + k;
+                        const T* fetch = tile < 3 && soon ? soon + tile * stride : nullptr;
+                        const auto go = [&](auto nv, index u) __attribute__((always_inline)) {
+                            constexpr int NV = decltype(nv)::value;
+                            backward_tile<T, R, NV>(
+                                p, t, next, row, vector + u,
+                                {a, of_n ? size : depth, packed + u * stride + k * w, stride, count,
+                                 k == 0, last, sums + (tile * accumulators + u * R) * w, fetch});
+                        };
+                        if (n > 3 && n == widest)
+                            go(Constant<widest>{}, 0);
+                        else if (n >= 3)
+                            for (index u = 0; u < n; u += 3) go(Constant<3>{}, u);
+                        else if (n == 2)
+                            go(Constant<2>{}, 0);
+                        else
+                            go(Constant<1>{}, 0);
+                    });
+            }
         }
     }
 }

@@ -183,7 +183,7 @@ void step(const Step<T>& p) {
     if (p.bias_ih) {
         bias = gx + p.rows * columns;
         for (ptrdiff_t i = 0; i < columns; ++i)
-            bias[i] = p.bias_ih[i] + (i < 2 * p.size ? p.bias_hh[i] : T(0));
+            bias[i] = i < 2 * p.size ? p.bias_ih[i] + p.bias_hh[i] : p.bias_ih[i];
     }
     const Product<T> input{p.x,  p.input_size, 1,  p.weight_ih, 1,      p.input_size,
                            bias, gx,           p.rows, p.input_size, columns};

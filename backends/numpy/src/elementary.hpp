@@ -18,7 +18,8 @@ struct Tanh<float> {
     static constexpr float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     static constexpr int mantissa = 23;
     static constexpr float half_ln2_high = 0.3466796875f, half_ln2_low = -1.06097220e-4f;
-    static constexpr float q[] = {0.999999963f, 0.6666617368f, 0.3333376069f, 0.133864763f, 0.04442402016f};
+    static constexpr float q[] = {1.000000009f, 0.6666666548f, 0.3333308829f, 0.1333342279f,
+                                  0.04461015315f, 0.01270144238f};
 };
 
 template <>
@@ -56,9 +57,7 @@ struct Math {
         // 2^k: k is in the low bits of `rounded`.
         const V power = V((VI(rounded) << C::mantissa) + VI(one()));
         const V e = fma(power, u, fma(power, half(), -half()));
-        // e / (e + 1), and again from its remainder, which the sum's rounding does not touch.
-        const V y = reciprocal(e + T(1)), ratio = e * y;
-        return fma(fma(-ratio, e, e - ratio), y, ratio);
+        return ratio_to_next(e);
     }
 };
 

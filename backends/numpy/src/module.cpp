@@ -84,6 +84,36 @@ class Output {
     nb::object array_;
 };
 
+// Arrays side by side in one piece of memory, which lives as long as one of them: a large piece has
+// large pages, and arrays of the same size are a few cache lines off the places where, with sizes
+// that are powers of two, all of them would fall onto the same lines of the cache.
+template <class T>
+class Outputs {
+  public:
+    Outputs(ptrdiff_t arrays, ptrdiff_t numbers_of_each)
+        : spacing_((numbers_of_each * ptrdiff_t(sizeof(T)) + 63) / 64 * 64 + 9 * 64),
+          memory_({ptrdiff_t(arrays * spacing_ / ptrdiff_t(sizeof(T)))}) {}
+
+    // The `number`th array; its shape has at most the numbers that each was said to have.
+    nb::object array(ptrdiff_t number, std::initializer_list<npy_intp> shape) const {
+        nb::object view = nb::steal(PyArray_New(
+            &PyArray_Type, int(shape.size()), const_cast<npy_intp*>(shape.begin()), type_number<T>,
+            nullptr, data(number), 0, NPY_ARRAY_CARRAY, nullptr));
+        if (!view.is_valid() ||
+            PyArray_SetBaseObject(as_array(view), memory_.object().release().ptr()) < 0)
+            throw nb::python_error();
+        return view;
+    }
+
+    T* data(ptrdiff_t number) const {
+        return memory_.data() + number * spacing_ / ptrdiff_t(sizeof(T));
+    }
+
+  private:
+    ptrdiff_t spacing_;
+    Output<T> memory_;
+};
+
 nb::object lengths_of(nb::handle lengths, ptrdiff_t rows) {
     if (lengths.is_none()) return nb::object();
     nb::object array = nb::steal(PyArray_FROM_OTF(lengths.ptr(), NPY_INT64,
@@ -126,14 +156,14 @@ nb::object forward_of(nb::handle gx, nb::handle h0, nb::handle weight_hh, nb::ha
     p.reverse = reverse;
     nb::object tape = nb::none();
     if (keep_tape) {
-        const Output<T> r({steps, rows, size}), z({steps, rows, size}), n({steps, rows, size});
-        const Output<T> gh_n({steps, rows, size});
-        p.r = r.data();
-        p.z = z.data();
-        p.n = n.data();
-        p.gh_n = gh_n.data();
-        tape = nb::make_tuple(steps_of(states.object(), reverse ? 1 : 0, steps), r.object(),
-                              z.object(), n.object(), gh_n.object());
+        const Outputs<T> of_tape(4, steps * rows * size);
+        p.r = of_tape.data(0);
+        p.z = of_tape.data(1);
+        p.n = of_tape.data(2);
+        p.gh_n = of_tape.data(3);
+        const auto gate = [&](int number) { return of_tape.array(number, {steps, rows, size}); };
+        tape = nb::make_tuple(steps_of(states.object(), reverse ? 1 : 0, steps), gate(0), gate(1),
+                              gate(2), gate(3));
     }
     std::copy_n(h0_in.data(), rows * size,
                 p.states + (reverse ? steps * rows * size : ptrdiff_t(0)));
@@ -374,7 +404,7 @@ NB_MODULE(_native, m) {
             return step_of<decltype(t)>(x, h, weight_ih, weight_hh, bias_ih, bias_hh);
         });
     }, nb::arg("x"), nb::arg("h").none(), nb::arg("weight_ih"), nb::arg("weight_hh"),
-       nb::arg("bias_ih").none(), nb::arg("bias_hh").none());
+       nb::arg("bias_ih") = nb::none(), nb::arg("bias_hh") = nb::none());
 
     m.def("tanh", [](nb::handle x) {
         return by_type(common_type({x}), [&](auto t) { return map_of<decltype(t)>(x, true); });

@@ -34,30 +34,32 @@ inline void pack_transposed(T* target, const T* source, index column_stride, ind
     }
 }
 
-// The same where number (k, j) is at source[k * row_stride + j].
+// `vectors` of columns, number (k, j) of which is at source[k * row_stride + j], vector v into
+// target + v * stride. Row by row: a column's numbers lie on as many pages as there are rows.
 template <class T>
-inline void pack_straight(T* target, const T* source, index row_stride, index columns,
-                          index count) {
+inline void pack_straight(T* target, index stride, const T* source, index row_stride, index columns,
+                          int vectors, index count) {
     constexpr int w = width<T>;
-    if (columns >= w) {
-        for (index k = 0; k < count; ++k) store(target + k * w, load(source + k * row_stride));
-    } else {
-        for (index k = 0; k < count; ++k)
-            store(target + k * w, load_first(source + k * row_stride, int(columns)));
-    }
+    for (index k = 0; k < count; ++k)
+        for (int v = 0; v < vectors; ++v)
+            store(target + v * stride + k * w,
+                  load_upto(source + k * row_stride + v * w, columns - v * w));
 }
 
-// Rows whose numbers (i, k) are at source[i + k * step], interleaved: most_rows numbers of each k
-// together, into target[k * most_rows + i]. Rows from `rows` on are zero.
+// Rows whose numbers (i, k) are at source[i + k * step], interleaved: those of most_rows rows and
+// of one k together, tile after tile, at target[tile * stride + k * most_rows + i]. Rows that are
+// missing from the last tile are zero.
 template <class T>
-inline void pack_rows(T* target, const T* source, index step, index rows, index count) {
-    if (rows >= most_rows) {
-        for (index k = 0; k < count; ++k)
-            memcpy(target + k * most_rows, source + k * step, most_rows * sizeof(T));
-    } else {
-        for (index k = 0; k < count; ++k)
-            for (int i = 0; i < most_rows; ++i)
-                target[k * most_rows + i] = i < rows ? source[i + k * step] : T(0);
+inline void pack_rows(T* target, index stride, const T* source, index step, index rows,
+                      index count) {
+    for (index k = 0; k < count; ++k) {
+        const T* from = source + k * step;
+        T* to = target + k * most_rows;
+        index row = 0;
+        for (; row + most_rows <= rows; row += most_rows, to += stride)
+            memcpy(to, from + row, most_rows * sizeof(T));
+        if (row < rows)
+            for (int i = 0; i < most_rows; ++i) to[i] = row + i < rows ? from[row + i] : T(0);
     }
 }
 

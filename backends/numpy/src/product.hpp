@@ -70,13 +70,16 @@ inline void product_rows(const Product<T>& p, const T* a, index a_row, const T* 
 template <class T>
 inline void pack_group(const Product<T>& p, T* packed, index stride, index k, index depth,
                        index vector, int vectors) {
+    const index column = vector * width<T>;
+    const T* source = p.b + k * p.b_step + column * p.b_column;
+    if (p.b_column == 1) {
+        pack_straight(packed, stride, source, p.b_step, p.columns - column, vectors, depth);
+        return;
+    }
     for (int v = 0; v < vectors; ++v) {
-        const index column = (vector + v) * width<T>, left = p.columns - column;
-        const T* source = p.b + k * p.b_step + column * p.b_column;
-        if (p.b_column == 1)
-            pack_straight(packed + v * stride, source, p.b_step, left, depth);
-        else
-            pack_transposed(packed + v * stride, source, p.b_column, left, depth);
+        const index first = v * width<T>;
+        pack_transposed(packed + v * stride, source + first * p.b_column, p.b_column,
+                        p.columns - column - first, depth);
     }
 }
 
@@ -84,39 +87,38 @@ template <class T>
 inline void product(const Product<T>& p, Range rows, Range vectors) {
     if (rows.begin == rows.end || vectors.begin == vectors.end) return;
     const bool interleaved = p.a_step != 1;
-    const index stride = (p.depth < block ? p.depth : block) * width<T>;
+    const index most_depth = p.depth < block ? p.depth : block, stride = most_depth * width<T>;
+    const index all = rows.end - rows.begin;
+    const index most = interleaved && all > packed_rows ? packed_rows : all;
+    // A cache line more, so that the tiles' beginnings do not fall onto the same lines of a cache.
+    const index tile_stride = most_rows * most_depth + 64 / index(sizeof(T));
     gru_xp::Scratch scratch;
     T* packed_b = scratch.take<T>(stride * group);
-    T* packed_a = nullptr;
-    const index most = interleaved ? packed_rows : rows.end - rows.begin;
-    if (interleaved) {
-        const index tiles = ((rows.end - rows.begin < most ? rows.end - rows.begin : most) +
-                             most_rows - 1) / most_rows;
-        packed_a = scratch.take<T>(tiles * most_rows * (p.depth < block ? p.depth : block));
-    }
+    T* packed_a = interleaved
+                      ? scratch.take<T>((most + most_rows - 1) / most_rows * tile_stride)
+                      : nullptr;
     for (index from = rows.begin; from < rows.end; from += most) {
         const index to = rows.end - from < most ? rows.end : from + most;
         for (index k = 0; k == 0 || k < p.depth; k += block) {
             const index depth = p.depth - k < block ? p.depth - k : block;
             if (interleaved)
-                for (index row = from; row < to; row += most_rows)
-                    pack_rows(packed_a + (row - from) * depth, p.a + k * p.a_step + row, p.a_step,
-                              to - row, depth);
+                pack_rows(packed_a, tile_stride, p.a + k * p.a_step + from, p.a_step, to - from,
+                          depth);
             for (index v = vectors.begin; v < vectors.end; v += group) {
                 const int n = int(vectors.end - v < group ? vectors.end - v : group);
                 pack_group(p, packed_b, stride, k, depth, v, n);
-                for (index row = from; row < to; row += most_rows) {
-                    if (interleaved) {
-                        product_rows<T, most_rows, true>(p, packed_a + (row - from) * depth, 1,
-                                                         packed_b, stride, k, depth, row, to - row,
-                                                         v, n);
-                        continue;
-                    }
-                    const T* a = p.a + row * p.a_row + k;
-                    with_rows<most_rows>(to - row, [&](auto r) __attribute__((always_inline)) {
-                        product_rows<T, decltype(r)::value, false>(p, a, p.a_row, packed_b, stride,
-                                                                   k, depth, row, to - row, v, n);
-                    });
+                const T* a = interleaved ? packed_a : p.a + from * p.a_row + k;
+                for (index row = from; row < to; row += most_rows,
+                           a += interleaved ? tile_stride : most_rows * p.a_row) {
+                    if (interleaved)
+                        product_rows<T, most_rows, true>(p, a, 1, packed_b, stride, k, depth, row,
+                                                         to - row, v, n);
+                    else
+                        with_rows<most_rows>(to - row, [&](auto r)
+                                                 __attribute__((always_inline)) {
+                            product_rows<T, decltype(r)::value, false>(
+                                p, a, p.a_row, packed_b, stride, k, depth, row, to - row, v, n);
+                        });
                 }
             }
         }

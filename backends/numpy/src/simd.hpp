@@ -169,19 +169,35 @@ GRU_XP_ALWAYS Vec<double> clamp(Vec<double> x, double limit) {
     return high < above ? high : above;
 }
 
+#if defined(__AVX512F__) || defined(__FMA__)
 // 1 / b to at least 14 bits, for b in [0.5, 2^100].
 GRU_XP_ALWAYS Vec<float> reciprocal(Vec<float> b) {
 #if defined(__AVX512F__)
     return _mm512_rcp14_ps(b);
-#elif defined(__FMA__)
+#else
     const Vec<float> y = _mm256_rcp_ps(b);
     return fma(fma(-b, y, splat(1.0f)), y, y);
-#else
-    return 1.0f / b;
 #endif
 }
 
 GRU_XP_ALWAYS Vec<double> reciprocal(Vec<double> b) { return 1.0 / b; }
+
+// e / (e + 1) for e > -0.5, of which the sum's rounding is no part: the quotient again from its
+// remainder e - ratio (e + 1), which takes a third of a division's time.
+template <class V>
+GRU_XP_ALWAYS V ratio_to_next(V e) {
+    const V y = reciprocal(e + 1), ratio = e * y;
+    return fma(fma(-ratio, e, e - ratio), y, ratio);
+}
+#else
+// The same without fused operations: what the sum's rounding lost, and what that makes.
+template <class V>
+GRU_XP_ALWAYS V ratio_to_next(V e) {
+    const V sum = e + 1, ratio = e / sum;
+    const V lost = e < 1 ? e - (sum - 1) : 1 - (sum - e);
+    return ratio - ratio * (lost / sum);
+}
+#endif
 
 // A vector of 16-byte lanes, lane p from `from` + p * stride.
 template <class T>

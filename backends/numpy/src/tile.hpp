@@ -20,28 +20,19 @@ constexpr int most_vectors(int rows) {
     return rows * 12 <= accumulators ? 12 : rows * 6 <= accumulators ? 6 : 3;
 }
 
-// Where a tile's rows are: number (i, k) at data[i * row + k * step].
-template <class T>
-struct Rows {
-    const T* data;
-    index row;
-};
-
-// Packed columns: vector v of row k at data[v * stride + k * width].
-template <class T>
-struct Columns {
-    const T* data;
-    index stride;
-};
-
 // sum[i][v] = (first ? 0 : sum[i][v]) + the chain over `count` <= block terms.
-template <class T, int R, int NV, bool Interleaved>
+//
+// Number (i, k) of the rows is at a[i * a_row + k], or interleaved at a[k * most_rows + i]; vector
+// v of the packed columns' row k at b[v * b_stride + k * width]. With Ahead as many vectors from
+// `soon` on are fetched into the second cache.
+template <class T, int R, int NV, bool Interleaved, bool Ahead = false>
 GRU_XP_ALWAYS void add_chain(const T* a, index a_row, const T* b, index b_stride, index count,
-                             bool first, Vec<T> (&sum)[R][NV]) {
+                             bool first, Vec<T> (&sum)[R][NV], const T* soon = nullptr) {
     constexpr int w = width<T>;
     Vec<T> acc[R][NV] = {};
 #pragma GCC unroll 2
     for (index k = 0; k < count; ++k) {
+        if constexpr (Ahead) __builtin_prefetch(soon + k * w, 0, 2);
         Vec<T> column[NV];
 #pragma GCC unroll 16
         for (int v = 0; v < NV; ++v) column[v] = load(b + v * b_stride + k * w);
@@ -58,18 +49,38 @@ GRU_XP_ALWAYS void add_chain(const T* a, index a_row, const T* b, index b_stride
         for (int v = 0; v < NV; ++v) sum[i][v] = first ? acc[i][v] : sum[i][v] + acc[i][v];
 }
 
-// sum (+)= rows (R, count) times packed columns (count, NV vectors).
+// One block of a product whose sums wait in `kept` between blocks.
 template <class T, int R, int NV>
-GRU_XP_ALWAYS void multiply(Rows<T> a, Columns<T> b, index count, bool first,
-                            Vec<T> (&sum)[R][NV]) {
-    index k = 0;
-    do {
-        const index n = count - k < block ? count - k : block;
-        add_chain<T, R, NV, false>(a.data + k, a.row, b.data + k * width<T>, b.stride, n,
-                                   first && k == 0, sum);
-        k += n;
-    } while (k < count);
-}
+struct Part {
+    const T* a;
+    index a_row;
+    const T* b;
+    index b_stride, count;
+    bool first, last;
+    T* kept;
+    const T* soon;  // or null
+
+    // Adds the block; true if the sums are complete, and then they are in `sum`.
+    GRU_XP_ALWAYS bool add(Vec<T> (&sum)[R][NV]) const {
+        constexpr int w = width<T>;
+        if (!first)
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+                for (int v = 0; v < NV; ++v) sum[i][v] = load(kept + (i * NV + v) * w);
+        constexpr bool can_fetch = R == most_rows && NV == 3;
+        if (can_fetch && soon)
+            add_chain<T, R, NV, false, can_fetch>(a, a_row, b, b_stride, count, first, sum, soon);
+        else
+            add_chain<T, R, NV, false>(a, a_row, b, b_stride, count, first, sum);
+        if (!last)
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+                for (int v = 0; v < NV; ++v) store(kept + (i * NV + v) * w, sum[i][v]);
+        return last;
+    }
+};
 
 template <int N>
 struct Constant {
