@@ -115,8 +115,32 @@ inline void forward_tile(const Forward<T>& p, index t, index row, index vector,
     }
 }
 
+// One step of one row, for which the weights are used once.
+template <class T>
+inline void forward_of_row(const Forward<T>& p, Range vectors) {
+    const index size = p.size;
+    const T* h = p.states + (p.reverse ? size : 0);
+    T* h_next = p.states + (p.reverse ? 0 : size);
+    for (index v = vectors.begin; v < vectors.end; ++v) {
+        const index unit = v * width<T>, left = size - unit;
+        Vec<T> sum[1][3];
+#pragma GCC unroll 3
+        for (int gate = 0; gate < 3; ++gate)
+            sum[0][gate] = multiply_transposed(h, p.weight_hh + (gate * size + unit) * size, size,
+                                               left, size);
+        if (left >= width<T>)
+            gates_of_rows<true>(p, 0, 0, unit, h, h_next, sum, 0);
+        else
+            gates_of_rows<false>(p, 0, 0, unit, h, h_next, sum, 0);
+    }
+}
+
 template <class T>
 inline void forward(const Forward<T>& p, Range rows, Range vectors, gru_xp::Barrier* barrier) {
+    if (!p.packed && p.rows == 1) {
+        forward_of_row(p, vectors);
+        return;
+    }
     constexpr int w = width<T>, most_units = most_vectors(1) / 3;
     const index state = p.rows * p.size, stride = p.size * w, few = rows.end - rows.begin;
     // Few rows take several vectors of units at a time, to keep the multipliers busy.

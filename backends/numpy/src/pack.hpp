@@ -6,32 +6,63 @@
 
 namespace GRU_XP_ISA {
 
-// One vector of columns, number (k, j) of which is at source[k + j * column_stride] (a transposed
-// matrix, such as weights (3H, H)), into target[k * width + j]. Columns from `columns` on are zero.
+// Up to width rows k of one vector of columns, number (k, j) of which is at
+// source[k + j * column_stride] (a transposed matrix, such as weights (3H, H)). Columns from
+// `columns` on and rows from `count` on are zero.
+template <class T>
+GRU_XP_ALWAYS void transposed_rows(const T* source, index column_stride, index columns, index count,
+                                   Vec<T> (&row)[width<T>]) {
+    constexpr int w = width<T>;
+    if (columns >= w && count >= w) {
+        load_transposed(source, column_stride, row);
+        return;
+    }
+    T edge[w * w];
+    for (int j = 0; j < w; ++j)
+        store(edge + j * w,
+              j < columns ? load_upto(source + j * column_stride, count) : Vec<T>{});
+    load_transposed(edge, w, row);
+}
+
+// All of them into target[k * width + j].
 template <class T>
 inline void pack_transposed(T* target, const T* source, index column_stride, index columns,
                             index count) {
     constexpr int w = width<T>;
     for (index k = 0; k < count; k += w) {
-        const index n = count - k < w ? count - k : w;
-        const T* from = source + k;
-        index stride = column_stride;
-        T edge[w * w];
-        if (columns < w || n < w) {
-            for (int j = 0; j < w; ++j)
-                store(edge + j * w, j < columns ? load_upto(from + j * stride, n) : Vec<T>{});
-            from = edge;
-            stride = w;
-        }
-        Vec<T> column[w];
-        load_transposed(from, stride, column);
-        if (n == w) {
+        Vec<T> row[w];
+        transposed_rows(source + k, column_stride, columns, count - k, row);
+        if (count - k >= w) {
 #pragma GCC unroll 16
-            for (int i = 0; i < w; ++i) store(target + (k + i) * w, column[i]);
+            for (int i = 0; i < w; ++i) store(target + (k + i) * w, row[i]);
         } else {
-            for (int i = 0; i < n; ++i) store(target + (k + i) * w, column[i]);
+            for (int i = 0; i < count - k; ++i) store(target + (k + i) * w, row[i]);
         }
     }
+}
+
+// x (count) times one vector of columns, as above, that is used once and so not worth packing.
+template <class T>
+inline Vec<T> multiply_transposed(const T* x, const T* source, index column_stride, index columns,
+                                  index count) {
+    constexpr int w = width<T>;
+    Vec<T> sum{};
+    for (index from = 0; from < count; from += block) {
+        const index to = count - from < block ? count : from + block;
+        Vec<T> acc{};
+        for (index k = from; k < to; k += w) {
+            Vec<T> row[w];
+            transposed_rows(source + k, column_stride, columns, to - k, row);
+            if (to - k >= w) {
+#pragma GCC unroll 16
+                for (int i = 0; i < w; ++i) acc = fma(splat(x[k + i]), row[i], acc);
+            } else {
+                for (int i = 0; i < to - k; ++i) acc = fma(splat(x[k + i]), row[i], acc);
+            }
+        }
+        sum = from == 0 ? acc : sum + acc;
+    }
+    return sum;
 }
 
 // `vectors` of columns, number (k, j) of which is at source[k * row_stride + j], vector v into

@@ -83,9 +83,25 @@ inline void pack_group(const Product<T>& p, T* packed, index stride, index k, in
     }
 }
 
+// One row times a transposed matrix.
+template <class T>
+inline void product_of_row(const Product<T>& p, Range vectors) {
+    for (index v = vectors.begin; v < vectors.end; ++v) {
+        const index column = v * width<T>, left = p.columns - column;
+        Vec<T> value = multiply_transposed(p.a, p.b + column * p.b_column, p.b_column, left,
+                                           p.depth);
+        if (p.bias) value = value + load_upto(p.bias + column, left);
+        store_upto(p.out + column, value, left);
+    }
+}
+
 template <class T>
 inline void product(const Product<T>& p, Range rows, Range vectors) {
     if (rows.begin == rows.end || vectors.begin == vectors.end) return;
+    if (p.rows == 1 && p.a_step == 1 && p.b_step == 1) {
+        product_of_row(p, vectors);
+        return;
+    }
     const bool interleaved = p.a_step != 1;
     const index most_depth = p.depth < block ? p.depth : block, stride = most_depth * width<T>;
     const index all = rows.end - rows.begin;
