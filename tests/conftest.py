@@ -15,6 +15,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,29 @@ def lib(request: pytest.FixtureRequest) -> Iterator[Library]:
     library: Library = request.param
     with use_accelerators(library.accelerated):
         yield library
+
+
+@pytest.fixture
+def native(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Provide the extension of NumPy's accelerator; afterwards its settings are as they were."""
+    if "numpy" not in (request.config.getoption("--backend") or ["numpy"]):
+        pytest.skip("about NumPy's accelerator")
+    if request.config.getoption("--path") == "portable":
+        pytest.skip("about NumPy's accelerator, which is off")
+    if find("numpy").module is None:
+        pytest.skip(find("numpy").reason)
+    from gru_xp_numpy import _native
+
+    isa, threads = _native.isa(), _native.num_threads()
+    with use_accelerators(True):
+        yield _native
+    _native.set_isa(isa)
+    _native.set_num_threads(threads)
+
+
+@pytest.fixture(params=["plain", "avx2", "avx512"])
+def isa(request: pytest.FixtureRequest, native: Any) -> str:
+    """Run the test once with each instruction set that the processor has."""
+    if not native.set_isa(request.param):
+        pytest.skip(f"this processor, or this build, has no {request.param}")
+    return str(native.isa())

@@ -63,11 +63,14 @@ EQUATIONS = "gru_xp.equations"
 SEQUENCE = "gru_xp.sequence"
 PORTABLE_LOOP = "gru_xp.portable"
 STACK = "gru_xp.stack"
+PRODUCTS = "gru_xp.products"
+ACCELERATORS = "gru_xp.accelerators"
 SCAN = "gru_xp_jax.scan"
+NATIVE = "gru_xp_numpy.functions"
 
 MUTATIONS = [
-    # The equations, their derivatives and the products are under the accelerators as well, so that
-    # the tests of the loop see them in both columns.
+    # The equations, their derivatives and the products are under the accelerators as well, or what
+    # one with its own is compared with, so that the tests of the loop see them in both columns.
     Mutation(
         "gates r and z swapped",
         EQUATIONS,
@@ -134,8 +137,8 @@ MUTATIONS = [
     Mutation(
         "recurrent biases of r and z dropped",
         SEQUENCE,
-        "(params.bias_ih + xp.concat([b_h, xp.zeros_like(b_hn)]))",
-        "params.bias_ih",
+        "xp.concat([b_ih + b_h, b_in])",
+        "xp.concat([b_ih, b_in])",
         LOOP,
     ),
     Mutation(
@@ -162,8 +165,8 @@ MUTATIONS = [
     Mutation(
         "dW_nh not scaled by r",
         SEQUENCE,
-        "xp.matmul(dgh_n_rows.T, n_rows)",
-        "xp.matmul(dgx_rows[:, 2 * size :].T, n_rows)",
+        "matmul(dgh_n_rows.T, n_rows, xp=xp)",
+        "matmul(dgx_rows[:, 2 * size :].T, n_rows, xp=xp)",
         LOOP,
     ),
     # The step and its way back, which the accelerators share
@@ -452,6 +455,50 @@ MUTATIONS = [
         LOOP,
         ACCELERATED,
     ),
+    # NumPy's accelerator; its C++ has a table of its own
+    Mutation(
+        "native: forward takes the reset gate before the product for after it",
+        NATIVE,
+        "    if not reset_after:\n        return NotImplemented\n    result",
+        "    result",
+        LAYER,
+        ACCELERATED,
+    ),
+    Mutation(
+        "native: backward takes the reset gate before the product for after it",
+        NATIVE,
+        "    if not reset_after:\n        return NotImplemented\n    return",
+        "    return",
+        LAYER,
+        ACCELERATED,
+    ),
+    Mutation(
+        "native: lengths forgotten on the way back",
+        NATIVE,
+        "*tape, weight_hh, lengths, reverse)",
+        "*tape, weight_hh, None, reverse)",
+        LOOP,
+        ACCELERATED,
+    ),
+    # How accelerators are asked
+    Mutation(
+        "bias of a product dropped where there is no accelerator for it",
+        PRODUCTS,
+        "return product if bias is None else product + bias",
+        "return product",
+        (
+            *LOOP,
+            "tests/test_native_products.py::"
+            "test_products_go_to_the_accelerator_unless_it_is_off",  # for NumPy's column
+        ),
+    ),
+    Mutation(
+        "a cell's step goes to the accelerator though it is off",
+        ACCELERATORS,
+        "return step if step is not None and _enabled.get() else None",
+        "return step",
+        ("tests/test_accelerators.py",),
+    ),
     # The cell
     Mutation(
         "no state given starts from ones",
@@ -619,6 +666,9 @@ def outcome(index: int, column: Column) -> str:
     mutation = MUTATIONS[index]
     if column.path not in mutation.paths or column.backend in mutation.unseen_on:
         return "-"
+    package = mutation.module.partition(".")[0]
+    if package not in ("gru_xp", f"gru_xp_{column.backend}"):
+        return "-"  # another library's accelerator
     status, printed = run_tests(mutation.tests, column, index)
     failed = re.search(r"^FAILED tests/\w+\.py::([\w:]+)", printed, re.MULTILINE)
     if status == 1 and failed:

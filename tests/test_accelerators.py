@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import accelerators, backend, recurrence
+from gru_xp import accelerators, backend, products, recurrence
 from gru_xp.tape import Tape
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, make_cell
@@ -63,6 +63,24 @@ def test_what_an_accelerator_returns_is_used(lib: Library, recording: Any) -> No
     with gru_xp.use_accelerators(True):
         h_t = make_cell(lib)(lib.array(draw(N, I, seed=0)))
     lib.assert_close(h_t, np.full((N, H), 7.0), atol=0)
+
+
+def test_a_cell_in_eval_asks_for_the_quick_step_unless_it_is_off(
+    lib: Library, recording: Any
+) -> None:
+    marked = lib.array(np.full((N, H), 7.0))
+    answers = [NotImplemented, marked]
+    recording.step = lambda *arguments: recording.calls.append("step") or answers.pop(0)
+    cell, x = make_cell(lib).eval(), lib.array(draw(N, I, seed=0))
+    with gru_xp.use_accelerators(False):
+        portable = cell(x)
+    assert recording.calls == []
+    with gru_xp.use_accelerators(True):
+        lib.assert_close(cell(x), lib.numpy(portable), atol=0)  # declined
+        assert recording.calls == ["step", "forward"]
+        assert cell(x) is marked
+        cell.train()(x)  # a step of which nothing is kept has no gradient
+    assert recording.calls == ["step", "forward", "step", "forward"]
 
 
 def test_the_switch_belongs_to_the_thread_and_nests(recording: Any) -> None:
@@ -130,18 +148,25 @@ def test_an_accelerator_without_its_functions_is_not_used(tmp_path: Any) -> None
 
 
 @pytest.mark.parametrize("name", list(backend.NAMESPACES))
-def test_every_accelerator_takes_the_arguments_of_the_recurrence(name: str) -> None:
+@pytest.mark.parametrize(
+    "portable",
+    [recurrence.forward, recurrence.backward, products.matmul],
+    ids=["forward", "backward", "matmul"],
+)
+def test_every_accelerator_takes_the_arguments_of_the_package(portable: Any, name: str) -> None:
     if backend.unusable(name):
         pytest.skip(backend.unusable(name))
-    module = accelerators.find(name).module
-    if module is None:
-        pytest.skip(f"{name} has no accelerator")
-    for function in ("forward", "backward"):
-        expected = inspect.signature(getattr(recurrence, function)).parameters
-        got = inspect.signature(getattr(module, function)).parameters
-        assert [(p.name, p.kind, p.default) for p in got.values()] == [
-            (p.name, p.kind, p.default) for p in expected.values() if p.name != "xp"
-        ]
+    found = accelerators.find(name)
+    if found.module is None:
+        pytest.skip(f"{name}: {found.reason}")
+    own = getattr(found.module, portable.__name__, None)
+    if own is None and portable is products.matmul:
+        pytest.skip(f"{name}'s accelerator leaves products to its library")
+    expected = inspect.signature(portable).parameters
+    got = inspect.signature(own).parameters
+    assert [(p.name, p.kind, p.default) for p in got.values()] == [
+        (p.name, p.kind, p.default) for p in expected.values() if p.name != "xp"
+    ]
 
 
 def test_jaxs_accelerator_declines_a_single_step(lib: Library) -> None:

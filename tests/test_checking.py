@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import accelerators, backend, equations, reference
-from gru_xp.checking import check_backends
+from gru_xp import accelerators, backend, checking, equations, recurrence, reference, sequence
+from gru_xp.checking import CheckResult, check_backends
 from gru_xp.functional import GRUParams, gru_cell, gru_cell_backward
 from tests.library import Library
+from tests.native import PORTABLE
 
 
 def test_a_backend_passes_on_every_device_dtype_and_path(lib: Library) -> None:
@@ -21,39 +23,73 @@ def test_a_backend_passes_on_every_device_dtype_and_path(lib: Library) -> None:
         backend.device_name(d) for d in backend.devices(lib.name)
     }
     assert {each.dtype for each in results} == {"float32", "float64"}
-    paths = {"portable"} | ({"gru_xp_jax"} if lib.name == "jax" else set())
-    assert {each.path for each in results} == paths
+    paths = {"portable"}
+    if lib.name == "jax" or accelerators.find(lib.name).module:  # NumPy's needs a compiler
+        paths.add(f"gru_xp_{lib.name}")
+    assert {each.path.partition(" ")[0] for each in results} == paths
     for each in results:
         assert 0 < each.forward_error < each.tolerance  # rounding: an exact zero compares nothing
         assert 0 < each.backward_error < each.tolerance
 
 
+def checked_portable() -> list[CheckResult]:
+    """Check NumPy; its accelerator must pass, as what was broken is the portable path alone."""
+    results = check_backends(["numpy"])
+    assert all(each.passed for each in results if each.path != "portable"), results
+    return [each for each in results if each.path == "portable"]
+
+
 def test_a_wrong_equation_fails_forward_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equations, "sigmoid", lambda x, *, xp: 0.5 * xp.tanh(0.4 * x) + 0.5)
-    for each in check_backends(["numpy"]):
+    results = checked_portable()
+    assert len(results) == 2  # a dtype each
+    for each in results:
         assert not each.passed
         assert each.forward_error > each.tolerance
+        assert each.backward_error > each.tolerance
 
 
 def test_a_wrong_adjoint_fails_backward_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equations, "_tanh_slope", lambda value: 1 - value)
-    for each in check_backends(["numpy"]):
+    results = checked_portable()
+    assert len(results) == 2
+    for each in results:
         assert not each.passed
         assert each.forward_error <= each.tolerance < each.backward_error
+
+
+def test_a_wrong_accelerator_fails_on_its_own_path_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(*arguments: Any, **options: Any) -> Any:
+        h, tape = PORTABLE.forward(*arguments, **options)
+        return h * 1.001, tape
+
+    module = SimpleNamespace(forward=forward, backward=PORTABLE.backward)
+    monkeypatch.setattr(accelerators, "find", lambda name: accelerators.Found(module, "wrong"))
+    monkeypatch.setattr(checking, "find", accelerators.find)
+    results = check_backends(["numpy"])
+    assert {each.path: each.passed for each in results} == {"portable": True, "wrong": False}
+    for each in results:
+        assert each.backward_error <= each.tolerance
 
 
 def test_a_backend_that_raises_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any, **options: Any) -> Any:
         raise MemoryError("out of device memory")
 
-    monkeypatch.setattr(equations, "step", broken)
+    monkeypatch.setattr(sequence, "forward", broken)  # both paths
     for each in check_backends(["numpy"]):
         assert not each.passed
         assert each.message == "MemoryError: out of device memory"
 
 
 def test_a_backend_that_gives_nan_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equations, "sigmoid", lambda x, *, xp: x * float("nan"))
+    right = recurrence.forward  # which both paths go through
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        h, tape = right(*arguments, **options)
+        return h * float("nan"), tape
+
+    monkeypatch.setattr(recurrence, "forward", forward)
     assert not any(each.passed for each in check_backends(["numpy"]))
 
 

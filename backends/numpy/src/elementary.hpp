@@ -41,7 +41,7 @@ struct Math {
 
     static GRU_XP_ALWAYS V one() { return splat(T(1)); }
     static GRU_XP_ALWAYS V half() { return splat(T(0.5)); }
-    static GRU_XP_ALWAYS V fma(V a, V b, V c) { return GRU_XP_ISA::fma(a, b, c); }
+    static GRU_XP_ALWAYS V fma(V a, V b, V c) { return exact_fma(a, b, c); }
 
     static GRU_XP_ALWAYS V tanh(V x) {
         x = clamp(x, C::largest);

@@ -160,11 +160,8 @@ inline void forward(const Forward<T>& p, Range rows, Range vectors, gru_xp::Barr
              ++i, v += onward * units) {
             const index vector = vectors.begin + v;
             const index n = vectors.end - vector < units ? vectors.end - vector : units;
-            const T* packed = p.packed + 3 * vector * stride;
-            if (own) {
-                pack_forward(own, p.weight_hh, p.size, {3 * vector, 3 * (vector + n)});
-                packed = own;
-            }
+            if (own) pack_forward(own, p.weight_hh, p.size, {3 * vector, 3 * (vector + n)});
+            const T* packed = own ? own : p.packed + 3 * vector * stride;
             for (index k = 0; k < p.size; k += block) {
                 const bool last = p.size - k <= block;
                 const index count = last ? p.size - k : block;

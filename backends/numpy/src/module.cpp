@@ -398,7 +398,9 @@ NB_MODULE(_native, m) {
     m.def("step", [](nb::handle x, nb::handle h, nb::handle weight_ih, nb::handle weight_hh,
                      nb::handle bias_ih, nb::handle bias_hh) {
         const int type = common_type({x, h, weight_ih, weight_hh, bias_ih, bias_hh});
-        if (type == -1 || !is_plain_step(x, h, weight_ih, weight_hh, bias_ih, bias_hh))
+        // A matrix or a masked array is for the portable path to refuse.
+        const auto plain = [](nb::handle o) { return o.is_none() || PyArray_CheckExact(o.ptr()); };
+        if (type == -1 || !plain(x) || !plain(h) || !is_plain_step(x, h, weight_ih, weight_hh, bias_ih, bias_hh))
             return not_implemented();
         return by_type(type, [&](auto t) {
             return step_of<decltype(t)>(x, h, weight_ih, weight_hh, bias_ih, bias_hh);

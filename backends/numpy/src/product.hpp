@@ -10,7 +10,7 @@ namespace GRU_XP_ISA {
 using gru_xp::Product;
 using gru_xp::Range;
 
-constexpr int group = 6;             // vectors packed at once, which stay in the second cache
+constexpr int group = 12;             // vectors packed at once, which stay in the second cache
 constexpr index packed_rows = 1024;  // rows interleaved at once
 
 template <class T, int R, int NV, bool Interleaved>

@@ -169,14 +169,36 @@ GRU_XP_ALWAYS Vec<double> clamp(Vec<double> x, double limit) {
     return high < above ? high : above;
 }
 
+// a * b + c rounded once, or in float64 without fused operations twice: for the few places where the
+// accuracy of a function rests on it.
 #if defined(__AVX512F__) || defined(__FMA__)
+template <class V>
+GRU_XP_ALWAYS V exact_fma(V a, V b, V c) {
+    return fma(a, b, c);
+}
+#else
+GRU_XP_ALWAYS Vec<float> exact_fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+    typedef double Wide __attribute__((vector_size(2 * vector_bytes)));
+    return __builtin_convertvector(__builtin_convertvector(a, Wide) *
+                                           __builtin_convertvector(b, Wide) +
+                                       __builtin_convertvector(c, Wide),
+                                   Vec<float>);
+}
+
+GRU_XP_ALWAYS Vec<double> exact_fma(Vec<double> a, Vec<double> b, Vec<double> c) {
+    return a * b + c;
+}
+#endif
+
 // 1 / b to at least 14 bits, for b in [0.5, 2^100].
 GRU_XP_ALWAYS Vec<float> reciprocal(Vec<float> b) {
 #if defined(__AVX512F__)
     return _mm512_rcp14_ps(b);
-#else
+#elif defined(__FMA__)
     const Vec<float> y = _mm256_rcp_ps(b);
     return fma(fma(-b, y, splat(1.0f)), y, y);
+#else
+    return 1 / b;
 #endif
 }
 
@@ -187,17 +209,8 @@ GRU_XP_ALWAYS Vec<double> reciprocal(Vec<double> b) { return 1.0 / b; }
 template <class V>
 GRU_XP_ALWAYS V ratio_to_next(V e) {
     const V y = reciprocal(e + 1), ratio = e * y;
-    return fma(fma(-ratio, e, e - ratio), y, ratio);
+    return exact_fma(exact_fma(-ratio, e, e - ratio), y, ratio);
 }
-#else
-// The same without fused operations: what the sum's rounding lost, and what that makes.
-template <class V>
-GRU_XP_ALWAYS V ratio_to_next(V e) {
-    const V sum = e + 1, ratio = e / sum;
-    const V lost = e < 1 ? e - (sum - 1) : 1 - (sum - e);
-    return ratio - ratio * (lost / sum);
-}
-#endif
 
 // A vector of 16-byte lanes, lane p from `from` + p * stride.
 template <class T>

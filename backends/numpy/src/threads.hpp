@@ -16,7 +16,7 @@ using Task = void (*)(void* context, int share);
 
 // The calling thread and as many workers as are to be had, at most `wanted` together. While
 // another caller has the workers, a team is the calling thread alone: a task must be right for
-// any number of shares.
+// any number of shares. No team may be made within a task.
 class Team {
   public:
     explicit Team(int wanted);

@@ -1,0 +1,102 @@
+// Arrays whose surroundings are watched, with a sanitizer and without.
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <vector>
+
+#include "check.hpp"
+
+namespace gru_xp_tests {
+
+// Which end of the inputs lies at a page that must not be touched; cases take turns.
+inline bool guard_at_front = false;
+
+// Numbers to be read only, and no further than they go. AddressSanitizer watches a heap block of
+// their exact size; without it they end (or begin) where memory that may not be read begins.
+template <class T>
+class Input {
+  public:
+    Input() = default;  // null
+
+    explicit Input(const std::vector<T>& values) {
+        const size_t size = values.size() * sizeof(T);
+#if defined(__SANITIZE_ADDRESS__)
+        block_ = ::operator new(size);
+        data_ = static_cast<T*>(block_);
+        if (size) std::memcpy(data_, values.data(), size);
+#else
+        const size_t page = size_t(sysconf(_SC_PAGESIZE));
+        const size_t body = std::max((size + page - 1) / page * page, page);
+        size_ = body + page;
+        block_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (block_ == MAP_FAILED) std::abort();
+        char* begin = static_cast<char*>(block_) + (guard_at_front ? page : 0);
+        std::memset(begin, 0xFF, body);  // NaN beside the numbers
+        char* place = guard_at_front ? begin : begin + body - size;
+        if (size) std::memcpy(place, values.data(), size);
+        mprotect(begin, body, PROT_READ);
+        mprotect(static_cast<char*>(block_) + (guard_at_front ? 0 : body), page, PROT_NONE);
+        data_ = reinterpret_cast<T*>(place);
+#endif
+    }
+
+    Input(const Input&) = delete;
+    Input& operator=(const Input&) = delete;
+
+    ~Input() {
+#if defined(__SANITIZE_ADDRESS__)
+        ::operator delete(block_);
+#else
+        if (block_) munmap(block_, size_);
+#endif
+    }
+
+    const T* data() const { return data_; }
+
+  private:
+    void* block_ = nullptr;
+    size_t size_ = 0;
+    T* data_ = nullptr;
+};
+
+// Numbers to be written, NaN before that, between zones that must stay as they are.
+template <class T>
+class Output {
+  public:
+    // `shift` moves the numbers off the vectors' alignment.
+    explicit Output(index count, index shift = 1) : count_(count), front_(zone + shift) {
+        bytes_.assign(size_t(front_ + count + zone) * sizeof(T), canary);
+        std::memset(static_cast<void*>(data()), 0xFF, size_t(count) * sizeof(T));
+    }
+
+    Output(const std::vector<T>& values, index count) : Output(count) {
+        if (!values.empty()) std::memcpy(data(), values.data(), values.size() * sizeof(T));
+    }
+
+    T* data() { return reinterpret_cast<T*>(bytes_.data()) + front_; }
+    index size() const { return count_; }
+
+    // Nothing was written before the numbers, and nothing after them.
+    void expect_intact(const char* name) const {
+        const index begin = front_ * index(sizeof(T)), end = begin + count_ * index(sizeof(T));
+        for (index i = 0; i < index(bytes_.size()); ++i) {
+            if (i == begin) i = end;
+            if (i == index(bytes_.size()) || bytes_[size_t(i)] == canary) continue;
+            const index at = i < begin ? (i - begin) / index(sizeof(T)) - 1
+                                       : count_ + (i - end) / index(sizeof(T));
+            return fail(text("%s[%td] was written, of %td numbers", name, at, count_));
+        }
+    }
+
+  private:
+    static constexpr index zone = 128;
+    static constexpr unsigned char canary = 0xA5;
+
+    index count_, front_;
+    std::vector<unsigned char> bytes_;
+};
+
+}  // namespace gru_xp_tests

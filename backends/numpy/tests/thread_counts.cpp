@@ -1,0 +1,127 @@
+// Whole computations on one to four threads: equal bits. The sizes are what each way of sharing
+// out in drive.cpp takes.
+#include <memory>
+#include <thread>
+
+#include "recurrence.hpp"
+
+namespace gru_xp_tests {
+namespace {
+
+constexpr int most_threads = 4;
+
+template <class T>
+void check_recurrence(const char* set, const Case& c) {
+    gru_xp::choose_instruction_set(set);
+    const Recurrence<T> recurrence(c);
+    // A tape to go back on need not be an exact one.
+    auto some = recurrence.reference();
+    Random random(9);
+    for (auto* each : {&some.states, &some.r, &some.z, &some.n, &some.gh_n})
+        *each = random.numbers<Exact<T>>((c.T + 1) * c.N * c.H, 0.9);
+    std::unique_ptr<ForwardRun<T>> one;
+    std::unique_ptr<BackwardRun<T>> one_back;
+    for (int count = 1; count <= most_threads; ++count) {
+        gru_xp::set_thread_count(count);
+        begin_case("%d threads, %s %s %s", count, type_name<T>, set, c.title().c_str());
+        auto run = std::make_unique<ForwardRun<T>>(recurrence);
+        gru_xp::forward(run->arguments());
+        auto back = std::make_unique<BackwardRun<T>>(recurrence, some);
+        gru_xp::backward(back->arguments(), back->weight_hh());
+        if (count == 1) {
+            one = std::move(run);
+            one_back = std::move(back);
+            continue;
+        }
+        run->expect_same_bits_as(*one);
+        back->expect_same_bits_as(*one_back);
+    }
+}
+
+template <class T>
+void check_product(const char* set, index rows, index depth, index columns, bool transposed) {
+    gru_xp::choose_instruction_set(set);
+    Random random(5);
+    const Input<T> a(random.numbers<T>(rows * depth, 1)), b(random.numbers<T>(depth * columns, 1));
+    const Input<T> bias(random.numbers<T>(columns, 1));
+    Output<T> one(rows * columns);
+    for (int count = 1; count <= most_threads; ++count) {
+        gru_xp::set_thread_count(count);
+        begin_case("%d threads, product %s %s %td %td %td%s", count, type_name<T>, set, rows,
+                   depth, columns, transposed ? " a.T" : "");
+        Output<T> several(rows * columns);
+        Output<T>& out = count == 1 ? one : several;
+        gru_xp::product<T>({a.data(), transposed ? 1 : depth, transposed ? rows : 1, b.data(), 1,
+                            depth, bias.data(), out.data(), rows, depth, columns});
+        out.expect_intact("out");
+        expect_same_bits("out", {rows, columns}, out.data(), one.data(), out.size());
+    }
+}
+
+// Several callers at once; one of them gets the workers, the others work alone.
+template <class T>
+void check_callers(const char* set, const Case& c, int rounds) {
+    gru_xp::choose_instruction_set(set);
+    gru_xp::set_thread_count(most_threads);
+    begin_case("callers at once, %s %s %s", type_name<T>, set, c.title().c_str());
+    const Recurrence<T> recurrence(c);
+    auto some = recurrence.reference();
+    some.forward();
+    ForwardRun<T> alone(recurrence);
+    gru_xp::forward(alone.arguments());
+    BackwardRun<T> alone_back(recurrence, some);
+    gru_xp::backward(alone_back.arguments(), alone_back.weight_hh());
+    for (int round = 0; round < rounds; ++round) {
+        std::vector<std::unique_ptr<ForwardRun<T>>> runs;
+        std::vector<std::unique_ptr<BackwardRun<T>>> backs;
+        for (int i = 0; i < most_threads; ++i) {
+            runs.push_back(std::make_unique<ForwardRun<T>>(recurrence));
+            backs.push_back(std::make_unique<BackwardRun<T>>(recurrence, some));
+        }
+        std::vector<std::thread> callers;
+        for (int i = 0; i < most_threads; ++i)
+            callers.emplace_back([&, i] {
+                gru_xp::forward(runs[size_t(i)]->arguments());
+                gru_xp::backward(backs[size_t(i)]->arguments(), backs[size_t(i)]->weight_hh());
+            });
+        for (auto& caller : callers) caller.join();
+        for (int i = 0; i < most_threads; ++i) {
+            runs[size_t(i)]->expect_same_bits_as(alone);
+            backs[size_t(i)]->expect_same_bits_as(alone_back);
+        }
+    }
+}
+
+template <class T>
+void check_all(const char* set, bool quick) {
+    // Rows in whole tiles; in ones; vectors of units; vectors although there are rows, for the
+    // weights exceed a core's cache; few rows, for steps are too short to meet after each.
+    check_recurrence<T>(set, {24, 67, 33, true, false, true, true});
+    check_recurrence<T>(set, {24, 17, 65, true, true, false, false});
+    check_recurrence<T>(set, {40, 5, 97, true, true, true, true});
+    check_recurrence<T>(set, {2, 17, 301, false, false, true, true});
+    check_recurrence<T>(set, {90, 3, 81, false, true, true, false});
+    check_product<T>(set, 300, 65, 301, false);   // by rows
+    check_product<T>(set, 61, 300, 299, false);   // by columns
+    check_product<T>(set, 1100, 33, 160, true);   // by rows, interleaved
+    check_callers<T>(set, {40, 5, 97, true, false, true, true}, quick ? 1 : 5);
+    if (quick) return;
+    check_recurrence<T>(set, {26, 1, 261, false, false, true, true});
+    check_recurrence<T>(set, {5, 131, 70, true, true, true, true});
+    check_recurrence<T>(set, {13, 8, 200, true, false, false, true});
+    check_product<T>(set, 513, 513, 513, false);
+    check_product<T>(set, 513, 513, 40, true);
+}
+
+}  // namespace
+
+void test_thread_counts(const Options& options) {
+    bool doubles = true;
+    for (const char* set : options.sets) {
+        if (!options.quick || !doubles) check_all<float>(set, options.quick);
+        if (!options.quick || doubles) check_all<double>(set, options.quick);
+        doubles = !doubles;
+    }
+}
+
+}  // namespace gru_xp_tests

@@ -1,0 +1,198 @@
+"""The native mutation table: each fault below must be seen by the native tests.
+
+`tests.sanitizers` runs it: it changes one text at a time in a copy of the C++ sources, builds what
+that changes, for one instruction set, and runs the native tests. A run in which none fails is a
+mutation that survived. Before that, the same tests must pass on the code as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests import native_build
+
+KERNEL_SET = "plain"
+TIMEOUT_SECONDS = 60
+
+
+class Mutation(NamedTuple):
+    """One fault: in `file`, below backends/, `old` (which stands there once) becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    quick: bool = False
+    """Whether it is of the subset that a quick run takes."""
+
+
+EQUATIONS = "include/gru_xp/equations.hpp"
+FORWARD = "numpy/src/forward.hpp"
+BACKWARD = "numpy/src/backward.hpp"
+PRODUCT = "numpy/src/product.hpp"
+TILE = "numpy/src/tile.hpp"
+PACK = "numpy/src/pack.hpp"
+SIMD = "numpy/src/simd.hpp"
+DRIVE = "numpy/src/drive.cpp"
+THREADS = "numpy/src/threads.cpp"
+
+MUTATIONS = [
+    # The equations
+    Mutation(
+        "reset and update gates swapped",
+        EQUATIONS,
+        "    g.r = sigmoid<Math>(V(gx_r + gh_r));\n    g.z = sigmoid<Math>(V(gx_z + gh_z));\n",
+        "    g.z = sigmoid<Math>(V(gx_r + gh_r));\n    g.r = sigmoid<Math>(V(gx_z + gh_z));\n",
+    ),
+    Mutation(
+        "z for 1 - z",
+        EQUATIONS,
+        "Math::fma(g.z, h, V((Math::one() - g.z) * g.n))",
+        "Math::fma(V(Math::one() - g.z), h, V(g.z * g.n))",
+    ),
+    Mutation(
+        "gate gradient without the factor r",
+        EQUATIONS,
+        "d.gh_n = d.n * g.r;",
+        "d.gh_n = d.n;",
+        quick=True,
+    ),
+    # Forward
+    Mutation("b_hn dropped", FORWARD, "p.b_hn ? ", "false ? "),
+    Mutation("padding one step late, forward", FORWARD, "t < p.lengths[row", "t <= p.lengths[row"),
+    Mutation(
+        "shares do not wait for one another",
+        FORWARD,
+        "if (barrier) barrier->wait();",
+        "",
+        quick=True,
+    ),
+    # Backward
+    Mutation(
+        "padding one step late, backward", BACKWARD, "t >= p.lengths[row]", "t > p.lengths[row]"
+    ),
+    Mutation(
+        "carried gradient not added",
+        BACKWARD,
+        "const Vec<T> total = load_upto(p.dh + at, left) + carried;",
+        "const Vec<T> total = load_upto(p.dh + at, left); (void)carried;",
+    ),
+    Mutation(
+        "reverse ignored",
+        BACKWARD,
+        "start = p.reverse ? 0 : p.steps - 1, onward = p.reverse ? 1 : -1;",
+        "start = p.steps - 1, onward = -1;",
+    ),
+    # Tiles, packing, products
+    Mutation(
+        "a block's last term left out",
+        FORWARD,
+        "const index count = last ? p.size - k : block;",
+        "const index count = last ? p.size - k : block - 1;",
+    ),
+    Mutation(
+        "tiles share the sums they keep between blocks",
+        FORWARD,
+        "T* kept = sums + tile * accumulators * w;",
+        "T* kept = sums;",
+    ),
+    Mutation(
+        "row stride of a tile",
+        TILE,
+        "a[k * most_rows + i] : a[i * a_row + k]",
+        "a[k * most_rows + i] : a[i * (a_row - 1) + k]",
+    ),
+    Mutation(
+        "a column too few packed", PACK, "j < columns ? load_upto", "j + 1 < columns ? load_upto"
+    ),
+    Mutation(
+        "bias added once a block",
+        PRODUCT,
+        "const bool add = last && p.bias;",
+        "const bool add = p.bias != nullptr;\n    (void)last;",
+    ),
+    Mutation(
+        "last vector read beyond the end",
+        SIMD,
+        "return count >= width<T> ? load(p) : load_first(p, int(count));",
+        "(void)count; return load(p);",
+        quick=True,
+    ),
+    Mutation(
+        "last vector not stored",
+        SIMD,
+        "    else\n        store_first(p, v, int(count));\n",
+        "",
+    ),
+    # Threads
+    Mutation(
+        "the last of a share's rows or columns left out",
+        DRIVE,
+        "return {at(share), at(share + 1)};",
+        "return {at(share), at(share + 1) - (share + 1 < shares)};",
+    ),
+    Mutation(
+        "scratch memory given out twice",
+        THREADS,
+        "            free = {nullptr, 0};\n",
+        "",
+        quick=True,
+    ),
+]
+
+
+def stale(backends: Path) -> list[str]:
+    """Names of mutations whose text does not stand just once in its file."""
+    return [
+        each.name
+        for each in MUTATIONS
+        if (backends / each.file).read_text(encoding="utf-8").count(each.old) != 1
+    ]
+
+
+def outcome(mutation: Mutation, backends: Path, folder: Path, *, jobs: int) -> str:
+    """Build and test one mutation in a copy of the sources; say what saw it, if anything did."""
+    path = backends / mutation.file
+    source = path.read_text(encoding="utf-8")
+    path.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        native_build.build(folder, jobs=jobs)
+    except native_build.BuildError as error:
+        return f"DOES NOT BUILD\n{error}"
+    finally:
+        path.write_text(source, encoding="utf-8")
+    status, printed = native_build.run_tests(
+        folder, ["--quick", "--set", KERNEL_SET], timeout=TIMEOUT_SECONDS
+    )
+    failed = re.search(r"^FAILED:? (.*)", printed, re.MULTILINE)
+    if status and failed:
+        return f"killed by {failed[1]}"
+    return f"killed by signal {-status}" if status < 0 else f"SURVIVED (exit status {status})"
+
+
+def run(*, quick: bool, jobs: int, report: Callable[[str], None]) -> tuple[bool, str]:
+    """Run the table, or its quick subset; return whether all were killed, and a summary."""
+    with tempfile.TemporaryDirectory(prefix="gru-xp-mutations-") as name:
+        source = native_build.copy_sources(Path(name))
+        backends, folder = source / "backends", Path(name) / "build"
+        if names := stale(backends):
+            return False, f"the code has moved on from these mutations: {', '.join(names)}"
+        native_build.configure(source, folder, debug=True, instruction_sets=[KERNEL_SET])
+        native_build.build(folder, jobs=jobs)
+        arguments = ["--quick", "--set", KERNEL_SET]
+        status, printed = native_build.run_tests(folder, arguments, timeout=TIMEOUT_SECONDS)
+        if status:
+            return False, f"the tests fail without a mutation\n{printed}"
+        chosen = [each for each in MUTATIONS if each.quick or not quick]
+        killed = 0
+        for mutation in chosen:
+            start = time.monotonic()
+            result = outcome(mutation, backends, folder, jobs=jobs)
+            killed += result.startswith("killed")
+            report(f"  {mutation.name:46} {result} ({time.monotonic() - start:.1f} s)")
+    return killed == len(chosen), f"{killed} of {len(chosen)} mutations killed"
