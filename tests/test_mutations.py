@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests import mutations
+from tests import mutations, native_build, native_mutations
 
 
 def test_every_mutation_stands_once_in_the_code() -> None:
     assert not mutations.stale()
+    assert not native_mutations.stale(native_build.ROOT / "backends")
 
 
 def test_every_mutation_changes_something() -> None:

@@ -37,18 +37,30 @@ inline void give_way() {
 #endif
 }
 
-// Waits for a moment, and then for longer without keeping a processor from others.
+// Waits until `done`, or for so many turns: some microseconds awake, then giving way in every turn.
+// Two threads that the scheduler has put onto one processor would otherwise wait for the end of
+// each other's time slice.
 template <class Done>
-bool spin(int rounds, Done done) {
-    for (int i = 0; i < rounds; ++i) {
+bool wait_awake(int turns, Done done) {
+    constexpr int awake = 50;  // a pause takes some 20 to 50 ns
+    for (int i = 0; i < awake; ++i) {
         if (done()) return true;
         relax();
+    }
+    for (int i = 0; i < turns; ++i) {
+        if (done()) return true;
+        give_way();
     }
     return done();
 }
 
-constexpr int short_wait = 4000;    // rounds of some 20 ns that a barrier spins
-constexpr int worker_wait = 2000;  // and a worker, before it sleeps
+template <class Done>
+void wait_awake(Done done) {
+    while (!wait_awake(1 << 20, done)) {
+    }
+}
+
+constexpr int worker_turns = 100;  // of some 300 ns, before it sleeps
 
 // Workers, and the one task that they have. Never destroyed: they may outlive everything static.
 class Pool {
@@ -85,8 +97,7 @@ class Pool {
         }
         wake_.notify_all();
         do_share(0);
-        while (!spin(short_wait, [&] { return busy_.load(std::memory_order_acquire) == 0; }))
-            give_way();
+        wait_awake([&] { return busy_.load(std::memory_order_acquire) == 0; });
         if (error_) std::rethrow_exception(error_);
     }
 
@@ -109,7 +120,7 @@ class Pool {
 #endif
         for (;;) {
             const auto called = [&] { return turn_.load(std::memory_order_acquire) != seen; };
-            if (!spin(worker_wait, called)) {
+            if (!wait_awake(worker_turns, called)) {
                 std::unique_lock<std::mutex> lock(sleep_);
                 wake_.wait(lock, called);
             }
@@ -221,8 +232,7 @@ void Barrier::wait() {
         turn_.store(turn + 1, std::memory_order_release);
         return;
     }
-    while (!spin(short_wait, [&] { return turn_.load(std::memory_order_acquire) != turn; }))
-        give_way();
+    wait_awake([&] { return turn_.load(std::memory_order_acquire) != turn; });
 }
 
 void* Scratch::bytes(size_t count) {
