@@ -77,9 +77,14 @@ def get_num_threads() -> int:
     return int(_native.num_threads())
 
 
+def isa() -> str:
+    """Name of the instruction set in use: "plain", "avx2" or "avx512"."""
+    return str(_native.isa())
+
+
 def describe() -> str:
     """Say what this is, for the list of backends."""
-    return f"C++, {_native.isa()}"
+    return f"C++, {isa()}"
 
 
 def measure_fma_peak(dtype: str, seconds: float = 0.2) -> float:
