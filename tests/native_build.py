@@ -19,7 +19,7 @@ def missing_tools() -> str:
     """Say what a build needs and is not here; empty if nothing is."""
     if not shutil.which("cmake"):
         return "cmake is not installed (pip install cmake, or the system's package)"
-    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++"]
     if not any(shutil.which(name.split()[0]) for name in compilers):
         return f"no C++ compiler: none of {', '.join(compilers)} is on PATH"
     return ""

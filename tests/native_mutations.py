@@ -68,9 +68,15 @@ MUTATIONS = [
     Mutation(
         "shares do not wait for one another",
         FORWARD,
-        "if (barrier) barrier->wait();",
+        "if (barrier && !barrier->wait()) return;",
         "",
         quick=True,
+    ),
+    Mutation(
+        "a failed share keeps the others waiting",
+        THREADS,
+        "return !abandoned_.load(std::memory_order_acquire);",
+        "return true;",
     ),
     # Backward
     Mutation(

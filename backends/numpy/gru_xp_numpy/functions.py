@@ -14,8 +14,8 @@ try:
 except ImportError as error:
     raise ImportError(
         f"its C++ extension is not there ({error}), as where the package was installed without a "
-        "C++17 compiler: install GCC or Clang, then run pip install --force-reinstall "
-        "--no-deps --no-cache-dir with what you gave pip before"
+        "compiler for it: install GCC (Clang is not supported yet), then run pip install "
+        "--force-reinstall --no-deps --no-cache-dir with what you gave pip before"
     ) from error
 
 

@@ -112,7 +112,7 @@ inline void backward(const Backward<T>& p, Range rows, Range vectors, gru_xp::Ba
             back_through_gates(p, start, row, v * w,
                                load_upto(p.carried + row * size + v * w, size - v * w));
     for (index s = 0; s < p.steps; ++s) {
-        if (barrier) barrier->wait();
+        if (barrier && !barrier->wait()) return;
         const index t = start + s * onward, next = s + 1 < p.steps ? t + onward : -1;
         for (index vector = vectors.begin, n; vector < vectors.end; vector += n) {
             const index left = vectors.end - vector;

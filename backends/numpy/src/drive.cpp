@@ -82,6 +82,18 @@ Plan plan(ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, si
     return {int(std::min(ptrdiff_t(threads), rows)), true};
 }
 
+// A share of a team whose shares meet: where it fails, for want of memory, the others must not wait
+// for it.
+template <class F>
+void together(Barrier& barrier, F body) {
+    try {
+        body();
+    } catch (...) {
+        barrier.abandon();
+        throw;
+    }
+}
+
 Range rows_of(ptrdiff_t rows, int share, int shares) {
     return part(rows, share, shares, rows >= 2 * tile_rows * shares ? tile_rows : 1);
 }
@@ -138,7 +150,9 @@ void forward(Forward<T> p) {
         if (way.by_rows)
             k.forward(p, rows_of(p.rows, share, team.size()), {0, units}, nullptr);
         else
-            k.forward(p, {0, p.rows}, part(units, share, team.size()), meet);
+            together(barrier, [&] {
+                k.forward(p, {0, p.rows}, part(units, share, team.size()), meet);
+            });
     });
 }
 
@@ -162,7 +176,9 @@ void backward(Backward<T> p, const T* weight_hh) {
         if (way.by_rows)
             k.backward(p, rows_of(p.rows, share, team.size()), {0, vectors}, nullptr);
         else
-            k.backward(p, {0, p.rows}, part(vectors, share, team.size()), meet);
+            together(barrier, [&] {
+                k.backward(p, {0, p.rows}, part(vectors, share, team.size()), meet);
+            });
     });
 }
 
@@ -199,9 +215,11 @@ void step(const Step<T>& p) {
     Team team(wanted_threads(weights, worth_reading));
     Barrier barrier(team.size());
     team.run([&](int share) {
-        k.product(input, {0, p.rows}, part(vectors, share, team.size()));
-        if (team.size() > 1) barrier.wait();
-        k.forward(f, {0, p.rows}, part(units, share, team.size()), nullptr);
+        together(barrier, [&] {
+            k.product(input, {0, p.rows}, part(vectors, share, team.size()));
+            if (team.size() > 1 && !barrier.wait()) return;
+            k.forward(f, {0, p.rows}, part(units, share, team.size()), nullptr);
+        });
     });
     std::memcpy(p.h_next, states + state, size_t(state) * sizeof(T));
 }

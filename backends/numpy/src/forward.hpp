@@ -191,7 +191,7 @@ inline void forward(const Forward<T>& p, Range rows, Range vectors, gru_xp::Barr
                     });
             }
         }
-        if (barrier) barrier->wait();
+        if (barrier && !barrier->wait()) return;
     }
 }
 

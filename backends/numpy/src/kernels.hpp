@@ -63,7 +63,8 @@ struct Kernels {
     // rows are all, the vectors its own, and all shares must run at once.
     void (*forward)(const Forward<T>&, Range rows, Range vectors, Barrier*);
     void (*backward)(const Backward<T>&, Range rows, Range vectors, Barrier*);
-    // Vectors of the packed weights; there are packed_vectors of them, of `depth` rows each.
+    // These vectors of the packed weights: of 3 ceil(size / width) of `size` rows each in forward, of
+    // ceil(size / width) of 3 `size` rows in backward.
     void (*pack_forward)(T* packed, const T* weight_hh, ptrdiff_t size, Range vectors);
     void (*pack_backward)(T* packed, const T* weight_hh, ptrdiff_t size, Range vectors);
     void (*tanh)(const T* x, T* out, ptrdiff_t count);

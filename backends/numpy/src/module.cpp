@@ -1,4 +1,5 @@
-// The extension module: NumPy arrays in and out, the GIL released while it computes.
+// The extension module: NumPy arrays in and out, the GIL released while it computes, but for steps
+// that take less time than releasing it may cost.
 //
 // A function returns NotImplemented for arguments that it does not take. Shapes have been checked
 // where they entered the package, and are checked again here only where memory depends on it.
@@ -129,7 +130,11 @@ const int64_t* numbers(const nb::object& lengths) {
                               : nullptr;
 }
 
-ptrdiff_t extent(nb::handle array, int axis) { return PyArray_DIM(as_array(array), axis); }
+ptrdiff_t extent(nb::handle array, int axis) {
+    if (axis >= PyArray_NDIM(as_array(array)))
+        throw nb::value_error("gru_xp_numpy: an array has too few axes");
+    return PyArray_DIM(as_array(array), axis);
+}
 
 // Steps [from, from + steps) of a stack (steps + 1, N, H).
 nb::object steps_of(const nb::object& stack, ptrdiff_t from, ptrdiff_t steps) {
@@ -293,7 +298,7 @@ nb::object step_of(nb::handle x, nb::handle h, nb::handle weight_ih, nb::handle 
     p.bias_ih = data_of<T>(bias_ih);
     p.bias_hh = data_of<T>(bias_hh);
     p.h_next = static_cast<T*>(PyArray_DATA(as_array(out)));
-    if (double(p.rows) * double(p.size) * double(p.input_size + p.size) > 1e5) {
+    if (double(p.rows) * double(p.size) * double(p.input_size + p.size) > 5e4) {
         nb::gil_scoped_release unlocked;
         step(p);
     } else {
@@ -346,8 +351,10 @@ nb::object map_of(nb::handle x, bool tanh) {
         else
             return instruction_set().f64;
     }();
-    nb::gil_scoped_release unlocked;
-    (tanh ? k.tanh : k.sigmoid)(in.data(), out.data(), count);
+    {
+        nb::gil_scoped_release unlocked;
+        (tanh ? k.tanh : k.sigmoid)(in.data(), out.data(), count);
+    }
     return out.object();
 }
 

@@ -129,7 +129,7 @@ GRU_XP_ALWAYS void store_upto(T* p, Vec<T> v, index count) {
         store_first(p, v, int(count));
 }
 
-// a * b + c, rounded once where the processor can; the same everywhere in a unit.
+// a * b + c, rounded once with AVX2 and AVX-512, twice elsewhere; the same everywhere in a unit.
 GRU_XP_ALWAYS Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
 #if defined(__AVX512F__)
     return _mm512_fmadd_ps(a, b, c);

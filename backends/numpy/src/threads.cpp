@@ -70,16 +70,23 @@ class Pool {
 
     // Grows to `count` workers if it can; returns how many there are.
     int grow(int count) {
-        while (workers_ < count) {
-            try {
+        if (workers_ >= count) return workers_;
+#if defined(__unix__) || defined(__APPLE__)
+        // Signals are for the threads of the program: workers inherit that they are blocked.
+        sigset_t all, before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &before);
+#endif
+        try {
+            for (; workers_ < count; ++workers_)
                 std::thread([this, number = workers_ + 1, seen = turn_.load()] {
                     work(number, seen);
                 }).detach();
-            } catch (const std::system_error&) {
-                break;
-            }
-            ++workers_;
+        } catch (const std::exception&) {  // no thread, or no memory for one: fewer do
         }
+#if defined(__unix__) || defined(__APPLE__)
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+#endif
         return workers_;
     }
 
@@ -107,17 +114,11 @@ class Pool {
             task_(context_, share);
         } catch (...) {
             std::lock_guard<std::mutex> lock(sleep_);
-            error_ = std::current_exception();
+            if (!error_) error_ = std::current_exception();
         }
     }
 
     void work(int number, unsigned seen) {
-#if defined(__unix__) || defined(__APPLE__)
-        // Signals are for the threads of the program.
-        sigset_t all;
-        sigfillset(&all);
-        pthread_sigmask(SIG_BLOCK, &all, nullptr);
-#endif
         for (;;) {
             const auto called = [&] { return turn_.load(std::memory_order_acquire) != seen; };
             if (!wait_awake(worker_turns, called)) {
@@ -159,16 +160,20 @@ Pool& pool() {
 
 std::atomic<int> chosen_count{0};
 
+// OMP_NUM_THREADS, of a list for nested levels the first, or 0. Read when the library is loaded:
+// later another thread may be changing the environment.
+const int wanted_by_environment = [] {
+    const char* text = std::getenv("OMP_NUM_THREADS");
+    return text ? std::atoi(text) : 0;
+}();
+
 int default_count() {
     int count = int(std::thread::hardware_concurrency());
 #ifdef __linux__
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
 #endif
-    if (const char* text = std::getenv("OMP_NUM_THREADS")) {
-        const int wanted = std::atoi(text);  // of a list for nested levels, the first
-        if (wanted > 0) count = std::min(count, wanted);
-    }
+    if (wanted_by_environment > 0) count = std::min(count, wanted_by_environment);
     return std::max(count, 1);
 }
 
@@ -225,14 +230,18 @@ void Team::run(Task task, void* context) {
         task(context, 0);
 }
 
-void Barrier::wait() {
+bool Barrier::wait() {
     const int turn = turn_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == shares_) {
         arrived_.store(0, std::memory_order_relaxed);
         turn_.store(turn + 1, std::memory_order_release);
-        return;
+    } else {
+        wait_awake([&] {
+            return turn_.load(std::memory_order_acquire) != turn ||
+                   abandoned_.load(std::memory_order_acquire);
+        });
     }
-    wait_awake([&] { return turn_.load(std::memory_order_acquire) != turn; });
+    return !abandoned_.load(std::memory_order_acquire);
 }
 
 void* Scratch::bytes(size_t count) {

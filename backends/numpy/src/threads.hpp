@@ -42,12 +42,18 @@ class Team {
 class Barrier {
   public:
     explicit Barrier(int shares) : shares_(shares) {}
-    void wait();
+
+    // False if a share has abandoned the others: then what they wait for is not there.
+    [[nodiscard]] bool wait();
+
+    // Lets the others go on, and return, where a share cannot.
+    void abandon() { abandoned_.store(true, std::memory_order_release); }
 
   private:
     const int shares_;
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<int> turn_{0};
+    std::atomic<bool> abandoned_{false};
 };
 
 // Memory of a thread, aligned to 64 bytes and not initialised, given back at the end of the scope.

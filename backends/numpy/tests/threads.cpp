@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <new>
 #include <stdexcept>
 #include <thread>
 
@@ -91,14 +92,38 @@ void test_barrier(int shares, int phases) {
         threads.emplace_back([&, share] {
             for (int phase = 0; phase < phases; ++phase) {
                 written[size_t(share)] = phase;
-                barrier.wait();
+                if (!barrier.wait()) ++wrong;
                 for (int each : written)
                     if (each != phase) ++wrong;
-                barrier.wait();
+                if (!barrier.wait()) ++wrong;
             }
         });
     for (auto& thread : threads) thread.join();
     expect(wrong == 0, text("%d numbers were early or late", wrong.load()));
+}
+
+// Where a share fails before the others' barrier, they go on, know of it, and the caller hears why.
+void test_abandoned_barrier() {
+    begin_case("a barrier that a share does not reach");
+    for (int failing : {0, 1, 2}) {
+        gru_xp::Team team(3);
+        gru_xp::Barrier barrier(team.size());
+        std::atomic<int> told{0};
+        bool caught = false;
+        try {
+            team.run([&](int share) {
+                if (share == failing) {
+                    barrier.abandon();
+                    throw std::bad_alloc();
+                }
+                if (!barrier.wait()) ++told;
+            });
+        } catch (const std::bad_alloc&) {
+            caught = true;
+        }
+        expect(caught, "the failure did not reach the caller");
+        expect(told == team.size() - 1, text("%d shares were told", told.load()));
+    }
 }
 
 // Blocks are aligned, the caller's own, and their whole length may be written.
@@ -170,6 +195,7 @@ void test_threads(const Options& options) {
     test_teams(options.quick ? 40 : 400);
     test_exceptions();
     for (int shares = 1; shares <= 4; ++shares) test_barrier(shares, options.quick ? 50 : 500);
+    test_abandoned_barrier();
     test_scratch(options.quick ? 100 : 1000);
     test_fork();
 }
