@@ -10,7 +10,7 @@ from gru_xp.tape import Tape
 from gru_xp.typing import Array
 
 try:
-    from gru_xp_numpy import _native
+    import gru_xp_numpy._native as _native
 except ImportError as error:
     raise ImportError(
         f"its C++ extension is not there ({error}), as where the package was installed without a "
