@@ -20,11 +20,7 @@ class Peer(NamedTuple):
 
 
 PEERS = {
-    "torch": Peer(
-        ("torch",),
-        "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu",
-        "torch_peer",
-    ),
+    "torch": Peer(("torch",), "pip install torch==2.13.0", "torch_peer"),
     "onnxruntime": Peer(
         ("onnx", "onnxruntime"), "pip install onnx onnxruntime", "onnxruntime_peer"
     ),
