@@ -156,6 +156,10 @@ class GRUCell(Module):
         """The packed weights themselves, as the functional form takes them."""
         return GRUParams(**self._weights)
 
+    def __call__(self, x: Array, h: Array | None = None) -> Array:
+        """Return the next state; see `forward`."""
+        return self.forward(x, h)
+
     def forward(self, x: Array, h_prev_t: Array | None = None) -> Array:
         """One step; in training, store `x`, `hidden`, `r`, `z` and `n` for `backward`.
 
@@ -195,8 +199,6 @@ class GRUCell(Module):
         )
         self._tape = array_libraries.detached(tape)
         return h_t
-
-    __call__ = forward
 
     def backward(self, delta: Array) -> tuple[Array, Array]:
         """Gradients of the last `forward`; may be called more than once after it.

@@ -411,3 +411,11 @@ def test_numpy_arrays_of_any_layout_load(lib: Library, make: Any) -> None:
     lib.assert_close(cell.weight_ih, value.astype("float64"), atol=0)
     cell.weight_ih = value[:, ::-1]
     lib.assert_close(cell.weight_ih, value.astype("float64"), atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_state_has_a_name_in_each_vocabulary(lib: Library, training: bool) -> None:
+    cell = make_cell(lib).train(training)
+    x, h = lib.array(draw(N, I, seed=0)), lib.array(draw(N, H, seed=1))
+    called, forwarded = cell(x, h=h), cell.forward(x, h_prev_t=h)
+    lib.assert_close(called, lib.numpy(forwarded), atol=0)
