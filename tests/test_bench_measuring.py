@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,6 +148,17 @@ def test_the_process_is_limited_to_its_threads(monkeypatch: pytest.MonkeyPatch) 
     for library in ("OMP", "OPENBLAS", "MKL", "GRU_XP"):
         assert limits[f"{library}_NUM_THREADS"] == "1"
     assert limits["XLA_FLAGS"] == "--other --xla_cpu_multi_thread_eigen=false"
+
+
+def test_freed_memory_stays_in_the_process_but_where_memory_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    kept = parent.environment(JOB)["GLIBC_TUNABLES"].split(":")
+    assert kept[:2] == ["glibc.malloc.check=0", "glibc.malloc.mmap_max=0"]
+    assert kept[2].startswith("glibc.malloc.trim_threshold=")
+    counted = parent.environment(replace(JOB, memory_of="torch"))
+    assert counted["GLIBC_TUNABLES"] == "glibc.malloc.check=0"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this platform")
