@@ -31,7 +31,7 @@ class Mutation(NamedTuple):
     """Whether it is of the subset that a quick run takes."""
 
 
-EQUATIONS = "include/gru_xp/equations.hpp"
+EQUATIONS = "include/gru_xp_include/equations.hpp"
 FORWARD = "numpy/src/forward.hpp"
 BACKWARD = "numpy/src/backward.hpp"
 PRODUCT = "numpy/src/product.hpp"

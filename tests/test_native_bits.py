@@ -36,7 +36,7 @@ SHARED = {
     "by rows, in whole tiles": (6, 70, 64),
     "by few rows": (400, 5, 33),
     "by rows, fewer than threads": (800, 2, 33),
-    "by columns": (24, 3, 167),
+    "by columns": (14, 7, 167),
     "by columns, as the weights outgrow a cache": (3, 20, 301),
 }
 # M, K, N and the order of the first matrix, which is interleaved unless it is C.

@@ -54,7 +54,7 @@ Range part(ptrdiff_t count, int share, int shares, ptrdiff_t unit = 1) {
 // Floating operations below which a second thread costs more than it saves.
 constexpr double worth_sharing = 5e6;
 // Of one step, below which waiting for one another at its end does.
-constexpr double worth_meeting = 2.5e5;
+constexpr double worth_meeting = 1e6;
 // Weights read once a call are bound by memory: numbers below which one thread reads them.
 constexpr double worth_reading = 2.5e5;
 // Packed weights that a core keeps in its own cache.

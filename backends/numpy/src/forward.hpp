@@ -2,7 +2,7 @@
 #pragma once
 
 #include "elementary.hpp"
-#include "gru_xp/equations.hpp"
+#include "gru_xp_include/equations.hpp"
 #include "kernels.hpp"
 #include "pack.hpp"
 #include "threads.hpp"

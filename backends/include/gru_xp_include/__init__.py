@@ -1,0 +1,5 @@
+"""Headers for C++ and CUDA compilers; a package, so that they are found wherever it is installed."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
