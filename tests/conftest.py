@@ -14,13 +14,17 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from gru_xp import backend
 from gru_xp.accelerators import find, use_accelerators
+from tests import cuda
+from tests.cuda import Machine
 from tests.library import Library
 
 
@@ -118,3 +122,29 @@ def isa(request: pytest.FixtureRequest, native: Any) -> str:
     if not native.set_isa(request.param):
         pytest.skip(f"this processor, or this build, has no {request.param}")
     return str(native.isa())
+
+
+@pytest.fixture
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """CuPy's accelerator with kernels that run on the CPU, and a stand-in for CuPy."""
+    if cuda.COMPILER is None:
+        pytest.skip("there is no g++ to compile the CUDA kernels for the CPU")
+    folder = tmp_path_factory.getbasetemp() / "kernels"
+    folder.mkdir(exist_ok=True)
+    machine = Machine(folder)
+    before = _take_modules("cupy", "gru_xp_cupy")
+    sys.modules["cupy"] = machine.cupy()
+    try:
+        from gru_xp_cupy import kernels
+
+        kernels.gates, kernels.persistent = machine.gates, machine.persistent
+        yield machine
+    finally:
+        _take_modules("cupy", "gru_xp_cupy")
+        sys.modules.update(before)
+
+
+def _take_modules(*names: str) -> dict[str, ModuleType]:
+    """Take packages out of what has been imported."""
+    taken = [name for name in sys.modules if name.partition(".")[0] in names]
+    return {name: sys.modules.pop(name) for name in taken}

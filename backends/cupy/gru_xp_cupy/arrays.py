@@ -1,0 +1,43 @@
+"""Arrays as the kernels take them, and what they leave as the caller takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+
+from gru_xp.tape import Tape
+
+NULL = 0
+"""As a pointer among a kernel's arguments."""
+
+
+def contiguous(array: Any, dtype: Any = None, /) -> Any:
+    """Return the array, or a copy that is C-contiguous and of `dtype`; the null pointer for None."""
+    return NULL if array is None else cupy.ascontiguousarray(array, dtype)
+
+
+def times(steps: int, /, *, reverse: bool) -> range:
+    """Return the steps in the loop's order."""
+    return range(steps - 1, -1, -1) if reverse else range(steps)
+
+
+def initial_states(h0: Any, steps: int, /, *, reverse: bool) -> Any:
+    """Return room for all states (T + 1, N, H), the initial one where the loop starts."""
+    states = cupy.empty((steps + 1, *h0.shape), h0.dtype)
+    states[steps if reverse else 0] = h0
+    return states
+
+
+def tape_arrays(gx: Any, size: int, /) -> list[Any]:
+    """Return room for r, z, n and gh_n."""
+    steps, rows, _ = gx.shape
+    return [cupy.empty((steps, rows, size), gx.dtype) for _ in range(4)]
+
+
+def states_of(
+    states: Any, gates: list[Any] | None, /, *, reverse: bool
+) -> tuple[Any, Tape | None]:
+    """Return the states after each step, and the tape if there are gates for one."""
+    before, after = (states[1:], states[:-1]) if reverse else (states[:-1], states[1:])
+    return after, None if gates is None else Tape(before, *gates)

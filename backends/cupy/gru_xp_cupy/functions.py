@@ -1,0 +1,95 @@
+"""The accelerator's functions, as `gru_xp.recurrence` and `gru_xp.accelerators` define them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+from gru_xp.tape import Tape
+from gru_xp_cupy import persistent, steps
+from gru_xp_cupy.sources import NUMBERS
+from gru_xp_cupy.trust import trusted
+
+_persistent: ContextVar[bool] = ContextVar(
+    "gru_xp_persistent_kernel", default=os.environ.get("GRU_XP_PERSISTENT_KERNEL", "0") == "1"
+)
+
+
+@contextmanager
+def use_persistent_kernel(enabled: bool = True) -> Iterator[None]:
+    """Switch the persistent kernel on or off within a ``with`` block; it is off by default.
+
+    It runs all steps in one launch, with the recurrent weights on the chip. It is experimental: no
+    GPU has run it yet, and if it is wrong it may hang the device. It is used where it fits, and
+    only after its results have agreed with the portable loop's in a small case. The environment
+    variable ``GRU_XP_PERSISTENT_KERNEL=1`` switches it on from the start. The switch belongs to
+    the current thread or task.
+    """
+    token = _persistent.set(bool(enabled))
+    try:
+        yield
+    finally:
+        _persistent.reset(token)
+
+
+def forward(
+    gx: Any,
+    h0: Any,
+    weight_hh: Any,
+    b_hn: Any,
+    /,
+    *,
+    lengths: Any = None,
+    reverse: bool = False,
+    keep_tape: bool = True,
+    reset_after: bool = True,
+) -> Any:
+    """Run the loop over time forward; see `gru_xp.recurrence.forward`."""
+    for path in _paths(gx, reset_after=reset_after):
+        result = path.forward(
+            gx, h0, weight_hh, b_hn, lengths=lengths, reverse=reverse, keep_tape=keep_tape
+        )
+        if result is not NotImplemented:
+            return result
+    return NotImplemented
+
+
+def backward(
+    dh: Any,
+    dh_last: Any,
+    tape: Tape,
+    weight_hh: Any,
+    /,
+    *,
+    lengths: Any = None,
+    reverse: bool = False,
+    reset_after: bool = True,
+) -> Any:
+    """Run the loop over time back; see `gru_xp.recurrence.backward`."""
+    for path in _paths(dh, reset_after=reset_after):
+        result = path.backward(dh, dh_last, tape, weight_hh, lengths=lengths, reverse=reverse)
+        if result is not NotImplemented:
+            return result
+    return NotImplemented
+
+
+def describe() -> str:
+    """Say what this is, for the list of backends."""
+    return "CUDA" + (", persistent kernel: experimental" if _persistent.get() else "")
+
+
+def _paths(array: Any, /, *, reset_after: bool) -> Iterator[ModuleType]:
+    """Ways to run a call, the fastest first."""
+    dtype, rows = array.dtype.name, array.shape[1]
+    if not reset_after or dtype not in NUMBERS or 0 in array.shape:
+        return
+    tf32 = persistent.rounds_to_tf32()
+    for name, path in (("persistent kernel", persistent), ("a kernel a step", steps)):
+        if path is persistent and (not _persistent.get() or dtype == "float64"):
+            continue
+        if trusted(name, dtype, rows, path.forward, path.backward, tf32=tf32):
+            yield path

@@ -1,0 +1,57 @@
+"""Compiled kernels, by what they are compiled for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Timer
+from typing import Any
+
+import cupy
+
+from gru_xp_cupy.sources import OPTIONS, source
+
+_PATIENCE = 1.0  # seconds, after which a user is told what is being waited for
+
+_log = logging.getLogger("gru_xp")
+
+
+@cache
+def gates(function: str, number: str, /) -> Any:
+    """Kernel of ``gates.cu`` for arrays of `number`, a type in ``numbers.cuh``."""
+    module = cupy.RawModule(
+        code=source("gates.cu"), options=(*OPTIONS, f"-DGRU_XP_NUMBER={number}")
+    )
+    return module.get_function(function)
+
+
+@cache
+def persistent(function: str, tile: str, device: int, /) -> Any:
+    """Kernel of ``persistent.cu`` for a tile, a type in ``tile.cuh``.
+
+    One for each device, as the shared memory that it may have is set on the kernel.
+    """
+    module = cupy.RawModule(
+        code=source("persistent.cu"),
+        options=(*OPTIONS, f"-DGRU_XP_TILE={tile}"),
+        enable_cooperative_groups=True,
+    )
+    return module.get_function(function)
+
+
+@contextmanager
+def compiling(what: str, /) -> Iterator[None]:
+    """Say so if what is done within takes long, as CuPy compiles at the first use."""
+    timer = Timer(
+        _PATIENCE,
+        _log.warning,
+        (f"compiling CUDA kernels for {what}: CuPy keeps them on disk, the next start is quick",),
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,62 @@
+// What has no other name in CUDA C++ than an instruction's.
+#pragma once
+
+#include "numbers.cuh"
+
+namespace gru_xp {
+
+// Memory of the block, as much as the launch gave it.
+__device__ inline uint4* shared_memory() {
+    extern __shared__ uint4 memory[];
+    return memory;
+}
+
+// Has the second cache fetch what will be read soon.
+__device__ inline void prefetch(const void* address) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
+__device__ inline float half_to_float(unsigned short bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+
+__device__ inline unsigned short float_to_half(float x) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+
+// Tensor cores: d += a b for a of 16 rows and b of 8 columns, spread over a warp as PTX says
+// (mma.m16n8k16 of 16-bit numbers, mma.m16n8k8 of TF32). The types only choose.
+// For compute capability 8.0 and later; a kernel for less must not use them.
+#define GRU_XP_MMA(shape)                                                                      \
+    asm volatile("mma.sync.aligned." shape                                                     \
+                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"             \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                              \
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
+
+__device__ inline void multiply_add(float (&d)[4], unsigned a0, unsigned a1, unsigned a2,
+                                    unsigned a3, unsigned b0, unsigned b1, half) {
+    GRU_XP_MMA("m16n8k16.row.col.f32.f16.f16.f32");
+}
+
+__device__ inline void multiply_add(float (&d)[4], unsigned a0, unsigned a1, unsigned a2,
+                                    unsigned a3, unsigned b0, unsigned b1, bfloat16) {
+    GRU_XP_MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
+}
+
+__device__ inline void multiply_add(float (&d)[4], unsigned a0, unsigned a1, unsigned a2,
+                                    unsigned a3, unsigned b0, unsigned b1, float) {
+    GRU_XP_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
+}
+
+// The bits of x rounded to TF32.
+__device__ inline unsigned to_tf32(float x) {
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+}
+
+}  // namespace gru_xp

@@ -1,0 +1,119 @@
+"""The recurrence with one launch for all steps; see ``kernels/persistent.cu``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+import numpy as np
+
+from gru_xp.tape import Tape
+from gru_xp_cupy import kernels
+from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
+from gru_xp_cupy.plan import THREADS, Device, Plan, plan
+
+
+def forward(
+    gx: Any,
+    h0: Any,
+    weight_hh: Any,
+    b_hn: Any,
+    /,
+    *,
+    lengths: Any,
+    reverse: bool,
+    keep_tape: bool,
+) -> Any:
+    """See `gru_xp.recurrence.forward`; NotImplemented where it does not fit on the device."""
+    steps, rows, _ = gx.shape
+    size = h0.shape[1]
+    way = _plan(rows, size, gx.dtype.name, gates=3)
+    kernel = None if way is None else _ready("persistent_forward", way)
+    if way is None or kernel is None:
+        return NotImplemented
+    states = initial_states(h0, steps, reverse=reverse)
+    tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
+    arguments = (
+        *(contiguous(each) for each in (gx, weight_hh, b_hn)),
+        states,
+        *tape,
+        contiguous(lengths, np.int64),
+        cupy.zeros(1, np.uint32),
+        *_integers(steps, rows, size, way.units, way.splits, reverse),
+    )
+    kernel((way.blocks,), (THREADS,), arguments, shared_mem=way.shared_bytes)
+    return states_of(states, tape if keep_tape else None, reverse=reverse)
+
+
+def backward(
+    dh: Any,
+    dh_last: Any,
+    tape: Tape,
+    weight_hh: Any,
+    /,
+    *,
+    lengths: Any,
+    reverse: bool,
+) -> Any:
+    """See `gru_xp.recurrence.backward`; NotImplemented where it does not fit on the device."""
+    steps, rows, size = dh.shape
+    way = _plan(rows, size, dh.dtype.name, gates=1)
+    kernel = None if way is None else _ready("persistent_backward", way)
+    if way is None or kernel is None:
+        return NotImplemented
+    dgx = cupy.empty((steps, rows, 3 * size), dh.dtype)
+    dgh_n = cupy.empty((steps, rows, size), dh.dtype)
+    dh0 = cupy.empty((rows, size), dh.dtype)
+    arguments = (
+        *(contiguous(each) for each in (dh, dh_last, *tape, weight_hh)),
+        dgx,
+        dgh_n,
+        dh0,
+        contiguous(lengths, np.int64),
+        cupy.zeros(1, np.uint32),
+        *_integers(steps, rows, size, way.units, way.splits, reverse),
+    )
+    kernel((way.blocks,), (THREADS,), arguments, shared_mem=way.shared_bytes)
+    return dgx, dgh_n, dh0
+
+
+def _plan(rows: int, size: int, dtype: str, *, gates: int) -> Plan | None:
+    device = cupy.cuda.Device()
+    attributes = device.attributes
+    return plan(
+        rows,
+        size,
+        dtype=dtype,
+        gates=gates,
+        tf32=rounds_to_tf32(),
+        device=Device(
+            attributes["MultiProcessorCount"],
+            attributes["MaxSharedMemoryPerBlockOptin"],
+            int(device.compute_capability),
+            bool(attributes["CooperativeLaunch"]),
+        ),
+    )
+
+
+def rounds_to_tf32() -> bool:
+    """Whether CuPy's own float32 products do: the variable CUPY_TF32, or `set_compute_type`."""
+    core = cupy._core
+    wanted: bool = core.get_compute_type(np.float32) == core._routines_linalg.COMPUTE_TYPE_TF32
+    return wanted
+
+
+def _ready(function: str, way: Plan) -> Any:
+    """Return the kernel, None if the driver says that not all blocks can run at once."""
+    device = cupy.cuda.Device()
+    kernel = kernels.persistent(function, way.tile, device.id)
+    if kernel.max_dynamic_shared_size_bytes < way.shared_bytes:
+        kernel.max_dynamic_shared_size_bytes = way.shared_bytes
+    at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+        kernel.kernel.ptr, THREADS, way.shared_bytes
+    )
+    enough = at_once * device.attributes["MultiProcessorCount"] >= way.blocks
+    return kernel if enough else None
+
+
+def _integers(*values: int) -> tuple[np.int32, ...]:
+    return tuple(np.int32(value) for value in values)

@@ -1,0 +1,230 @@
+// Runs CUDA kernels on the CPU: each thread is a fiber, and runs until it has to wait.
+//
+// Which fiber goes on is drawn anew in every round from a seed, so that another seed is another
+// order of events. A state in which no fiber can go on is reported as a deadlock. What the kernels
+// use of CUDA C++ is here, and nothing more; this file is to be included before their text.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
+namespace on_cpu {
+
+enum Outcome { finished = 0, deadlock = 1, shared_memory_overrun = 2 };
+
+constexpr unsigned lanes = 32;
+constexpr size_t stack_bytes = 64 << 10, guard_bytes = 256;
+constexpr unsigned char guard = 0xA5;
+
+// Where some fibers wait until all of them have come.
+struct Meeting {
+    unsigned members = 0, come = 0, turn = 0;
+};
+
+struct Warp {
+    Meeting meeting;
+    unsigned words[2][lanes][6];  // what lanes show one another, in turns
+};
+
+struct Block {
+    uint3 index;
+    Meeting meeting;
+    std::vector<unsigned char> bytes;
+    unsigned char* shared;  // the first of `bytes` that is aligned to 16 bytes
+    std::vector<Warp> warps;
+};
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    Block* block;
+    uint3 thread;
+    const Meeting* waits_at = nullptr;
+    unsigned waits_for = 0;
+    bool spins = false, done = false;
+
+    bool can_go_on() const { return !done && !(waits_at && waits_at->turn != waits_for); }
+};
+
+struct Launch {
+    uint3 grid, block;
+    std::vector<Block> blocks;
+    std::vector<Fiber> fibers;
+    Fiber* running = nullptr;
+    ucontext_t scheduler;
+    void (*body)(void*);
+    void* context;
+
+    void pause() { swapcontext(&running->context, &scheduler); }
+};
+
+inline Launch* launch = nullptr;
+
+inline void meet(Meeting& meeting) {
+    const unsigned turn = meeting.turn;
+    if (++meeting.come == meeting.members) {
+        meeting.come = 0;
+        ++meeting.turn;
+        return;
+    }
+    launch->running->waits_at = &meeting;
+    launch->running->waits_for = turn + 1;
+    launch->pause();
+    launch->running->waits_at = nullptr;
+}
+
+inline Warp& warp() {
+    return launch->running->block->warps[launch->running->thread.x / lanes];
+}
+
+// Shows the words of this lane to the others of the warp, and returns theirs.
+template <size_t N>
+const unsigned (*exchange(const unsigned (&own)[N]))[6] {
+    Warp& w = warp();
+    const unsigned which = w.meeting.turn % 2;
+    std::copy(own, own + N, w.words[which][launch->running->thread.x % lanes]);
+    meet(w.meeting);
+    return w.words[which];
+}
+
+inline void start() {
+    launch->body(launch->context);
+    launch->running->done = true;
+}
+
+// Has all fibers go on in turns until they are done.
+inline Outcome schedule(Launch& l, unsigned seed) {
+    std::mt19937 random(seed);
+    std::vector<Fiber*> order;
+    for (Fiber& fiber : l.fibers) order.push_back(&fiber);
+    while (!order.empty()) {
+        std::shuffle(order.begin(), order.end(), random);
+        bool progress = false;
+        for (Fiber* fiber : order) {
+            if (!fiber->can_go_on()) continue;
+            const bool span = std::exchange(fiber->spins, false);
+            l.running = fiber;
+            swapcontext(&l.scheduler, &fiber->context);
+            progress = progress || !span || !fiber->spins;
+        }
+        if (!progress) return deadlock;
+        std::erase_if(order, [](const Fiber* fiber) { return fiber->done; });
+    }
+    return finished;
+}
+
+inline Outcome run(unsigned blocks, unsigned threads, size_t shared, unsigned seed,
+                   void (*body)(void*), void* context) {
+    Launch l{{blocks, 1, 1}, {threads, 1, 1}, std::vector<Block>(blocks), {}, nullptr, {}, body,
+             context};
+    l.fibers = std::vector<Fiber>(size_t(blocks) * threads);
+    launch = &l;
+    for (unsigned b = 0; b < blocks; ++b) {
+        Block& block = l.blocks[b];
+        block.index = {b, 0, 0};
+        block.meeting.members = threads;
+        block.bytes.assign(shared + 16 + guard_bytes, 0xFF);  // NaN to whom reads it too early
+        block.shared = block.bytes.data() + (16 - uintptr_t(block.bytes.data()) % 16) % 16;
+        std::fill_n(block.shared + shared, guard_bytes, guard);
+        block.warps.resize((threads + lanes - 1) / lanes);
+        for (unsigned w = 0; w < block.warps.size(); ++w)
+            block.warps[w].meeting.members = std::min(lanes, threads - w * lanes);
+        for (unsigned t = 0; t < threads; ++t) {
+            Fiber& fiber = l.fibers[size_t(b) * threads + t];
+            fiber.block = &block;
+            fiber.thread = {t, 0, 0};
+            fiber.stack.reset(new char[stack_bytes]);
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = fiber.stack.get();
+            fiber.context.uc_stack.ss_size = stack_bytes;
+            fiber.context.uc_link = &l.scheduler;
+            makecontext(&fiber.context, start, 0);
+        }
+    }
+    Outcome outcome = schedule(l, seed);
+    for (const Block& block : l.blocks)
+        if (std::any_of(block.shared + shared, block.shared + shared + guard_bytes,
+                        [](unsigned char c) { return c != guard; }))
+            outcome = shared_memory_overrun;
+    launch = nullptr;
+    return outcome;
+}
+
+// Calls a kernel as cuLaunchKernel does: arguments[i] points to the i-th parameter.
+template <class... P, size_t... I>
+void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<P*>(arguments[I])...);
+}
+
+template <class... P>
+int run(void (*kernel)(P...), unsigned blocks, unsigned threads, size_t shared, unsigned seed,
+        void** arguments) {
+    struct {
+        void (*kernel)(P...);
+        void** arguments;
+    } context{kernel, arguments};
+    return run(
+        blocks, threads, shared, seed,
+        [](void* c) {
+            auto& [function, values] = *static_cast<decltype(context)*>(c);
+            call(function, values, std::index_sequence_for<P...>{});
+        },
+        &context);
+}
+
+template <class To, class From>
+To bits_of(From from) {
+    To to;
+    static_assert(sizeof to == sizeof from);
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+}  // namespace on_cpu
+
+#define GRU_XP_EXPORT(kernel)                                                                    \
+    extern "C" int run_##kernel(unsigned blocks, unsigned threads, size_t shared, unsigned seed, \
+                                void** arguments) {                                              \
+        return on_cpu::run(kernel, blocks, threads, shared, seed, arguments);                    \
+    }
+
+#define threadIdx (on_cpu::launch->running->thread)
+#define blockIdx (on_cpu::launch->running->block->index)
+#define blockDim (on_cpu::launch->block)
+#define gridDim (on_cpu::launch->grid)
+
+inline void __syncthreads() { on_cpu::meet(on_cpu::launch->running->block->meeting); }
+inline void __threadfence() {}
+inline void __nanosleep(unsigned) {
+    on_cpu::launch->running->spins = true;
+    on_cpu::launch->pause();
+}
+inline unsigned atomicAdd(unsigned* at, unsigned value) { return std::exchange(*at, *at + value); }
+inline uint4 __ldcg(const uint4* at) { return *at; }
+inline float __uint_as_float(unsigned bits) { return on_cpu::bits_of<float>(bits); }
+inline unsigned __float_as_uint(float value) { return on_cpu::bits_of<unsigned>(value); }
+inline float __shfl_xor_sync(unsigned, float value, unsigned mask) {
+    const unsigned lane = threadIdx.x % on_cpu::lanes;
+    return __uint_as_float(on_cpu::exchange({__float_as_uint(value)})[lane ^ mask][0]);
+}

@@ -1,0 +1,52 @@
+// The instructions of kernels/device.cuh for a CPU.
+#pragma once
+
+#include "numbers.cuh"
+
+namespace gru_xp {
+
+inline uint4* shared_memory() {
+    return reinterpret_cast<uint4*>(on_cpu::launch->running->block->shared);
+}
+
+inline void prefetch(const void*) {}
+
+inline float half_to_float(unsigned short bits) { return float(on_cpu::bits_of<_Float16>(bits)); }
+
+inline unsigned short float_to_half(float x) {
+    return on_cpu::bits_of<unsigned short>(static_cast<_Float16>(x));
+}
+
+// Rounded to 10 bits of mantissa, ties away from zero.
+inline unsigned to_tf32(float x) { return (__float_as_uint(x) + 0x1000u) & ~0x1fffu; }
+
+template <class T>
+inline float part(unsigned word, int i) {
+    return widen(T{static_cast<unsigned short>(word >> 16 * i)});
+}
+template <>
+inline float part<float>(unsigned word, int) {
+    return __uint_as_float(word & ~0x1fffu);  // which is all that the instruction looks at
+}
+
+// Lane l has of a the rows l / 4 (a0, a2) and l / 4 + 8 (a1, a3), of b the column l / 4; of the
+// first half of the terms (a0, a1, b0) those of its place l % 4, and so of the second; of d columns
+// 2 (l % 4) and the next, of the first row and then of the second.
+template <class T>
+inline void multiply_add(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                         unsigned b0, unsigned b1, T) {
+    const auto words = on_cpu::exchange({a0, a1, a2, a3, b0, b1});
+    const int lane = threadIdx.x % on_cpu::lanes;
+    for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4, second = i / 2, column = lane % 4 * 2 + i % 2;
+        float sum = d[i];
+        for (int half = 0; half < 2; ++half)
+            for (int place = 0; place < 4; ++place)
+                for (int j = 0; j < int(4 / sizeof(T)); ++j)
+                    sum += part<T>(words[row * 4 + place][half * 2 + second], j) *
+                           part<T>(words[column * 4 + place][4 + half], j);
+        d[i] = sum;
+    }
+}
+
+}  // namespace gru_xp

@@ -1,0 +1,124 @@
+"""CuPy's accelerator, run on the CPU, computes what the portable loop computes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import array_api_compat.numpy as xp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from gru_xp import portable
+from gru_xp.tape import Tape
+from tests.cuda import Machine
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+# Roundings of the numbers, or of the products' factors where these are rounded further.
+TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-6, "float64": 2e-15, "tf32": 2e-3}
+# T, N, H around the edges: 8 columns and 1 to 16 rows of a tile, 16 or 32 terms of a block, 16 units
+# of one of the 4 multiprocessors, 8 warps.
+SIZES = [(1, 1, 8), (4, 3, 24), (3, 8, 40), (2, 16, 64), (3, 17, 72), (2, 35, 136)]
+ORDERS = (0, 1, 2)
+
+
+class Case(NamedTuple):
+    """Arguments of the recurrence, forward and backward."""
+
+    forward: tuple[Any, ...]
+    dh: Any
+    dh_last: Any
+    options: dict[str, Any]
+
+
+def draw_case(
+    size: tuple[int, int, int], dtype: str, *, ragged: bool = True, reverse: bool = False
+) -> Case:
+    steps, rows, hidden = size
+    rng = np.random.default_rng(rows * hidden)
+
+    def draw(*shape: int, scale: float = 0.5) -> Any:
+        return rng.uniform(-scale, scale, shape).astype(DTYPES[dtype])
+
+    lengths = rng.integers(0, steps + 1, rows) if ragged else None
+    gx = draw(steps, rows, 3 * hidden)
+    if lengths is not None:
+        gx[np.arange(steps)[:, None] >= lengths] = np.nan  # what padding holds is never used
+    weights = draw(3 * hidden, hidden, scale=hidden**-0.5)
+    return Case(
+        (gx, draw(rows, hidden), weights, draw(hidden)),
+        draw(steps, rows, hidden),
+        draw(rows, hidden),
+        {"lengths": lengths, "reverse": reverse},
+    )
+
+
+def exactly(case: Case, tape: Tape | None = None) -> tuple[Any, ...]:
+    """Results in float64: h, tape, and the gradients that belong to `tape`, or else to its own."""
+    arrays = [np.asarray(each, np.float64) for each in (*case.forward, case.dh, case.dh_last)]
+    h, own = portable.forward(*arrays[:4], **case.options, xp=xp)
+    kept = own if tape is None else Tape(*(np.asarray(each, np.float64) for each in tape))
+    assert own is not None
+    assert kept is not None
+    return h, own, *portable.backward(arrays[4], arrays[5], kept, arrays[2], **case.options, xp=xp)
+
+
+def assert_close(got: Any, wanted: Any, tolerance: float) -> None:
+    error = np.max(np.abs(np.asarray(got, np.float64) - wanted), initial=0)
+    assert error <= tolerance * max(1, np.max(np.abs(wanted), initial=0))  # not NaN either
+
+
+def check(path: Any, case: Case, tolerance: float) -> None:
+    before = [np.array(each, copy=True) for each in (*case.forward, case.dh, case.dh_last)]
+    h, tape = path.forward(*case.forward, **case.options, keep_tape=True)
+    wanted_h, wanted_tape, *_ = exactly(case)
+    assert_close(h, wanted_h, tolerance)
+    valid = np.ones(h.shape[:2], bool)
+    if case.options["lengths"] is not None:
+        valid = np.arange(len(h))[:, None] < case.options["lengths"]
+    for got, wanted in zip(tape, wanted_tape, strict=True):
+        assert np.all(np.isfinite(got))
+        assert_close(got[valid], wanted[valid], tolerance)
+    gradients = path.backward(case.dh, case.dh_last, tape, case.forward[2], **case.options)
+    for got, wanted in zip(gradients, exactly(case, tape)[2:], strict=True):
+        assert got.dtype == case.dh.dtype
+        assert_close(got, wanted, 4 * tolerance)
+    for array, copy in zip((*case.forward, case.dh, case.dh_last), before, strict=True):
+        assert array.tobytes() == copy.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_kernel_a_step_computes_the_recurrence(
+    machine: Machine, size: tuple[int, int, int], reverse: bool, dtype: str
+) -> None:
+    from gru_xp_cupy import steps
+
+    check(steps, draw_case(size, dtype, reverse=reverse), TOLERANCE[dtype])
+    assert machine.launched == [
+        f"{way}_gates {name}"
+        for way in ("forward", "backward")
+        for name in [{"float16": "half", "float32": "float", "float64": "double"}.get(dtype, dtype)]
+    ]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32", "tf32"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_persistent_kernel_computes_the_recurrence(
+    machine: Machine, size: tuple[int, int, int], reverse: bool, precision: str, order: int
+) -> None:
+    from gru_xp_cupy import persistent
+
+    machine.tf32, machine.seed = precision == "tf32", order
+    dtype = "float32" if machine.tf32 else precision
+    check(persistent, draw_case(size, dtype, reverse=reverse), TOLERANCE[precision])
+    tile = "Scalar" if precision == "float32" else "Tensor"
+    assert all(f" {tile}<" in each for each in machine.launched)
