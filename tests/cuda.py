@@ -33,7 +33,9 @@ class KernelError(Exception):
 
 
 @cache
-def library(file: str, define: str, folder: Path, /, faults: tuple[tuple[str, str], ...] = ()) -> Any:
+def library(
+    file: str, define: str, folder: Path, /, faults: tuple[tuple[str, str], ...] = ()
+) -> Any:
     """Compile a file of kernels; `faults` are texts to replace in it, each there once."""
     from gru_xp_cupy.sources import source
 
@@ -69,9 +71,7 @@ class Kernel:
         """Run it to its end."""
         assert shared_mem <= self.max_dynamic_shared_size_bytes
         values = [_value(argument) for argument in arguments]
-        pointers = (ctypes.c_void_p * len(values))(
-            *(ctypes.addressof(value) for value in values)
-        )
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         outcome = self._run(
             ctypes.c_uint(grid[0]),
             ctypes.c_uint(block[0]),
@@ -90,6 +90,10 @@ def _value(argument: Any) -> Any:
     if isinstance(argument, np.int32):
         return ctypes.c_int32(argument)
     return ctypes.c_int64(argument)
+
+
+class _NoArray:
+    """For those who ask whether something is an array of CuPy's."""
 
 
 class Machine:
@@ -129,6 +133,7 @@ class Machine:
         )
         compute_type = SimpleNamespace(COMPUTE_TYPE_TF32=1)
         return SimpleNamespace(
+            ndarray=_NoArray,
             empty=_empty,
             zeros=np.zeros,
             asarray=np.asarray,
@@ -157,4 +162,5 @@ def _matmul(a: Any, b: Any, out: Any) -> None:
     """As cuBLAS does: 16-bit numbers are summed up in float32."""
     computed = np.result_type(a.dtype if a.dtype.itemsize > 2 else np.float32)
     assert out.flags.c_contiguous
-    out[...] = np.matmul(a.astype(computed), b.astype(computed)).astype(out.dtype)
+    with np.errstate(all="ignore"):  # a GPU does not warn
+        out[...] = np.matmul(a.astype(computed), b.astype(computed)).astype(out.dtype)

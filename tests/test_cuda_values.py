@@ -21,10 +21,10 @@ DTYPES = {
 }
 # Roundings of the numbers, or of the products' factors where these are rounded further.
 TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-6, "float64": 2e-15, "tf32": 2e-3}
-# T, N, H around the edges: 8 columns and 1 to 16 rows of a tile, 16 or 32 terms of a block, 16 units
-# of one of the 4 multiprocessors, 8 warps.
+# T, N, H around the edges: 8 columns and 1 to 16 rows of a tile, 16 or 32 terms of a block, 16
+# units of one of the 4 multiprocessors, 8 warps.
 SIZES = [(1, 1, 8), (4, 3, 24), (3, 8, 40), (2, 16, 64), (3, 17, 72), (2, 35, 136)]
-ORDERS = (0, 1, 2)
+ORDERS = (0, 1)  # blocks side by side, and one after another
 
 
 class Case(NamedTuple):

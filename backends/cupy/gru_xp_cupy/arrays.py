@@ -13,7 +13,7 @@ NULL = 0
 
 
 def contiguous(array: Any, dtype: Any = None, /) -> Any:
-    """Return the array, or a copy that is C-contiguous and of `dtype`; the null pointer for None."""
+    """Return the array, if need be as a C-contiguous copy of `dtype`; for None the null pointer."""
     return NULL if array is None else cupy.ascontiguousarray(array, dtype)
 
 
@@ -35,9 +35,7 @@ def tape_arrays(gx: Any, size: int, /) -> list[Any]:
     return [cupy.empty((steps, rows, size), gx.dtype) for _ in range(4)]
 
 
-def states_of(
-    states: Any, gates: list[Any] | None, /, *, reverse: bool
-) -> tuple[Any, Tape | None]:
+def states_of(states: Any, gates: list[Any] | None, /, *, reverse: bool) -> tuple[Any, Tape | None]:
     """Return the states after each step, and the tape if there are gates for one."""
     before, after = (states[1:], states[:-1]) if reverse else (states[:-1], states[1:])
     return after, None if gates is None else Tape(before, *gates)

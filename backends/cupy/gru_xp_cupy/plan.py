@@ -41,6 +41,12 @@ class Plan(NamedTuple):
     shared_bytes: int
 
 
+class _Tile(NamedTuple):
+    name: str
+    rows: int
+    across: int
+
+
 def plan(
     rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
 ) -> Plan | None:
@@ -64,28 +70,24 @@ def plan(
         return None
     if not device.cooperative:
         return None
-    units = _multiple(-(-size // device.multiprocessors), _COLUMNS)
-    row_tiles = -(-rows // tile[1])
-    splits = max(1, _WARPS // (row_tiles * (units // _COLUMNS)))
+    units = -(-size // (device.multiprocessors * _COLUMNS)) * _COLUMNS
+    tiles = -(-rows // tile.rows) * -(-units // (tile.across * _COLUMNS))
+    splits = max(1, _WARPS // tiles)
     while splits:
         shared = _shared_bytes(rows, size, units, splits, gates, bytes_each)
         if shared <= device.shared_bytes:
-            return Plan(tile[0], units, -(-size // units), splits, shared)
+            return Plan(tile.name, units, -(-size // units), splits, shared)
         splits //= 2
     return None
 
 
-def _tile(rows: int, dtype: str, *, tf32: bool, device: Device) -> tuple[str, int] | None:
-    """Type and rows of the tile."""
-    if dtype in _TENSOR and (dtype != "float32" or tf32):
-        if device.compute_capability >= _TENSOR_CORES:
-            return _TENSOR[dtype], 16
-        if dtype != "float32":
-            return None
-    if dtype != "float32":
-        return None
-    at_once = next((count for count in (1, 2, 4, 8) if rows <= count), 16)
-    return f"Scalar<{at_once}>", at_once
+def _tile(rows: int, dtype: str, *, tf32: bool, device: Device) -> _Tile | None:
+    if dtype == "float32" and not (tf32 and device.compute_capability >= _TENSOR_CORES):
+        at_once = next((count for count in (1, 2, 4, 8) if rows <= count), 16)
+        return _Tile(f"Scalar<{at_once}>", at_once, 1)
+    if dtype in _TENSOR and device.compute_capability >= _TENSOR_CORES:
+        return _Tile(_TENSOR[dtype], 16, 2)
+    return None
 
 
 def _shared_bytes(
@@ -96,7 +98,3 @@ def _shared_bytes(
     weights = gates * units * (blocks | 1) * _BLOCK_BYTES
     sums = 4 * splits * rows * gates * units
     return weights + sums + 4 * rows * units
-
-
-def _multiple(count: int, unit: int) -> int:
-    return -(-count // unit) * unit

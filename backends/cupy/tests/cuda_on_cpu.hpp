@@ -1,7 +1,6 @@
 // Runs CUDA kernels on the CPU: each thread is a fiber, and runs until it has to wait.
 //
-// Which fiber goes on is drawn anew in every round from a seed, so that another seed is another
-// order of events. A state in which no fiber can go on is reported as a deadlock. What the kernels
+// Which fiber goes on is drawn from a seed, so that another seed is another order of events. A state in which no fiber can go on is reported as a deadlock. What the kernels
 // use of CUDA C++ is here, and nothing more; this file is to be included before their text.
 #pragma once
 
@@ -34,7 +33,7 @@ namespace on_cpu {
 enum Outcome { finished = 0, deadlock = 1, shared_memory_overrun = 2 };
 
 constexpr unsigned lanes = 32;
-constexpr size_t stack_bytes = 64 << 10, guard_bytes = 256;
+constexpr size_t stack_bytes = 64 << 10, guard_bytes = 64 << 10;
 constexpr unsigned char guard = 0xA5;
 
 // Where some fibers wait until all of them have come.
@@ -113,23 +112,34 @@ inline void start() {
     launch->running->done = true;
 }
 
-// Has all fibers go on in turns until they are done.
+// Has each fiber that can go on do so, once; false if none has done more than wait on.
+inline bool round(Launch& l, std::vector<Fiber*>& order, std::mt19937& random) {
+    std::shuffle(order.begin(), order.end(), random);
+    bool progress = false;
+    for (Fiber* fiber : order) {
+        if (!fiber->can_go_on()) continue;
+        const bool span = std::exchange(fiber->spins, false);
+        l.running = fiber;
+        swapcontext(&l.scheduler, &fiber->context);
+        progress = progress || !span || !fiber->spins;
+    }
+    return progress;
+}
+
+// Has all fibers go on until they are done. With an even seed all blocks keep about the same pace;
+// with an odd one a block goes as far as it can before the next one starts, as blocks on a GPU may.
 inline Outcome schedule(Launch& l, unsigned seed) {
     std::mt19937 random(seed);
-    std::vector<Fiber*> order;
-    for (Fiber& fiber : l.fibers) order.push_back(&fiber);
-    while (!order.empty()) {
-        std::shuffle(order.begin(), order.end(), random);
+    std::vector<std::vector<Fiber*>> groups(seed % 2 ? l.blocks.size() : 1);
+    for (Fiber& fiber : l.fibers)
+        groups[seed % 2 ? fiber.block->index.x : 0].push_back(&fiber);
+    const auto is_done = [](const Fiber& fiber) { return fiber.done; };
+    while (!std::all_of(l.fibers.begin(), l.fibers.end(), is_done)) {
+        std::shuffle(groups.begin(), groups.end(), random);
         bool progress = false;
-        for (Fiber* fiber : order) {
-            if (!fiber->can_go_on()) continue;
-            const bool span = std::exchange(fiber->spins, false);
-            l.running = fiber;
-            swapcontext(&l.scheduler, &fiber->context);
-            progress = progress || !span || !fiber->spins;
-        }
+        for (auto& group : groups)
+            while (round(l, group, random)) progress = true;
         if (!progress) return deadlock;
-        std::erase_if(order, [](const Fiber* fiber) { return fiber->done; });
     }
     return finished;
 }

@@ -1,4 +1,4 @@
-"""Headers for C++ and CUDA compilers; a package, so that they are found wherever it is installed."""
+"""Headers for C++ and CUDA compilers; a package, so that they are found where it is installed."""
 
 from pathlib import Path
 

@@ -52,33 +52,46 @@ __device__ uint4 load_shared_by_all(const T* at) {
     return __ldcg(reinterpret_cast<const uint4*>(at));
 }
 
+// One warp's part of a product: a tile of rows, `Across` tiles of units from `unit` on, and one of
+// the splits.
+template <int Gates, int Across, class Source>
+__device__ void part_of_product(const Share& s, const Source& source, int first_row, int unit,
+                                int split) {
+    const T* weights = s.weights + (unit + group()) * s.stride + place() * lane_terms;
+    typename Tile::template Sums<Gates * Across> sums;
+#pragma unroll Tile::unrolled
+    for (int k = s.blocks * split / s.splits; k < s.blocks * (split + 1) / s.splits; ++k) {
+        uint4 b[Gates * Across];
+#pragma unroll
+        for (int g = 0; g < Gates * Across; ++g) {
+            const int row = g / Across * s.units + g % Across * tile_columns;
+            b[g] = *reinterpret_cast<const uint4*>(weights + row * s.stride + k * block_terms);
+        }
+        Tile::add(sums, [&](int row) { return source(first_row + row, k, place()); }, b);
+    }
+    Tile::finish(sums, [&](int g, int row, int column, float sum) {
+        const int of_split = split * s.rows + first_row + row;
+        const int at = unit + g % Across * tile_columns + column;
+        if (first_row + row < s.rows) s.sums[(of_split * Gates + g / Across) * s.units + at] = sum;
+    });
+}
+
 // source(row, block, place): 16 bytes of a row.
-template <int G, class Source>
+template <int Gates, class Source>
 __device__ void product(const Share& s, const Source& source) {
+    constexpr int most = Tile::across * tile_columns;
     const int row_tiles = (s.rows + Tile::rows - 1) / Tile::rows;
-    const int unit_tiles = s.units / tile_columns;
+    const int unit_tiles = (s.units + most - 1) / most;
     const int warps = blockDim.x / warp_lanes;
     for (int item = threadIdx.x / warp_lanes; item < row_tiles * unit_tiles * s.splits;
          item += warps) {
         const int split = item % s.splits;
-        const int unit = item / s.splits % unit_tiles * tile_columns;
+        const int unit = item / s.splits % unit_tiles * most;
         const int first_row = item / s.splits / unit_tiles * Tile::rows;
-        const T* weights = s.weights + (unit + group()) * s.stride + place() * lane_terms;
-        typename Tile::template Sums<G> sums;
-#pragma unroll Tile::unrolled
-        for (int k = s.blocks * split / s.splits; k < s.blocks * (split + 1) / s.splits; ++k) {
-            uint4 b[G];
-#pragma unroll
-            for (int g = 0; g < G; ++g)
-                b[g] = *reinterpret_cast<const uint4*>(weights + g * s.units * s.stride +
-                                                       k * block_terms);
-            Tile::add(sums, [&](int row) { return source(first_row + row, k, place()); }, b);
-        }
-        Tile::finish(sums, [&](int g, int row, int column, float sum) {
-            if (first_row + row < s.rows)
-                s.sums[((split * s.rows + first_row + row) * G + g) * s.units + unit + column] =
-                    sum;
-        });
+        if (s.units - unit >= most)
+            part_of_product<Gates, Tile::across>(s, source, first_row, unit, split);
+        else
+            part_of_product<Gates, 1>(s, source, first_row, unit, split);
     }
     __syncthreads();
 }

@@ -1,18 +1,18 @@
-// A warp's part of a product: some rows times 8 columns for each of G gates, over blocks of 64
-// bytes of terms.
+// A warp's part of a product: some rows times G times 8 columns, over blocks of 64 bytes of terms.
 //
 // The lanes are 8 groups of 4 places. A place has 16 bytes of each block, a quarter of its terms:
 // which terms meet in one instruction of a tensor core is free, as long as both factors agree, and
 // so every load is of 16 bytes. A group has one column. Both tiles have
 //
 //     rows                      how many rows they take
+//     across                    how many times 8 units they take at most
 //     unrolled                  blocks whose loads are under way at the same time; more would not
 //                               fit into the registers
 //     T                         the type of the numbers
 //     Sums<G>                   what a lane keeps
 //     add(sums, load, b)        one block: load(row) gives a row's 16 bytes of this lane's place,
-//                               b[g] are those of gate g's column of this lane's group
-//     finish(sums, store)       store(gate, row, column, sum), once for each of them in the warp
+//                               b[g] are those of the g-th 8 columns' one of this lane's group
+//     finish(sums, store)       store(g, row, column, sum), once for each of them in the warp
 //     resident(x)               a weight as it is kept for `add`
 #pragma once
 
@@ -29,7 +29,7 @@ __device__ inline int place() { return lane() % 4; }
 // The ordinary processors, in float.
 template <int Rows>
 struct Scalar {
-    static constexpr int rows = Rows, unrolled = Rows > 8 ? 1 : Rows > 4 ? 2 : 4;
+    static constexpr int rows = Rows, across = 1, unrolled = Rows > 8 ? 1 : Rows > 4 ? 2 : 4;
     using T = float;
 
     template <int G>
@@ -72,7 +72,7 @@ struct Scalar {
 // Tensor cores: 16-bit numbers, or float rounded to TF32; the sums are in float.
 template <class Number>
 struct Tensor {
-    static constexpr int rows = 16, unrolled = 4;
+    static constexpr int rows = 16, across = 2, unrolled = 4;
     using T = Number;
 
     template <int G>

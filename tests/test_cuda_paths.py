@@ -1,0 +1,218 @@
+"""CuPy's accelerator: which kernels run when, and that they prove themselves first."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gru_xp
+from gru_xp import accelerators, recurrence
+from tests.cuda import Machine
+from tests.test_cuda_values import DTYPES, TOLERANCE, assert_close, check, draw_case, exactly
+
+WRONG = (("past = total * g.z;", "past = total;"),)
+
+
+@pytest.fixture
+def cuda(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The accelerator's module; NumPy's namespace stands in for CuPy's."""
+    import gru_xp_cupy
+
+    monkeypatch.setitem(gru_xp.backend.NAMESPACES, "cupy", "array_api_compat.numpy")
+    monkeypatch.setattr(gru_xp.backend, "unusable", lambda name: None)
+    return gru_xp_cupy
+
+
+@pytest.mark.parametrize("portable", [recurrence.forward, recurrence.backward])
+def test_its_functions_take_the_recurrences_arguments(cuda: Any, portable: Any) -> None:
+    expected = inspect.signature(portable).parameters
+    got = inspect.signature(getattr(cuda, portable.__name__)).parameters
+    assert [(p.name, p.kind, p.default) for p in got.values()] == [
+        (p.name, p.kind, p.default) for p in expected.values() if p.name != "xp"
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_persistent_kernel_runs_only_where_it_is_asked_for(
+    machine: Machine, cuda: Any, dtype: str
+) -> None:
+    case = draw_case((3, 5, 40), dtype)
+    check(cuda, case, TOLERANCE[dtype])
+    assert not any("persistent" in each for each in machine.launched)
+    assert cuda.describe() == "CUDA"
+    with cuda.use_persistent_kernel():
+        assert "experimental" in cuda.describe()
+        check(cuda, case, TOLERANCE[dtype])
+    assert any("persistent" in each for each in machine.launched) == (dtype != "float64")
+    machine.launched.clear()
+    check(cuda, case, TOLERANCE[dtype])
+    assert not any("persistent" in each for each in machine.launched)
+
+
+def test_the_environment_asks_for_the_persistent_kernel(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    from gru_xp_cupy import functions
+
+    monkeypatch.setenv("GRU_XP_PERSISTENT_KERNEL", "1")
+    assert "experimental" in importlib.reload(functions).describe()
+
+
+def test_what_the_persistent_kernel_does_not_hold_goes_step_by_step(
+    machine: Machine, cuda: Any
+) -> None:
+    case = draw_case((2, 5, 42), "float16")  # rows of 84 bytes, which are no multiple of 16
+    with cuda.use_persistent_kernel():
+        check(cuda, case, TOLERANCE["float16"])
+    assert machine.launched[-2:] == ["forward_gates half", "backward_gates half"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options"),
+    [
+        ((2, 3, 12), "float32", {"reset_after": False}),
+        ((2, 3, 12), "int32", {}),
+        ((0, 3, 12), "float32", {}),
+        ((2, 0, 12), "float32", {}),
+    ],
+)
+def test_other_calls_are_declined(
+    machine: Machine, cuda: Any, shape: tuple[int, int, int], dtype: str, options: dict[str, Any]
+) -> None:
+    gx, h0 = np.zeros(shape, dtype), np.zeros((shape[1], 4), dtype)
+    weight = np.zeros((12, 4), dtype)
+    assert cuda.forward(gx, h0, weight, None, **options) is NotImplemented
+    dh = np.zeros((*shape[:2], 4), dtype)
+    assert cuda.backward(dh, None, (dh,) * 5, weight, **options) is NotImplemented
+    assert machine.launched == []
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+def test_options_of_a_step(machine: Machine, cuda: Any, infinite: bool) -> None:
+    case = draw_case((3, 4, 24), "float32")
+    gx, h0, weight, _ = case.forward
+    if infinite:  # in padding it multiplies zeros, and must not be seen
+        weight = weight.copy()
+        weight[0, 0] = np.inf
+        h0 = np.abs(h0)
+    lengths = np.asarray([0, 0, 0, 0], np.int32) if infinite else None
+    gx = gx if infinite else np.nan_to_num(gx)
+    for enabled in (False, True):
+        with cuda.use_persistent_kernel(enabled):
+            h, tape = cuda.forward(gx, h0, weight, None, lengths=lengths, keep_tape=False)
+            assert tape is None
+            _, tape = cuda.forward(gx, h0, weight, None, lengths=lengths)
+            dgx, dgh_n, dh0 = cuda.backward(case.dh, None, tape, weight, lengths=lengths)
+        if infinite:
+            np.testing.assert_array_equal(h, np.broadcast_to(h0, h.shape))
+            assert not dgx.any()
+            assert not dgh_n.any()
+            assert_close(dh0, case.dh.astype(np.float64).sum(0), 1e-6)
+        else:
+            none = np.zeros(24, np.float32)
+            plain = case._replace(
+                forward=(gx, h0, weight, none),
+                dh_last=np.zeros_like(h0),
+                options={"lengths": None, "reverse": False},
+            )
+            wanted_h, _, *wanted = exactly(plain)
+            assert_close(h, wanted_h, 1e-6)
+            for got, want in zip((dgx, dgh_n, dh0), wanted, strict=True):
+                assert_close(got, want, 4e-6)
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32", "tf32"])
+def test_the_persistent_kernel_has_the_same_bits_in_any_order_of_events(
+    machine: Machine, precision: str
+) -> None:
+    from gru_xp_cupy import persistent
+
+    machine.tf32 = precision == "tf32"
+    case = draw_case((3, 17, 72), "float32" if machine.tf32 else precision)
+    seen = set()
+    for machine.seed in range(4):
+        h, tape = persistent.forward(*case.forward, **case.options, keep_tape=True)
+        gradients = persistent.backward(
+            case.dh, case.dh_last, tape, case.forward[2], **case.options
+        )
+        seen.add(b"".join(each.tobytes() for each in (h, *tape, *gradients)))
+    assert len(seen) == 1
+
+
+def test_a_kernel_that_computes_something_else_steps_aside_and_is_told_once(
+    machine: Machine, cuda: Any
+) -> None:
+    machine.faults = WRONG
+    case = draw_case((2, 3, 24), "float32")
+    with cuda.use_persistent_kernel():
+        with pytest.warns(RuntimeWarning, match=r"persistent kernel, float32\) failed its check"):
+            check(cuda, case, TOLERANCE["float32"])
+        assert machine.launched[-1] == "backward_gates float"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check(cuda, case, TOLERANCE["float32"])
+
+
+def test_a_kernel_that_does_not_compile_steps_aside(
+    machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gru_xp_cupy import kernels
+
+    def fail(*_: Any) -> Any:
+        raise ValueError("no such instruction")
+
+    monkeypatch.setattr(kernels, "gates", fail)
+    case = draw_case((2, 3, 24), "float64")
+    with pytest.warns(RuntimeWarning, match="ValueError: no such instruction"):
+        assert cuda.forward(*case.forward, **case.options) is NotImplemented
+
+
+def test_the_check_is_made_once_for_each_kernel(machine: Machine, cuda: Any) -> None:
+    from gru_xp_cupy import trust
+
+    for rows in (1, 3, 4, 17, 30):
+        cuda.forward(*draw_case((2, rows, 24), "float32").forward)
+    assert {key[2] for key in trust._trusted} == {1, 4, 16}
+    assert all(trust._trusted.values())
+
+
+def test_a_long_compilation_is_told(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    from gru_xp_cupy import kernels
+
+    with caplog.at_level(logging.WARNING, "gru_xp"), kernels.compiling("nothing"):
+        pass
+    assert not caplog.records
+    kernels._PATIENCE = 0.01
+    with caplog.at_level(logging.WARNING, "gru_xp"), kernels.compiling("float32"):
+        deadline = time.monotonic() + 10
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "compiling CUDA kernels for float32" in caplog.text
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_whole_gru_trains_through_it(
+    machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch, persistent: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 3, 7)).astype(np.float32)
+    results = []
+    for module in (None, cuda):
+        found = accelerators.Found(module, "CUDA on the CPU")
+        monkeypatch.setitem(accelerators._found, "numpy", found)
+        layer = gru_xp.GRU(7, 24, num_layers=2, bidirectional=True, rng=1, backend="numpy")
+        with cuda.use_persistent_kernel(persistent):
+            y, h_n = layer(x, lengths=[5, 0, 3])
+            dx, dh0 = layer.backward(np.ones_like(y))
+        results.append((y, h_n, dx, dh0, *layer.gradients().values()))
+    assert any(("persistent" in each) == persistent for each in machine.launched)
+    for wanted, got in zip(*results, strict=True):
+        assert_close(got, wanted, 1e-5)
