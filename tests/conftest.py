@@ -135,9 +135,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     before = _take_modules("cupy", "gru_xp_cupy")
     sys.modules["cupy"] = machine.cupy()
     try:
-        from gru_xp_cupy import kernels
+        from gru_xp_cupy import compiled
 
-        kernels.gates, kernels.persistent = machine.gates, machine.persistent
+        compiled.gates, compiled.persistent = machine.gates, machine.persistent
         yield machine
     finally:
         _take_modules("cupy", "gru_xp_cupy")

@@ -114,11 +114,11 @@ class Machine:
         self.launched: list[str] = []
 
     def gates(self, function: str, number: str) -> Kernel:
-        """Stand in for `gru_xp_cupy.kernels.gates`."""
+        """Stand in for `gru_xp_cupy.compiled.gates`."""
         return self._kernel("gates.cu", function, f"GRU_XP_NUMBER={number}")
 
     def persistent(self, function: str, tile: str, device: int) -> Kernel:
-        """Stand in for `gru_xp_cupy.kernels.persistent`."""
+        """Stand in for `gru_xp_cupy.compiled.persistent`."""
         return self._kernel("persistent.cu", function, f"GRU_XP_TILE={tile}")
 
     def _kernel(self, file: str, function: str, define: str) -> Kernel:

@@ -164,12 +164,12 @@ def test_a_kernel_that_computes_something_else_steps_aside_and_is_told_once(
 def test_a_kernel_that_does_not_compile_steps_aside(
     machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gru_xp_cupy import kernels
+    from gru_xp_cupy import compiled
 
     def fail(*_: Any) -> Any:
         raise ValueError("no such instruction")
 
-    monkeypatch.setattr(kernels, "gates", fail)
+    monkeypatch.setattr(compiled, "gates", fail)
     case = draw_case((2, 3, 24), "float64")
     with pytest.warns(RuntimeWarning, match="ValueError: no such instruction"):
         assert cuda.forward(*case.forward, **case.options) is NotImplemented
@@ -185,13 +185,13 @@ def test_the_check_is_made_once_for_each_kernel(machine: Machine, cuda: Any) -> 
 
 
 def test_a_long_compilation_is_told(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
-    from gru_xp_cupy import kernels
+    from gru_xp_cupy import compiled
 
-    with caplog.at_level(logging.WARNING, "gru_xp"), kernels.compiling("nothing"):
+    with caplog.at_level(logging.WARNING, "gru_xp"), compiled.compiling("nothing"):
         pass
     assert not caplog.records
-    kernels._PATIENCE = 0.01
-    with caplog.at_level(logging.WARNING, "gru_xp"), kernels.compiling("float32"):
+    compiled._PATIENCE = 0.01
+    with caplog.at_level(logging.WARNING, "gru_xp"), compiled.compiling("float32"):
         deadline = time.monotonic() + 10
         while not caplog.records and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -9,7 +9,7 @@ import cupy
 import numpy as np
 
 from gru_xp.tape import Tape
-from gru_xp_cupy import kernels
+from gru_xp_cupy import compiled
 from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
 from gru_xp_cupy.plan import THREADS, Device, Plan, plan
 
@@ -109,7 +109,7 @@ def rounds_to_tf32() -> bool:
 def _ready(function: str, way: Plan) -> Any:
     """Return the kernel, None if the driver says that not all blocks can run at once."""
     device = cupy.cuda.Device()
-    kernel = kernels.persistent(function, way.tile, device.id)
+    kernel = compiled.persistent(function, way.tile, device.id)
     if kernel.max_dynamic_shared_size_bytes < way.shared_bytes:
         kernel.max_dynamic_shared_size_bytes = way.shared_bytes
     at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(

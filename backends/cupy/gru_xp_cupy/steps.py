@@ -8,7 +8,7 @@ import cupy
 import numpy as np
 
 from gru_xp.tape import Tape
-from gru_xp_cupy import kernels
+from gru_xp_cupy import compiled
 from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays, times
 from gru_xp_cupy.sources import NUMBERS
 
@@ -30,7 +30,7 @@ def forward(
     steps, rows, _ = gx.shape
     size = h0.shape[1]
     gx, b_hn, lengths = contiguous(gx), contiguous(b_hn), contiguous(lengths, np.int64)
-    kernel = kernels.gates("forward_gates", NUMBERS[gx.dtype.name])
+    kernel = compiled.gates("forward_gates", NUMBERS[gx.dtype.name])
     states = initial_states(h0, steps, reverse=reverse)
     tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
     gh = cupy.empty((rows, 3 * size), gx.dtype)
@@ -57,7 +57,7 @@ def backward(
     dtype = dh.dtype
     dh, lengths = contiguous(dh), contiguous(lengths, np.int64)
     kept = [contiguous(each) for each in tape]
-    kernel = kernels.gates("backward_gates", NUMBERS[dtype.name])
+    kernel = compiled.gates("backward_gates", NUMBERS[dtype.name])
     computed = np.dtype(np.float64 if dtype.name == "float64" else np.float32)
     if dh_last is None:
         carried = cupy.zeros((rows, size), computed)

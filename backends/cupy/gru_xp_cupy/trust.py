@@ -11,7 +11,7 @@ import numpy as np
 
 from gru_xp import backend, portable
 from gru_xp.tape import Tape
-from gru_xp_cupy.kernels import compiling
+from gru_xp_cupy.compiled import compiling
 
 _STEPS, _HIDDEN = 4, 24
 _MOST_ROWS = 16  # from which on the kernels are the same for all
