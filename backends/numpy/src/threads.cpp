@@ -60,6 +60,24 @@ void wait_awake(Done done) {
     }
 }
 
+#ifdef __linux__
+int processor() { return sched_getcpu(); }
+
+// Moves the calling thread off a processor, if it may run on another. The scheduler likes to wake a
+// thread where it was woken from, and takes milliseconds to see that both are busy there.
+void leave(int busy_processor) {
+    cpu_set_t all, others;
+    if (sched_getcpu() != busy_processor || sched_getaffinity(0, sizeof all, &all) != 0) return;
+    others = all;
+    CPU_CLR(busy_processor, &others);
+    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0)
+        sched_setaffinity(0, sizeof all, &all);
+}
+#else
+int processor() { return -1; }
+void leave(int) {}
+#endif
+
 constexpr int worker_turns = 100;  // of some 300 ns, before it sleeps
 
 // Workers, and the one task that they have. Never destroyed: they may outlive everything static.
@@ -94,6 +112,7 @@ class Pool {
         task_ = task;
         context_ = context;
         shares_ = shares;
+        caller_ = processor();
         error_ = nullptr;
         // Every worker reads the task, also those that have no share, so that none is late for
         // the next one.
@@ -126,7 +145,10 @@ class Pool {
                 wake_.wait(lock, called);
             }
             ++seen;
-            if (number < shares_) do_share(number);
+            if (number < shares_) {
+                leave(caller_);
+                do_share(number);
+            }
             busy_.fetch_sub(1, std::memory_order_release);
         }
     }
@@ -135,7 +157,7 @@ class Pool {
     std::condition_variable wake_;
     std::atomic<unsigned> turn_{0};
     alignas(64) std::atomic<int> busy_{0};
-    int workers_ = 0, shares_ = 0;
+    int workers_ = 0, shares_ = 0, caller_ = -1;
     Task task_ = nullptr;
     void* context_ = nullptr;
     std::exception_ptr error_;

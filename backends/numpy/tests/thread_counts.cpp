@@ -99,6 +99,7 @@ void check_all(const char* set, bool quick) {
     check_recurrence<T>(set, {24, 67, 33, true, false, true, true});
     check_recurrence<T>(set, {24, 17, 65, true, true, false, false});
     check_recurrence<T>(set, {40, 5, 97, true, true, true, true});
+    check_recurrence<T>(set, {8, 5, 191, true, true, false, true});
     check_recurrence<T>(set, {2, 17, 301, false, false, true, true});
     check_recurrence<T>(set, {90, 3, 81, false, true, true, false});
     check_product<T>(set, 300, 65, 301, false);   // by rows
@@ -106,7 +107,7 @@ void check_all(const char* set, bool quick) {
     check_product<T>(set, 1100, 33, 160, true);   // by rows, interleaved
     check_callers<T>(set, {40, 5, 97, true, false, true, true}, quick ? 1 : 5);
     if (quick) return;
-    check_recurrence<T>(set, {26, 1, 261, false, false, true, true});
+    check_recurrence<T>(set, {8, 1, 421, false, false, true, true});
     check_recurrence<T>(set, {5, 131, 70, true, true, true, true});
     check_recurrence<T>(set, {13, 8, 200, true, false, false, true});
     check_product<T>(set, 513, 513, 513, false);

@@ -1,6 +1,7 @@
 // Team, Barrier and Scratch by themselves, with several callers at once.
 #include "threads.hpp"
 
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -189,6 +190,37 @@ void test_fork() {
 #endif
 }
 
+// A worker that wakes up on the caller's processor leaves it, and may go anywhere afterwards.
+void test_processors() {
+    begin_case("a worker on the caller's processor");
+    cpu_set_t before, one, of_worker;
+    sched_getaffinity(0, sizeof before, &before);
+    if (CPU_COUNT(&before) < 2) return;  // nowhere to go
+    const int here = sched_getcpu();
+    CPU_ZERO(&one);
+    CPU_SET(here, &one);
+    gru_xp::Team team(2);
+    expect(team.size() == 2, "nobody else has the workers, yet the team is smaller");
+    sched_setaffinity(0, sizeof one, &one);
+    int seen = here;
+    team.run([&](int share) {
+        if (share == 0) return;
+        sched_getaffinity(0, sizeof of_worker, &of_worker);
+        sched_setaffinity(0, sizeof one, &one);  // moves it here
+        sched_setaffinity(0, sizeof of_worker, &of_worker);
+    });
+    cpu_set_t after;
+    team.run([&](int share) {
+        if (share == 0) return;
+        seen = sched_getcpu();
+        sched_getaffinity(0, sizeof after, &after);
+    });
+    sched_setaffinity(0, sizeof before, &before);
+    if (CPU_COUNT(&of_worker) < 2) return;
+    expect(seen != here, "it stayed where the caller is busy");
+    expect(CPU_EQUAL(&after, &of_worker), "it may not go everywhere any more");
+}
+
 }  // namespace
 
 void test_threads(const Options& options) {
@@ -198,6 +230,7 @@ void test_threads(const Options& options) {
     test_abandoned_barrier();
     test_scratch(options.quick ? 100 : 1000);
     test_fork();
+    test_processors();
 }
 
 }  // namespace gru_xp_tests
