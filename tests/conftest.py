@@ -7,13 +7,6 @@ NumPy once more with read-only inputs; each library that has an accelerator once
 
 from __future__ import annotations
 
-import os
-
-# Before JAX is imported: float64, and a second CPU device that is not the default one.
-os.environ.setdefault("JAX_ENABLE_X64", "1")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-os.environ.setdefault("MPLBACKEND", "Agg")
-
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -21,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import tests.environment  # noqa: F401  (before all that imports an array library)
 from gru_xp import backend
 from gru_xp.accelerators import find, use_accelerators
 from tests import cuda

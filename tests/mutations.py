@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 import importlib.machinery
 import importlib.util
+import multiprocessing
 import os
 import re
-import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,6 @@ from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-VARIABLE = "GRU_XP_MUTATION"
 
 CELL = ("tests/test_cell_values.py",)
 INTERFACE = ("tests/test_cell_interface.py",)
@@ -607,10 +607,6 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return compile(source.replace(self.mutation.old, self.mutation.new), self.path, "exec")
 
 
-if VARIABLE in os.environ:  # loaded as a pytest plugin, before the package is
-    sys.meta_path.insert(0, _Finder(MUTATIONS[int(os.environ[VARIABLE])]))
-
-
 def stale() -> list[str]:
     """Names of mutations whose text does not stand just once in its module."""
     names = []
@@ -625,23 +621,39 @@ def stale() -> list[str]:
     return names
 
 
+_FORKS = multiprocessing.get_context("forkserver")
+# Imported once, and not for each of some hundred runs. Nothing that imports the package itself.
+_FORKS.set_forkserver_preload(
+    ["tests.environment", "pytest", *["numpy", "array_api_strict", "onnxruntime", "torch", "jax"]]
+)
+
+
 def run_tests(tests: Sequence[str], column: Column, mutation: int | None) -> tuple[int, str]:
-    """Run tests in a process of their own; return its exit status and what it printed."""
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    """Run tests in a process of their own; return pytest's exit status and what it printed."""
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output:
+        process = _FORKS.Process(target=_run, args=(tests, column, mutation, output.name))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode, output.read()
+
+
+def _run(tests: Sequence[str], column: Column, mutation: int | None, output: str) -> None:
+    import pytest
+
+    with open(output, "w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.chdir(ROOT)
+    sys.dont_write_bytecode = True
+    assert "gru_xp" not in sys.modules
     if mutation is not None:
-        environment[VARIABLE] = str(mutation)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.mutations", "-p", "no:cacheprovider"]
-    command += ["--no-header", "-q", "-x", "--tb=no"]
-    command += ["--backend", column.backend, "--path", column.path, *tests]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+        sys.meta_path.insert(0, _Finder(MUTATIONS[mutation]))
+    options = ["-p", "no:cacheprovider", "--no-header", "-q", "-x", "--tb=no"]
+    options += ["--backend", column.backend, "--path", column.path]
+    status = pytest.main([*options, *tests])
+    sys.stdout.flush()
+    os._exit(int(status))
 
 
 def has_accelerator(name: str) -> bool:
