@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,21 @@ for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
     pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
 
 from gru_xp import accelerators, backend, cli  # noqa: E402
-from gru_xp.bench import cases, child, clocks, contestants, floor, gpu, parent, peers  # noqa: E402
+from gru_xp.bench import (  # noqa: E402
+    cases,
+    child,
+    clocks,
+    contestants,
+    floor,
+    gpu,
+    parent,
+    peers,
+    timing,
+)
 from gru_xp.bench.cases import GPU_SIZES, Case, Job, Size  # noqa: E402
 from gru_xp.bench.contestants import Call, Contestant  # noqa: E402
 from gru_xp.bench.errors import FailedError  # noqa: E402
+from tests.cuda import Machine  # noqa: E402
 
 H100 = {
     "MemoryClockRate": 2_619_000,
@@ -400,3 +412,35 @@ def test_without_bounds_there_is_no_floor(
     out = capsys.readouterr().out
     assert "floor" not in out
     assert "cell of 8" in out
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16"])
+def test_the_measuring_process_does_all_of_it_with_kernels_that_run_on_the_cpu(
+    machine: Machine, fake_cupy: Any, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    cupy: Any = machine.cupy()
+    fake_cupy.device.attributes |= machine.attributes
+    cupy.cuda.__dict__.update(fake_cupy.cuda.__dict__)
+    cupy.get_default_memory_pool = fake_cupy.get_default_memory_pool
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    machine.tf32 = precision == "tf32"
+    import gru_xp_cupy
+
+    for name in ("numpy", "cupy"):  # the arrays are NumPy's
+        monkeypatch.setitem(accelerators._found, name, accelerators.Found(gru_xp_cupy, "CUDA"))
+    monkeypatch.setattr(timing, "_SAMPLE_SECONDS", 1e-9)
+    monkeypatch.setattr(Event, "record", lambda self: setattr(self, "at", time.perf_counter()))
+    sizes = (Size(3, 2, 8, 8), Size(2, 2, 6, 6 + 1))
+    answer = child.run(Job(sizes, (), 1, (), True, "cupy", precision, 1))
+    timed = [(each["kind"], each["size"].hidden, list(each["times"])) for each in answer["cases"]]
+    names = ["gru_xp", "gru_xp persistent", "gru_xp portable"]
+    without = [names[0], names[2]]  # rows of 7 numbers are no multiple of 16 bytes
+    assert timed == [
+        *(("forward", 8, names), ("training", 8, names)),
+        *(("forward", 7, without), ("training", 7, without)),
+    ]
+    assert answer["notes"] == []
+    launched = set(machine.launched)
+    tile = {"float32": "Scalar<2>", "tf32": "Tensor<float>", "float16": "Tensor<half>"}[precision]
+    assert {f"persistent_forward {tile}", f"persistent_backward {tile}"} <= launched
+    assert any(each.startswith("forward_gates") for each in launched)
