@@ -15,8 +15,9 @@ from gru_xp import accelerators
 from gru_xp.bench import cases, machine, memory, parent, report, timing
 from gru_xp.bench.cases import Case, Job, Size
 from gru_xp.bench.contestants import Call, Contestant
-from gru_xp.bench.errors import BenchError
+from gru_xp.bench.errors import BenchError, FailedError
 
+CASE = Case("forward", Size(5, 2, 8, 6))
 JOB = Job((Size(5, 2, 8, 6),), (4,), 1, (), True, "numpy", "float32", 1)
 
 
@@ -47,7 +48,31 @@ def call_of(value: Any, log: list[str] | None = None, name: str = "") -> Call:
 def test_a_contestant_with_other_numbers_is_named(value: Any, words: str) -> None:
     calls = {"gru_xp": call_of([1.0, 2.0]), "good": call_of([1.0, 2.00001]), "odd": call_of(value)}
     with pytest.raises(BenchError, match=f"odd: y of 5x2x8x6 forward {words}"):
-        timing.agree(calls, Case("forward", Size(5, 2, 8, 6)))
+        timing.agree(calls, Case("forward", Size(5, 2, 8, 6)), "float32")
+
+
+def test_what_a_contestant_raises_is_told_with_its_name() -> None:
+    def fail() -> Any:
+        raise TypeError("no such dtype")
+
+    calls = {"gru_xp": call_of([1.0]), "odd": Call(fail, fail)}
+    with pytest.raises(FailedError, match="odd fails with TypeError: no such dtype") as caught:
+        timing.agree(calls, CASE, "float32")
+    assert caught.value.name == "odd"
+
+
+def test_sixteen_bits_are_compared_in_float32_and_to_their_own_tolerance() -> None:
+    def calls(dtype: str, value: float) -> dict[str, Call]:
+        return {
+            name: Call(lambda: None, lambda each=each: {"y": np.asarray([each], dtype)})
+            for name, each in (("gru_xp", -6e4), ("other", value))
+        }
+
+    timing.agree(calls("float16", -6e4 * 1.01), CASE, "float16")
+    with pytest.raises(BenchError, match=r"other: y of .* differs .* by 2\.0e"):  # not by infinity
+        timing.agree(calls("float16", 6e4), CASE, "bfloat16")
+    with pytest.raises(BenchError, match=r"more than 2e-02"):
+        timing.agree(calls("float32", -6e4 * 1.03), CASE, "float16")
 
 
 def test_contestants_take_turns_within_their_contexts_when_the_others_are_quiet(
@@ -72,6 +97,7 @@ def test_ratios_are_of_medians_and_shares_of_the_measured_peak() -> None:
         "peak_flops": 1440.0,
         "isa": "odd",
         "recurrence": "loop",
+        "gpu": None,
         "notes": ["one"],
         "cases": [
             {
@@ -176,7 +202,7 @@ def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_of_the_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = "import gru_xp.bench.timing as t; t.TOLERANCE = -1.0\n"
+    start = "import gru_xp.bench.timing as t; t.TOLERANCES['float32'] = -1.0\n"
     monkeypatch.setattr(parent, "_START", f"{start}{parent._START}")
     with pytest.raises(BenchError, match="gru_xp: y of 5x2x8x6 forward differs"):
         parent.run(JOB)

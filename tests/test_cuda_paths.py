@@ -75,6 +75,30 @@ def test_what_the_persistent_kernel_does_not_hold_goes_step_by_step(
     assert machine.launched[-2:] == ["forward_gates half", "backward_gates half"]
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_it_tells_beforehand_whether_the_persistent_kernel_would_run(
+    machine: Machine, cuda: Any, training: bool
+) -> None:
+    def runs(hidden: int, dtype: str) -> bool:
+        return bool(cuda.persistent_kernel_runs(5, hidden, dtype, training=training))
+
+    assert runs(40, "float16")
+    assert not runs(42, "float16")  # rows of 84 bytes
+    assert not runs(40, "float64")
+    assert not runs(40, "int32")
+    assert not runs(4096, "float16")  # more than four multiprocessors hold
+    machine.blocks_at_once = 0
+    assert not runs(40, "float16")
+
+
+def test_a_persistent_kernel_that_fails_its_check_would_not_run(
+    machine: Machine, cuda: Any
+) -> None:
+    machine.faults = WRONG
+    with pytest.warns(RuntimeWarning, match="persistent kernel"):
+        assert not cuda.persistent_kernel_runs(5, 40, "float32", training=True)
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "options"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -20,6 +21,8 @@ def test_a_block_of_code_runs(block: str) -> None:
     for name in backend.NAMESPACES:
         if re.search(rf"^import {name}\b", block, re.MULTILINE) and backend.unusable(name):
             pytest.skip(backend.unusable(name))
+    if 'device="cuda"' in block and not importlib.import_module("torch").cuda.is_available():
+        pytest.skip("torch is installed but finds no CUDA device")
     exec(compile(block, "README.md", "exec"), {})
 
 

@@ -37,6 +37,22 @@ SIZES = (
 CELLS = (64, 256, 512)
 THREADS = (1, 2)
 
+GPU_SIZES = tuple(
+    Size(512, rows, hidden, hidden)
+    for hidden in (256, 512, 1024, 2048, 4096)
+    for rows in (1, 16, 64, 256)
+)
+
+CPU_PRECISIONS = ("float32", "float64")
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
+"""How products are computed. TF32: arrays of float32, whose products may round them to 11 bits."""
+
+
+def dtype_of(precision: str, /) -> str:
+    """Return the name of the arrays' dtype."""
+    return "float32" if precision == "tf32" else precision
+
+
 KINDS = ("forward", "training", "step")
 
 
@@ -77,7 +93,7 @@ class Work(NamedTuple):
 
 
 def work(size: Size, dtype: str) -> Work:
-    """Draw the same numbers for everybody."""
+    """Draw the same numbers for everybody, in float32 where the dtype is smaller."""
     rng = np.random.default_rng(1406)
     steps, rows, inputs, hidden = size
 
@@ -109,11 +125,16 @@ class Job:
     peers_asked: bool
     """Whether the peers were asked for by name, so that one that fails is an error."""
     backend: str
-    dtype: str
+    precision: str
     repeats: int | None
     """Rounds of each case; None chooses by the time that a call takes."""
     memory_of: str | None = None
     """The contestant whose peak memory is measured, at the first size; None measures times."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the arrays' dtype."""
+        return dtype_of(self.precision)
 
     def to_json(self) -> str:
         """Write the job as JSON."""

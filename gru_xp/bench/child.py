@@ -9,10 +9,10 @@ import sys
 from typing import Any
 
 from gru_xp.backend import BackendError
-from gru_xp.bench import machine, memory, timing
+from gru_xp.bench import gpu, machine, memory, timing
 from gru_xp.bench.cases import KINDS, Case, Job, cases, work
-from gru_xp.bench.contestants import Call, Contestant, contestants
-from gru_xp.bench.errors import BenchError
+from gru_xp.bench.contestants import OWN, Call, Contestant, contestants
+from gru_xp.bench.errors import BenchError, FailedError
 
 INTERRUPTED = 128 + 2
 
@@ -51,22 +51,52 @@ def run(job: Job, /) -> dict[str, Any]:
     measured = []
     for case in cases(job.sizes, job.cells):
         _tell(f"{job.threads} threads, {case}" if job.threads > 1 else f"1 thread, {case}")
-        measured.append(_measure(case, made, job))
+        if job.backend == "cupy":
+            measured += _measure_on_gpu(case, made, job, notes)
+        else:
+            measured.append(_measure(case, made, job))
     peaks.append(_peak(job))
     return {
         "cases": measured,
         "peak_flops": max((peak for peak in peaks if peak is not None), default=None),
         "isa": machine.instruction_set(),
         "recurrence": machine.recurrence(job.backend),
+        "gpu": gpu.describe(job.precision) if job.backend == "cupy" else None,
         "notes": notes,
     }
+
+
+def _measure_on_gpu(
+    case: Case, made: list[Contestant], job: Job, notes: list[str]
+) -> list[dict[str, Any]]:
+    """Measure a case with those that can: a GPU's memory may not do for all, nor one know a dtype.
+
+    Returns
+    -------
+    list of dict
+        One, or none where not even gru_xp alone has the memory.
+    """
+    while made:
+        gpu.free()
+        try:
+            return [_measure(case, made, job)]
+        except Exception as error:
+            if gpu.is_out_of_memory(error):
+                without, reason = made[-1].name, "not enough memory beside the others"
+            elif isinstance(error, FailedError) and error.name != OWN:
+                without, reason = error.name, str(error)
+            else:
+                raise
+        notes.append(f"{case}: without {without}, {reason}")
+        made = [each for each in made if each.name != without]
+    return []
 
 
 def _measure(case: Case, made: list[Contestant], job: Job) -> dict[str, Any]:
     data = work(case.size, job.dtype)
     prepared = {each.name: _prepared(each, case, data) for each in made}
     calls = {name: call for name, call in prepared.items() if call is not None}
-    timing.agree(calls, case)
+    timing.agree(calls, case, job.precision)
     times = timing.measure(calls, job.repeats)
     return {
         "kind": case.kind,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from gru_xp import backend as array_libraries
+from gru_xp.bench.cases import CPU_PRECISIONS, PRECISIONS
 
 # The rest is imported where it is used, so that `gru-xp --help` does not wait for it.
 
@@ -74,20 +75,20 @@ def _peer(text: str) -> str:
     "--sizes",
     metavar="TxNxIxH,...",
     callback=_listed(_size),
-    help="Steps, rows, inputs and hidden units of the sequences.  [default: six sizes]",
+    help="Steps, rows, inputs and hidden units of the sequences.  [default: six sizes, cupy 20]",
 )
 @click.option(
     "--steps",
     "cells",
     metavar="H,...",
     callback=_listed(_count),
-    help="Hidden units of the cells that make one step.  [default: 64,256,512]",
+    help="Hidden units of the cells that make one step.  [default: 64,256,512, cupy none]",
 )
 @click.option(
     "--threads",
     metavar="COUNTS",
     callback=_listed(_count),
-    help="Numbers of threads, a process each.  [default: 1,2, or 1 on one CPU]",
+    help="Numbers of threads, a process each.  [default: 1,2; 1 on one CPU and on cupy]",
 )
 @click.option(
     "--backend",
@@ -98,7 +99,11 @@ def _peer(text: str) -> str:
     help="Array library of gru_xp: cupy meets torch on the GPU, all others run on the CPU.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="float32",
+    show_default=True,
+    help="Of arrays and products; tf32: arrays of float32.  [on a CPU: float32, float64]",
 )
 @click.option(
     "--repeats",
@@ -114,7 +119,7 @@ def bench(
     cells: tuple[int, ...] | None,
     threads: tuple[int, ...] | None,
     name: str,
-    dtype: str,
+    precision: str,
     repeats: int | None,
     memory: bool,
     json_path: Path | None,
@@ -130,27 +135,40 @@ def bench(
     from gru_xp.bench import machine, parent, report, tables
     from gru_xp.bench import memory as memory_of
     from gru_xp.bench import peers as others
-    from gru_xp.bench.cases import CELLS, SIZES, THREADS, Job
+    from gru_xp.bench.cases import CELLS, GPU_SIZES, SIZES, THREADS, Job, dtype_of
     from gru_xp.training.files import write_whole
 
+    name, _ = array_libraries.resolve(name)
+    on_gpu = name == "cupy"
+    if precision not in CPU_PRECISIONS and not on_gpu:
+        raise click.UsageError(
+            f"--precision {precision} needs --backend cupy: {name} is measured in "
+            f"{' and '.join(CPU_PRECISIONS)}."
+        )
     usable = len(machine.cpus())
-    threads = threads or THREADS[:usable]
+    threads = threads or THREADS[: 1 if on_gpu else usable]
     if max(threads) > usable:
         raise click.UsageError(f"--threads {max(threads)}: this process can use {usable} CPUs.")
     for path in (json_path, plot_path):
         _check_writable(path)
     if plot_path is not None:
         _check_format(plot_path)
-    name, _ = array_libraries.resolve(name)
     asked = None if peers is None else tuple(each for each in peers if each != _NO_PEERS)
-    chosen, notes = others.choose(asked, backend=name, dtype=dtype)
+    chosen, notes = others.choose(asked, backend=name, dtype=dtype_of(precision))
 
     job = Job(
-        sizes or SIZES, cells or CELLS, threads[0], chosen, asked is not None, name, dtype, repeats
+        sizes or (GPU_SIZES if on_gpu else SIZES),
+        cells or (() if on_gpu else CELLS),
+        threads[0],
+        chosen,
+        asked is not None,
+        name,
+        precision,
+        repeats,
     )
     measured = parent.measure(job, threads)
     weighed = []
-    if memory and name == "cupy":
+    if memory and on_gpu:
         notes.append("no peak memory: what a process holds on the host says nothing of a GPU's")
     elif memory and memory_of.peak() is None:
         notes.append("no peak memory: this platform does not tell it")

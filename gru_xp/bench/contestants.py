@@ -7,12 +7,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from gru_xp import GRU, GRUCell, backend, dtypes, to_numpy, use_accelerators
+from gru_xp import GRU, GRUCell, accelerators, backend, dtypes, to_numpy, use_accelerators
+from gru_xp.bench import clocks
 from gru_xp.bench.cases import HostArray, Job, Work
 from gru_xp.bench.errors import UnavailableError
 
 OWN = "gru_xp"
 PORTABLE = "gru_xp portable"
+PERSISTENT = "gru_xp persistent"
+EXPERIMENTAL = (PERSISTENT,)
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -21,11 +24,13 @@ class Call(NamedTuple):
     """A case as one contestant runs it, with everything prepared."""
 
     run: Callable[[], Any]
-    """Computes, and returns no sooner than the results are there."""
+    """Computes; on a GPU the results may come later, which its clock waits for."""
     results: Callable[[], dict[str, HostArray]]
     """Runs once, and copies all results to the host: y, h_n, gradients by their names."""
     context: Context = nullcontext
     """What is entered once around many runs."""
+    seconds: clocks.Clock = clocks.wall
+    """Measures many runs."""
 
 
 class Contestant:
@@ -47,18 +52,28 @@ class Contestant:
 
 
 class Own(Contestant):
-    """gru_xp, with the accelerator of its backend or without."""
+    """gru_xp, with the accelerator of its backend or without, or with its persistent kernel."""
 
-    def __init__(self, backend_name: str, dtype: str, *, accelerated: bool) -> None:
-        self.name = OWN if accelerated else PORTABLE
+    def __init__(
+        self, backend_name: str, dtype: str, *, accelerated: bool, persistent: bool = False
+    ) -> None:
+        self.name = PERSISTENT if persistent else OWN if accelerated else PORTABLE
         self._backend = backend_name
         self._xp = backend.namespace(backend_name)
         self._dtype = dtypes.as_dtype(self._xp, dtype)
         self._wait = _waiting(backend_name)
+        self._seconds = clocks.cupy if backend_name == "cupy" else clocks.wall
         self._context: Context = nullcontext if accelerated else lambda: use_accelerators(False)
+        # By name, as gru_xp imports no accelerator.
+        kernel: Any = accelerators.find(backend_name).module if persistent else None
+        self._kernel = kernel
+        if persistent:
+            self._context = kernel.use_persistent_kernel
 
-    def forward(self, work: Work, /) -> Call:
+    def forward(self, work: Work, /) -> Call | None:
         """See `Contestant`."""
+        if not self._can(work, training=False):
+            return None
         layer, x, h0 = self._layer(work)
         layer.eval()
         wait = self._wait
@@ -70,10 +85,12 @@ class Own(Contestant):
             y, h_n = run()
             return {"y": to_numpy(y), "h_n": to_numpy(h_n)[0]}
 
-        return Call(run, results, self._context)
+        return Call(run, results, self._context, self._seconds)
 
-    def training(self, work: Work, /) -> Call:
+    def training(self, work: Work, /) -> Call | None:
         """See `Contestant`."""
+        if not self._can(work, training=True):
+            return None
         layer, x, h0 = self._layer(work)
         dy = self._array(work.dy)
         wait = self._wait
@@ -90,10 +107,12 @@ class Own(Contestant):
             }
             return {"y": to_numpy(y), "dx": to_numpy(dx), "dh0": to_numpy(dh0)[0], **gradients}
 
-        return Call(run, results, self._context)
+        return Call(run, results, self._context, self._seconds)
 
-    def step(self, work: Work, /) -> Call:
+    def step(self, work: Work, /) -> Call | None:
         """See `Contestant`."""
+        if not self._can(work, training=False):
+            return None
         cell = GRUCell(work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._dtype)
         cell.load_state_dict(work.weights)
         cell.eval()
@@ -103,7 +122,15 @@ class Own(Contestant):
         def run() -> Any:
             return wait(cell(x, h))
 
-        return Call(run, lambda: {"h": to_numpy(run())}, self._context)
+        return Call(run, lambda: {"h": to_numpy(run())}, self._context, self._seconds)
+
+    def _can(self, work: Work, *, training: bool) -> bool:
+        """Whether it would not just do what another contestant of gru_xp does."""
+        if self._kernel is None:
+            return True
+        _, rows, _, hidden = work.size
+        dtype = dtypes.dtype_name(self._dtype)
+        return bool(self._kernel.persistent_kernel_runs(rows, hidden, dtype, training=training))
 
     def _layer(self, work: Work) -> tuple[GRU, Any, Any]:
         layer = GRU(work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._dtype)
@@ -116,14 +143,6 @@ class Own(Contestant):
 
 def _waiting(backend_name: str) -> Callable[[Any], Any]:
     """Return what waits for results, where the library returns before it has them."""
-    if backend_name == "cupy":
-        device = importlib.import_module("cupy").cuda.Device()
-
-        def wait(results: Any) -> Any:
-            device.synchronize()
-            return results
-
-        return wait
     if backend_name == "jax":
         block: Callable[[Any], Any] = importlib.import_module("jax").block_until_ready
         return block
@@ -136,8 +155,9 @@ def contestants(job: Job, /) -> tuple[list[Contestant], list[str]]:
     Returns
     -------
     contestants : list of Contestant
+        Those come last that may be left out first where memory does not do for all.
     notes : list of str
-        Which peers were left out, and why.
+        Which were left out, and why.
 
     Raises
     ------
@@ -148,10 +168,17 @@ def contestants(job: Job, /) -> tuple[list[Contestant], list[str]]:
     """
     from gru_xp.bench import peers
 
-    made: list[Contestant] = [
-        Own(job.backend, job.dtype, accelerated=accelerated) for accelerated in (True, False)
-    ]
+    portable: list[Contestant] = [Own(job.backend, job.dtype, accelerated=False)]
+    made: list[Contestant] = [Own(job.backend, job.dtype, accelerated=True)]
     notes = []
+    if job.backend == "cupy":
+        found = accelerators.find("cupy")
+        if found.module is None:
+            notes.append(f"{PERSISTENT} is left out: {found.reason}")
+        elif job.dtype != "float64":  # which that kernel does not know
+            made.append(Own("cupy", job.dtype, accelerated=True, persistent=True))
+    else:
+        made += portable
     for name in job.peers:
         try:
             made.append(peers.make(name, job))
@@ -159,4 +186,6 @@ def contestants(job: Job, /) -> tuple[list[Contestant], list[str]]:
             if job.peers_asked:
                 raise
             notes.append(str(error))
+    if job.backend == "cupy":
+        made += portable
     return made, notes

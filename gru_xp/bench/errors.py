@@ -7,5 +7,13 @@ class BenchError(Exception):
     """A benchmark cannot run as asked, or its numbers would be worth nothing."""
 
 
+class FailedError(BenchError):
+    """A contestant raised instead of computing."""
+
+    def __init__(self, name: str, cause: Exception) -> None:
+        super().__init__(f"{name} fails with {type(cause).__name__}: {cause}")
+        self.name = name
+
+
 class UnavailableError(BenchError):
     """A contestant cannot be had here."""

@@ -13,7 +13,8 @@ from types import ModuleType
 from gru_xp import accelerators, backend
 
 _PACKAGES = (
-    "gru-xp", "numpy", "array-api-compat", "torch", "onnx", "onnxruntime", "jax", "jaxlib"
+    "gru-xp", "numpy", "array-api-compat", "torch", "onnx", "onnxruntime", "jax", "jaxlib",
+    "ml_dtypes",
 )  # fmt: skip
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 

@@ -59,7 +59,8 @@ def run(job: Job, /) -> dict[str, Any]:
     BenchError
         If the answer is an error, or there is none.
     """
-    cpus = machine.cpus()[: job.threads]
+    # Before a GPU nobody computes on the host, but torch's backward has a thread that launches.
+    cpus = machine.cpus()[: None if job.backend == "cupy" else job.threads]
     done = subprocess.run(
         # -P: a file of the current folder must not stand in for a module.
         [sys.executable, "-P", "-c", _START, *map(str, cpus)],
@@ -82,7 +83,9 @@ def environment(job: Job, /) -> dict[str, str]:
     """Return the environment of a measuring process."""
     result = os.environ | dict.fromkeys(_LIMITS, str(job.threads))
     result["JAX_ENABLE_X64"] = str(int(job.dtype == "float64"))
-    if job.backend != "cupy":
+    if job.backend == "cupy":
+        result["CUPY_TF32"] = str(int(job.precision == "tf32"))
+    else:
         result["JAX_PLATFORMS"] = "cpu"
     if job.memory_of is None:
         # What is freed stays in the process, whoever's it was: some virtual machines take 3 ms to

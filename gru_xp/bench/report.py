@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.bench import machine
+from gru_xp.bench import floor, machine
 from gru_xp.bench.cases import Case, Job, Size
 from gru_xp.bench.contestants import OWN
 
@@ -41,22 +41,33 @@ def document(
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "arguments": arguments,
         "backend": job.backend,
-        "dtype": job.dtype,
+        "precision": job.precision,
         "processor": machine.processor(),
         "cpus": len(machine.cpus()),
         "isa": measured[0]["isa"],
         "recurrence": measured[0]["recurrence"],
+        "gpu": measured[0]["gpu"],
         "versions": machine.versions(job.backend),
         "notes": list(dict.fromkeys([*notes, *told])),
-        "threads": [_threads_part(each) for each in measured],
+        "threads": [_threads_part(each, job.precision) for each in measured],
         "memory": [_memory_part(each) for each in weighed],
     }
 
 
-def _threads_part(measured: Document) -> Document:
+def _threads_part(measured: Document, precision: str) -> Document:
     parts = [_case_part(each, measured["peak_flops"]) for each in measured["cases"]]
+    bounds = measured["gpu"] and measured["gpu"]["bounds"]
+    if bounds:
+        _add_floors(parts, precision, floor.Chip(**bounds))
     kept = {key: measured[key] for key in ("threads", "peak_flops")}
     return {**kept, "summary": _summary(parts), "cases": parts}
+
+
+def _add_floors(parts: list[Document], precision: str, chip: floor.Chip) -> None:
+    for part in parts:
+        case = case_of(part)
+        if case.kind != "training":  # the bound is one of the forward
+            part["floor_us_per_step"] = 1e6 * floor.step_seconds(case.size, precision, chip)
 
 
 def _case_part(measured: Document, peak: float | None) -> Document:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from gru_xp.bench.cases import KINDS, Size
-from gru_xp.bench.contestants import OWN
+from gru_xp.bench.cases import KINDS, Case, Size
+from gru_xp.bench.contestants import EXPERIMENTAL, OWN
 from gru_xp.bench.report import Document, case_of
 
 if TYPE_CHECKING:
@@ -23,17 +23,26 @@ def show(document: Document, /) -> None:
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     versions = document["versions"]
     print(
-        f"gru_xp {versions['gru-xp']}, backend {document['backend']}, {document['dtype']}; "
+        f"gru_xp {versions['gru-xp']}, backend {document['backend']}, {document['precision']}; "
         f"recurrence: {document['recurrence']}"
     )
     isa = f", {document['isa']}" if document["isa"] else ""
     print(f"{document['processor']}{isa}; CPUs to use: {document['cpus']}")
+    gpu = document["gpu"]
+    if gpu:
+        print(
+            f"{gpu['name']}, driver {gpu['driver']}; CUDA {gpu['cuda_runtime']}, CuPy "
+            f"{versions['cupy']}; torch {versions.get('torch')}, cuDNN {gpu['cudnn']}"
+        )
     for note in document["notes"]:
         print(f"note: {note}")
     print(
         "µs: median time of one step of the sequence; ratio: that time to gru_xp's, so that above"
     )
     print("1 gru_xp is faster; peak: share of the multiply-adds that the processor can do")
+    if gpu and gpu["bounds"]:
+        print("floor: a lower bound of a forward step that reads W_hh again; the persistent kernel")
+        print("keeps it on the chip, and may be faster. There is none for training")
     for part in document["threads"]:
         print()
         console.print(_times_table(part))
@@ -49,19 +58,27 @@ def _times_table(part: Document) -> Table:
     if peak:
         title += f", whose peak is {peak / 1e9:,.0f} GFLOP/s"
     table = _table(title, "TxNxIxH", "")
+    floors = {
+        _label(case_of(each)): each["floor_us_per_step"]
+        for each in part["cases"]
+        if "floor_us_per_step" in each
+    }
     for kind in ("forward", "training"):
         _add_numbers(table, f"{kind} µs", "ratio", *(["peak"] if peak else []))
+        if floors and kind == "forward":
+            _add_numbers(table, "floor µs")
     rows: dict[str, dict[str, dict[str, Document]]] = {}
     for each in part["cases"]:
         case = case_of(each)
-        label = str(case) if case.kind == "step" else str(case.size)
         for name, numbers in each["contestants"].items():
-            rows.setdefault(label, {}).setdefault(name, {})[case.kind] = numbers
+            rows.setdefault(_label(case), {}).setdefault(name, {})[case.kind] = numbers
     for label, contestants in rows.items():
         for place, (name, kinds) in enumerate(contestants.items()):
             shown = (kinds.get("forward", kinds.get("step")), kinds.get("training"))
-            cells = [cell for numbers in shown for cell in _cells(numbers, with_share=bool(peak))]
-            table.add_row("" if place else label, name, *cells)
+            forward, training = (_cells(numbers, with_share=bool(peak)) for numbers in shown)
+            floor = [_time(floors.get(label) if place == 0 else None)] if floors else []
+            shown_name = f"{name} (experimental)" if name in EXPERIMENTAL else name
+            table.add_row("" if place else label, shown_name, *forward, *floor, *training)
         table.add_section()
     return table
 
@@ -69,10 +86,19 @@ def _times_table(part: Document) -> Table:
 def _cells(numbers: Document | None, *, with_share: bool) -> list[str]:
     if numbers is None:
         return [""] * (2 + with_share)
-    time = numbers["us_per_step"]
-    digits = 2 if time < 10 else 1 if time < 100 else 0
-    cells = [f"{time:,.{digits}f}", f"{numbers['ratio']:.2f}"]
+    cells = [_time(numbers["us_per_step"]), f"{numbers['ratio']:.2f}"]
     return [*cells, f"{numbers['share_of_peak']:.0%}"] if with_share else cells
+
+
+def _time(microseconds: float | None) -> str:
+    if microseconds is None:
+        return ""
+    digits = 2 if microseconds < 10 else 1 if microseconds < 100 else 0
+    return f"{microseconds:,.{digits}f}"
+
+
+def _label(case: Case) -> str:
+    return str(case) if case.kind == "step" else str(case.size)
 
 
 def _summary_table(summary: Document) -> Table:

@@ -11,10 +11,15 @@ import numpy as np
 
 from gru_xp.bench.cases import Case, HostArray
 from gru_xp.bench.contestants import OWN, Call
-from gru_xp.bench.errors import BenchError
+from gru_xp.bench.errors import BenchError, FailedError
 
-TOLERANCE = 1e-4
-"""Largest difference of two contestants' results, as a share of the largest value."""
+TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest difference of two contestants' results, as a share of the largest value.
+
+A share of 1e-4 is some thousand roundings of float32. TF32 and float16 round by 5e-4, bfloat16 by
+4e-3, and their shares are some twenty of these roundings, as the loop adds some up. Swapped gates
+or a missing bias make a difference of the order of 1.
+"""
 
 _SAMPLE_SECONDS = 0.01  # what a clock and a switch of processes blur by far less than a percent
 _LONG_SECONDS = 0.2  # a call that itself outlasts any warming up
@@ -31,18 +36,26 @@ class Times(NamedTuple):
     """Of each sample, for one call."""
 
 
-def agree(calls: dict[str, Call], case: Case, /) -> None:
+def agree(calls: dict[str, Call], case: Case, precision: str, /) -> None:
     """Run every call once and compare what they compute; this compiles what is compiled late.
 
     Raises
     ------
+    FailedError
+        If one raises.
     BenchError
         If one computes something else than gru_xp.
     """
+    tolerance = TOLERANCES[precision]
     results: dict[str, HostArray] = {}
     for name, call in calls.items():
-        with call.context():
-            got = call.results()
+        try:
+            with call.context():
+                got = {key: _widened(each) for key, each in call.results().items()}
+        except MemoryError:  # of the host: the process ends with an answer of its own
+            raise
+        except Exception as failure:
+            raise FailedError(name, failure) from failure
         results = results or got
         for key, wanted in results.items():
             if got[key].shape != wanted.shape:
@@ -51,11 +64,16 @@ def agree(calls: dict[str, Call], case: Case, /) -> None:
                     f"{wanted.shape}"
                 )
             error = float(np.max(np.abs(got[key] - wanted)) / np.max(np.abs(wanted)))
-            if not error <= TOLERANCE:  # in this way, so that NaN is too large
+            if not error <= tolerance:  # in this way, so that NaN is too large
                 raise BenchError(
                     f"{name}: {key} of {case} differs from {OWN}'s by {error:.1e} of its largest "
-                    f"value, more than {TOLERANCE:.0e}: times of other numbers are worth nothing"
+                    f"value, more than {tolerance:.0e}: times of other numbers are worth nothing"
                 )
+
+
+def _widened(array: HostArray) -> HostArray:
+    """Return float32 for numbers of 16 bits, whose differences would round and overflow."""
+    return array if array.dtype.itemsize > 2 else array.astype(np.float32)
 
 
 def measure(calls: dict[str, Call], repeats: int | None, /) -> dict[str, Times]:
@@ -89,12 +107,8 @@ def measure(calls: dict[str, Call], repeats: int | None, /) -> dict[str, Times]:
 
 def _sample(call: Call, count: int) -> float:
     """Return the seconds of one call, as the mean of `count`."""
-    run = call.run
     with call.context():
-        start = time.perf_counter()
-        for _ in range(count):
-            run()
-        return (time.perf_counter() - start) / count
+        return call.seconds(call.run, count)
 
 
 def settle() -> None:

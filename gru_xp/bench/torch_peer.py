@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from gru_xp.bench import clocks
 from gru_xp.bench.cases import HostArray, Job, Work
 from gru_xp.bench.contestants import Call, Contestant
 from gru_xp.bench.errors import UnavailableError
@@ -21,11 +22,13 @@ class Peer(Contestant):
         self._device = "cuda" if job.backend == "cupy" else "cpu"
         self._dtype = getattr(torch, job.dtype)
         torch.set_num_threads(job.threads)
+        self._seconds = clocks.torch if self._device == "cuda" else clocks.wall
         if self._device == "cuda":
             if not torch.cuda.is_available():
                 raise UnavailableError("torch is installed but finds no CUDA device")
-            # Its GRU would round float32 products to TF32, and CuPy's products do not.
-            torch.backends.cudnn.allow_tf32 = False
+            # Left alone, its GRU rounds float32 products to TF32, its other products do not.
+            torch.backends.cudnn.allow_tf32 = job.precision == "tf32"
+            torch.backends.cuda.matmul.allow_tf32 = job.precision == "tf32"
 
     def forward(self, work: Work, /) -> Call:
         """See `Contestant`."""
@@ -33,15 +36,13 @@ class Peer(Contestant):
         x, h0 = self._tensor(work.x), self._tensor(work.h0[None])
 
         def run() -> Any:
-            y, h_n = layer(x, h0)
-            self._wait()
-            return y, h_n
+            return layer(x, h0)
 
         def results() -> dict[str, HostArray]:
             y, h_n = run()
             return {"y": _host(y), "h_n": _host(h_n[0])}
 
-        return Call(run, results, torch.no_grad)
+        return Call(run, results, torch.no_grad, self._seconds)
 
     def training(self, work: Work, /) -> Call:
         """See `Contestant`."""
@@ -56,7 +57,6 @@ class Peer(Contestant):
                 leaf.grad = None
             y, _ = layer(x, h0)
             y.backward(dy)
-            self._wait()
             return y
 
         def results() -> dict[str, HostArray]:
@@ -67,7 +67,7 @@ class Peer(Contestant):
             }
             return {"y": _host(y), "dx": _host(x.grad), "dh0": _host(h0.grad[0]), **gradients}
 
-        return Call(run, results)
+        return Call(run, results, seconds=self._seconds)
 
     def step(self, work: Work, /) -> Call:
         """See `Contestant`."""
@@ -77,11 +77,9 @@ class Peer(Contestant):
         x, h = self._tensor(work.x[0]), self._tensor(work.h0)
 
         def run() -> Any:
-            h_next = cell(x, h)
-            self._wait()
-            return h_next
+            return cell(x, h)
 
-        return Call(run, lambda: {"h": _host(run())}, torch.no_grad)
+        return Call(run, lambda: {"h": _host(run())}, torch.no_grad, self._seconds)
 
     def _layer(self, work: Work) -> Any:
         layer = torch.nn.GRU(work.size.inputs, work.size.hidden).to(self._device, self._dtype)
@@ -93,11 +91,9 @@ class Peer(Contestant):
     def _tensor(self, array: HostArray) -> Any:
         return torch.tensor(array, dtype=self._dtype, device=self._device)
 
-    def _wait(self) -> None:
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-
 
 def _host(tensor: Any) -> HostArray:
-    host: HostArray = tensor.detach().cpu().numpy()
+    # NumPy has no bfloat16; all that torch's numbers of 16 bits hold, float32 does too.
+    wide = tensor.float() if tensor.element_size() == 2 else tensor
+    host: HostArray = wide.detach().cpu().numpy()
     return host

@@ -5,6 +5,12 @@ are left to the portable loop. On every device each kernel first proves itself o
 Results have the same bits on every run.
 """
 
-from gru_xp_cupy.functions import backward, describe, forward, use_persistent_kernel
+from gru_xp_cupy.functions import (
+    backward,
+    describe,
+    forward,
+    persistent_kernel_runs,
+    use_persistent_kernel,
+)
 
-__all__ = ["backward", "describe", "forward", "use_persistent_kernel"]
+__all__ = ["backward", "describe", "forward", "persistent_kernel_runs", "use_persistent_kernel"]

@@ -77,6 +77,26 @@ def backward(
     return NotImplemented
 
 
+def persistent_kernel_runs(rows: int, hidden: int, dtype: str, /, *, training: bool) -> bool:
+    """Whether the persistent kernel, switched on, would run such a call on the current device.
+
+    Parameters
+    ----------
+    rows, hidden : int
+        N and H.
+    dtype : str
+        Name of the arrays' dtype.
+    training : bool
+        Whether the backward counts too.
+    """
+    if dtype not in NUMBERS or dtype == "float64":
+        return False
+    paths = ("persistent_forward", "persistent_backward")[: 1 + training]
+    if not all(persistent.fits(path, rows, hidden, dtype) for path in paths):
+        return False
+    return _is_trusted("persistent kernel", persistent, dtype, rows)
+
+
 def describe() -> str:
     """Say what this is, for the list of backends."""
     return "CUDA" + (", persistent kernel: experimental" if _persistent.get() else "")
@@ -87,9 +107,13 @@ def _paths(array: Any, /, *, reset_after: bool) -> Iterator[ModuleType]:
     dtype, rows = array.dtype.name, array.shape[1]
     if not reset_after or dtype not in NUMBERS or 0 in array.shape:
         return
-    tf32 = persistent.rounds_to_tf32()
     for name, path in (("persistent kernel", persistent), ("a kernel a step", steps)):
         if path is persistent and (not _persistent.get() or dtype == "float64"):
             continue
-        if trusted(name, dtype, rows, path.forward, path.backward, tf32=tf32):
+        if _is_trusted(name, path, dtype, rows):
             yield path
+
+
+def _is_trusted(name: str, path: ModuleType, dtype: str, rows: int) -> bool:
+    tf32 = persistent.rounds_to_tf32()
+    return trusted(name, dtype, rows, path.forward, path.backward, tf32=tf32)

@@ -13,6 +13,9 @@ from gru_xp_cupy import compiled
 from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
 from gru_xp_cupy.plan import THREADS, Device, Plan, plan
 
+_GATES = {"persistent_forward": 3, "persistent_backward": 1}
+"""Gates whose products a kernel's block sums up apart."""
+
 
 def forward(
     gx: Any,
@@ -28,7 +31,7 @@ def forward(
     """See `gru_xp.recurrence.forward`; NotImplemented where it does not fit on the device."""
     steps, rows, _ = gx.shape
     size = h0.shape[1]
-    way = _plan(rows, size, gx.dtype.name, gates=3)
+    way = _plan(rows, size, gx.dtype.name, gates=_GATES["persistent_forward"])
     kernel = None if way is None else _ready("persistent_forward", way)
     if way is None or kernel is None:
         return NotImplemented
@@ -58,7 +61,7 @@ def backward(
 ) -> Any:
     """See `gru_xp.recurrence.backward`; NotImplemented where it does not fit on the device."""
     steps, rows, size = dh.shape
-    way = _plan(rows, size, dh.dtype.name, gates=1)
+    way = _plan(rows, size, dh.dtype.name, gates=_GATES["persistent_backward"])
     kernel = None if way is None else _ready("persistent_backward", way)
     if way is None or kernel is None:
         return NotImplemented
@@ -76,6 +79,12 @@ def backward(
     )
     kernel((way.blocks,), (THREADS,), arguments, shared_mem=way.shared_bytes)
     return dgx, dgh_n, dh0
+
+
+def fits(function: str, rows: int, size: int, dtype: str, /) -> bool:
+    """Whether a kernel, "persistent_forward" or "persistent_backward", fits on the device."""
+    way = _plan(rows, size, dtype, gates=_GATES[function])
+    return way is not None and _ready(function, way) is not None
 
 
 def _plan(rows: int, size: int, dtype: str, *, gates: int) -> Plan | None:

@@ -1,0 +1,43 @@
+"""Clocks: seconds of a call, as the mean of several, on the host or on the GPU that computes."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+Clock = Callable[[Callable[[], Any], int], float]
+"""Takes a call without arguments and how often to make it; returns the seconds of one."""
+
+
+def wall(run: Callable[[], Any], count: int, /) -> float:
+    """Measure on the host, for calls that return when their results are there."""
+    start = time.perf_counter()
+    for _ in range(count):
+        run()
+    return (time.perf_counter() - start) / count
+
+
+def cupy(run: Callable[[], Any], count: int, /) -> float:
+    """Measure between two events on CuPy's current stream."""
+    cuda = importlib.import_module("cupy").cuda
+    start, end = cuda.Event(), cuda.Event()
+    _between(start, end, run, count)
+    return float(cuda.get_elapsed_time(start, end)) / 1e3 / count
+
+
+def torch(run: Callable[[], Any], count: int, /) -> float:
+    """Measure between two events on torch's current stream."""
+    cuda = importlib.import_module("torch").cuda
+    start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+    _between(start, end, run, count)
+    return float(start.elapsed_time(end)) / 1e3 / count
+
+
+def _between(start: Any, end: Any, run: Callable[[], Any], count: int) -> None:
+    start.record()
+    for _ in range(count):
+        run()
+    end.record()
+    end.synchronize()
