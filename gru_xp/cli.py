@@ -24,6 +24,7 @@ import click
 from gru_xp import accelerators, backend
 from gru_xp.bench.command import bench
 from gru_xp.bench.errors import BenchError
+from gru_xp.dtypes import dtype_name
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import TrainingError
 
@@ -52,6 +53,7 @@ _SIZE = click.IntRange(min=1, max=10**6)
 _SEED = click.IntRange(min=0)
 _PATH = click.Path(path_type=Path)
 _BACKEND = click.Choice(["auto", *backend.NAMESPACES])
+_DTYPE = click.Choice(["float32", "float64", "float16", "bfloat16"])
 
 
 def _of_run(flag: str, name: str, kind: click.ParamType[Any], text: str) -> Callable[..., Any]:
@@ -79,6 +81,7 @@ def cli() -> None:
 @_of_run("--seq-len", "seq_len", _SIZE, "Sequence length: characters read at each place in a step.")
 @_of_run("--lr", "learning_rate", _Rate(), "Learning rate at the start; it falls to zero.")
 @_of_run("--seed", "seed", _SEED, "Seed of the initial weights, the dropout and the sample.")
+@_of_run("--dtype", "dtype", _DTYPE, "Format of the weights and the arithmetic.")
 @click.option("--backend", type=_BACKEND, help="Array library.  [default: auto]")
 @click.option("--out", type=_PATH, default=_FOLDER, show_default=True, help="Folder of the model.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, as it was begun.")
@@ -145,8 +148,9 @@ def sample(
     name, reason = backend.resolve(name)
     stored = checkpoint.load(model)
     vocabulary = Vocabulary(stored.characters)
+    character_model = stored.model(name)
     characters = sampling.sample(
-        stored.model(name),
+        character_model,
         vocabulary,
         prompt=prompt,
         length=length,
@@ -154,6 +158,8 @@ def sample(
         rng=seed,
     )
     print(_running(name, reason), file=sys.stderr)
+    if (dtype := dtype_name(character_model.params["output.bias"].dtype)) != stored.config.dtype:
+        print(f"{name} lacks {stored.config.dtype}, and runs in {dtype}", file=sys.stderr)
     if unknown := sorted(set(prompt) - set(vocabulary.characters)):
         listed = " ".join(map(ascii, unknown))
         print(f"unknown to the model, and read as such: {listed}", file=sys.stderr)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
+import numpy as np
+
 from gru_xp.backend import BackendError, name_of
 from gru_xp.typing import Array, Device, DType, Namespace
 
@@ -22,6 +27,11 @@ def cast(array: Array, dtype: DType, /, *, xp: Namespace) -> Array:
     return array if array.dtype == dtype else xp.astype(array, dtype)
 
 
+def at_least_float32(array: Array, /, *, xp: Namespace) -> Array:
+    """Return the array itself, or a float32 copy of one of 16 bits, which loses nothing."""
+    return cast(array, xp.result_type(array.dtype, xp.float32), xp=xp)
+
+
 def like(gradient: Array | None, value: Array | None, /, *, xp: Namespace) -> Array | None:
     """Cast a gradient to the dtype of what it belongs to, unless that is an integer's."""
     if gradient is None or value is None or not xp.isdtype(value.dtype, "real floating"):
@@ -37,7 +47,8 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
     TypeError
         If it is no real floating dtype.
     BackendError
-        If the library has no such dtype, or has it switched off, as JAX float64.
+        If the library has no such dtype, has it switched off, as JAX float64, or needs another
+        package for it, as CuPy bfloat16.
     """
     name = "float32" if dtype is None else dtype_name(dtype)
     if name not in ("float16", "bfloat16", "float32", "float64"):
@@ -46,6 +57,8 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
             "float64"
         )
     native = getattr(xp, name, None)
+    if native is None and (name, name_of(xp)) == ("bfloat16", "cupy"):
+        return _bfloat16_of_cupy()
     if native is None:
         raise BackendError(f"{name_of(xp)} has no dtype {name}: use float32 or float64")
     if name == "float64" and name not in xp.__array_namespace_info__().dtypes(
@@ -58,6 +71,18 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
         )
         raise BackendError(f"{name_of(xp)} has float64 switched off here: {remedy}")
     return native
+
+
+def _bfloat16_of_cupy() -> Any:
+    """Return bfloat16 as CuPy takes it: its arrays hold it, though it has no name for it."""
+    try:
+        ml_dtypes = importlib.import_module("ml_dtypes")
+    except ImportError as error:
+        raise BackendError(
+            "cupy has bfloat16 only with ml_dtypes: pip install ml_dtypes, or use float16 or "
+            "float32"
+        ) from error
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def dtype_name(dtype: DType | str, /) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import array_api_compat
 import numpy as np
+import pytest
 
 from gru_xp import backend, dtypes
 
@@ -33,6 +34,11 @@ class Library:
         if self.read_only:
             made.flags.writeable = False
         return made
+
+    def skip_without(self, dtype: str) -> None:
+        """Skip the test where the library lacks a dtype."""
+        if not hasattr(self.xp, dtype):
+            pytest.skip(f"{self.name} has no {dtype}")
 
     def moved(self, array: Any) -> Any:
         """Copy an array to another device of this library."""

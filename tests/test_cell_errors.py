@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend
+from gru_xp import backend, dtypes
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, make_cell
 
@@ -125,6 +126,16 @@ def test_a_cell_of_no_floating_dtype_is_refused(lib: Library, dtype: Any) -> Non
 def test_a_dtype_that_the_library_has_not_is_refused() -> None:
     with pytest.raises(gru_xp.BackendError, match="numpy has no dtype bfloat16"):
         gru_xp.GRUCell(I, H, dtype="bfloat16")
+
+
+def test_bfloat16_of_cupy_is_that_of_ml_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    cupy = SimpleNamespace(__name__="array_api_compat.cupy")  # which has no attribute bfloat16
+    assert dtypes.as_dtype(cupy, "bfloat16") == np.dtype(ml_dtypes.bfloat16)
+    assert dtypes.as_dtype(cupy, np.dtype(ml_dtypes.bfloat16)).name == "bfloat16"
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(gru_xp.BackendError, match="cupy has bfloat16 only with ml_dtypes: pip"):
+        dtypes.as_dtype(cupy, "bfloat16")
 
 
 def test_an_unknown_device_is_refused_naming_those_there_are(lib: Library) -> None:

@@ -77,6 +77,32 @@ def test_a_model_of_layers_with_dropout_trains_and_writes(run: Run) -> None:
     assert len(run("sample", "--length", "20").out) == 21  # and a newline
 
 
+def test_a_run_in_16_bits_trains_resumes_and_writes(run: Run) -> None:
+    ran = run("train", "text", *TINY, "--dtype", "float16", "--backend", "numpy")
+    assert ran.status == 0
+    assert "weights of float16" in ran.out
+    assert checkpoint.load(Path("gru-xp-model")).config.dtype == "float16"
+    assert run("train", "--resume", "--dtype", "float16").status == 0
+    refused = run("train", "--resume", "--dtype", "float32")
+    assert refused.status == 2
+    assert "dtype float16, not float32" in refused.err
+    ran = run("sample", "--length", "20")
+    assert ran.status == 0
+    assert len(ran.out) == 21
+    assert "lacks" not in ran.err
+
+
+def test_sample_says_where_the_backend_lacks_the_runs_dtype(run: Run) -> None:
+    if backend.unusable("torch"):
+        pytest.skip(backend.unusable("torch"))
+    assert run("train", "text", *TINY, "--dtype", "bfloat16", "--backend", "torch").status == 0
+    ran = run("sample", "--length", "20", "--backend", "numpy")
+    assert ran.status == 0
+    assert len(ran.out) == 21
+    assert "numpy lacks bfloat16, and runs in float32" in ran.err
+    assert "lacks" not in run("sample", "--length", "20", "--backend", "torch").err
+
+
 def test_the_reported_figure_is_the_models(trained: Run) -> None:
     kept = checkpoint.load(Path("gru-xp-model"))
     _, bits = kept.history("held_out", columns=2)

@@ -72,6 +72,11 @@ def refused(
         ("info more", "more"),
         ("check --backend wrong", "wrong"),
         ("train --backend wrong", "wrong"),
+        ("train --dtype wrong", "wrong"),
+        (
+            "train text --batch-size 3 --backend numpy --dtype bfloat16",
+            "numpy has no dtype bfloat16",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named(refused: Refused, arguments: str, words: str) -> None:

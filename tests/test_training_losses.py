@@ -33,6 +33,18 @@ def test_loss_is_minus_the_log_of_the_softmax(lib: Library, dtype: str, atol: fl
     lib.assert_close(dlogits, shares - np.eye(5)[targets], atol=atol, dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_16_bit_logits_have_the_loss_and_gradient_of_float32(lib: Library, dtype: str) -> None:
+    lib.skip_without(dtype)
+    logits, targets = case()
+    given = lib.array(logits, dtype)
+    rounded = lib.numpy(given).astype(np.float64)
+    losses, dlogits = cross_entropy(given, lib.array(targets, "int32"), xp=lib.xp)
+    lib.assert_close(losses, plain(rounded, targets), atol=2e-6, dtype="float32")
+    shares = np.exp(rounded) / np.sum(np.exp(rounded), axis=-1, keepdims=True)
+    lib.assert_close(dlogits, shares - np.eye(5)[targets], atol=2e-6, dtype="float32")
+
+
 def test_gradient_is_that_of_finite_differences(lib: Library) -> None:
     logits, targets = case(shape=(2,))
     _, dlogits = cross_entropy(lib.array(logits), lib.array(targets, "int64"), xp=lib.xp)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gru_xp import backend
 from gru_xp.training import optimizer
 from tests.library import Library
 
@@ -110,6 +111,33 @@ def test_an_update_leaves_its_arguments_as_they_were(lib: Library) -> None:
         lib.assert_close(state.square[name], np.zeros(SHAPES[name]), atol=0)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_updates_too_small_for_16_bits_add_up_in_the_masters(lib: Library, dtype: str) -> None:
+    lib.skip_without(dtype)
+    params = {"w": lib.array([1.0], dtype)}
+    state = optimizer.adam_start(params, xp=lib.xp)
+    for done in range(1, 301):
+        # A gradient that never changes moves the weight by the learning rate.
+        slopes = {"w": lib.array([1.0], dtype)}
+        params, state = optimizer.adam(params, slopes, state, learning_rate=1e-5, xp=lib.xp)
+        if done == 1:
+            lib.assert_close(params["w"], [1.0], atol=0, dtype=dtype)
+            lib.assert_close(state.masters["w"], [1 - 1e-5], atol=1e-7, dtype="float32")
+    lib.assert_close(state.masters["w"], [0.997], atol=2e-5)
+    nearest = {"float16": 0.9970703125, "bfloat16": 0.99609375}[dtype]
+    lib.assert_close(params["w"], [nearest], atol=0, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_squares_too_small_for_float16_are_kept_for_16_bits(lib: Library, dtype: str) -> None:
+    lib.skip_without(dtype)
+    params, slopes = {"w": lib.array([1.0], dtype)}, {"w": lib.array([2.0**-14], dtype)}
+    state = optimizer.adam_start(params, xp=lib.xp)
+    _, state = optimizer.adam(params, slopes, state, learning_rate=0.05, xp=lib.xp)
+    lib.assert_close(state.square["w"], [0.001 * 2.0**-28], atol=1e-17, dtype="float32")
+    lib.assert_close(state.masters["w"], [0.95], atol=1e-4)
+
+
 @pytest.mark.parametrize("max_norm", [0.5, 100.0], ids=["clips", "lets pass"])
 def test_clipping_is_torchs(lib: Library, max_norm: float) -> None:
     torch = pytest.importorskip("torch", reason="torch is the oracle here")
@@ -128,6 +156,23 @@ def test_clipping_scales_all_by_their_joint_norm(lib: Library) -> None:
     clipped = optimizer.clip_by_global_norm(gradients, 1.0, xp=lib.xp)
     lib.assert_close(clipped["a"], [0.6, 0.0], atol=1e-6)
     lib.assert_close(clipped["b"], [[0.8]], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_norm_of_16_bits_neither_overflows_nor_rounds(lib: Library, dtype: str) -> None:
+    lib.skip_without(dtype)
+    gradients = {"a": lib.array([300.0, 0.0], dtype), "b": lib.array([[400.0]], dtype)}
+    norm = backend.to_numpy(optimizer.global_norm(gradients, xp=lib.xp))
+    assert float(norm) == pytest.approx(500, abs=1e-4)
+    clipped = optimizer.clip_by_global_norm(gradients, 1.0, xp=lib.xp)
+    lib.assert_close(clipped["a"], [0.6, 0.0], atol=1e-6, dtype="float32")
+    lib.assert_close(clipped["b"], [[0.8]], atol=1e-6, dtype="float32")
+
+
+@pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan])
+def test_the_norm_is_not_finite_where_one_gradient_is_not(lib: Library, odd: float) -> None:
+    gradients = {"a": lib.array([3.0, 0.0]), "b": lib.array([[4.0, odd]])}
+    assert not np.isfinite(backend.to_numpy(optimizer.global_norm(gradients, xp=lib.xp)))
 
 
 def test_clipping_leaves_zeros_zero(lib: Library) -> None:

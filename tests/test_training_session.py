@@ -129,6 +129,7 @@ def test_a_model_is_replaced_only_when_asked_and_only_by_another(
         ("learning_rate", 0.1),
         ("seed", 5),
         ("backend", "torch"),
+        ("dtype", "float16"),
         ("texts", ("/elsewhere",)),
     ],
 )

@@ -155,7 +155,8 @@ def test_a_text_shorter_than_a_chunk_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["losses", "state", "model.gru.weight_hh_l0", "adam.square.output.bias"]
+    "name",
+    ["losses", "state", "loss_scale", "model.gru.weight_hh_l0", "adam.square.output.bias"],
 )
 @pytest.mark.parametrize("damage", ["missing", "misshapen"])
 def test_a_checkpoint_with_odd_arrays_is_refused(name: str, damage: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gru_xp import backend
+from gru_xp import backend, dtypes
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import CheckpointError
 from gru_xp.training.files import write_whole
@@ -46,6 +46,17 @@ class Checkpoint(NamedTuple):
             for name, array in like.items()
         }
 
+    def numbers(self, name: str, /, *, count: int) -> list[float]:
+        """Return a few numbers that were kept together.
+
+        Raises
+        ------
+        CheckpointError
+            If they are missing or another number of them.
+        """
+        numbers: list[float] = self._array(name, (count,)).tolist()
+        return numbers
+
     def history(self, name: str, /, *, columns: int) -> tuple[list[float], ...]:
         """Return the columns of a table of numbers that grows with the run.
 
@@ -60,6 +71,9 @@ class Checkpoint(NamedTuple):
     def model(self, backend_name: str, /) -> CharModel:
         """Return the model, on any backend.
 
+        Its weights are of the dtype that it was trained in where the backend has that, else
+        float32.
+
         Raises
         ------
         CheckpointError
@@ -68,13 +82,17 @@ class Checkpoint(NamedTuple):
             If the backend is not usable here.
         """
         xp = backend.namespace(backend_name)
+        try:
+            dtype = dtypes.as_dtype(xp, self.config.dtype)
+        except backend.BackendError:
+            dtype = xp.float32
         model = CharModel.initial(
             1 + len(self.characters),
             self.config.hidden_size,
             self.config.layers,
             rng=0,
             xp=xp,
-            dtype=xp.float32,
+            dtype=dtype,
         )
         model.params = self.arrays_like(model.params, prefix="model.")
         return model

@@ -28,6 +28,10 @@ class TrainingConfig:
         Of the initial weights, the dropout masks and the samples.
     backend : str
         Name of the array library, never "auto".
+    dtype : str
+        Of the weights and of the arithmetic: "float32", "float64", "float16" or "bfloat16". With
+        16 bits the loss and Adam's sums stay in float32, and so do the master weights; float16
+        has its loss scaled, see `gru_xp.training.loss_scale`.
     texts : tuple of str
         Paths of the files trained on; none means the language reference.
     text_sha256 : str
@@ -43,6 +47,7 @@ class TrainingConfig:
     learning_rate: float = 1.2e-2
     seed: int = 0
     backend: str = "numpy"
+    dtype: str = "float32"
     texts: tuple[str, ...] = ()
     text_sha256: str = ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gru_xp.backend import device
+from gru_xp.dtypes import at_least_float32
 from gru_xp.typing import Array, Namespace
 
 
@@ -13,16 +14,19 @@ def cross_entropy(logits: Array, targets: Array, /, *, xp: Namespace) -> tuple[A
     ----------
     logits : array, (..., V)
         Unnormalised log-probabilities of the V classes. Of any finite size: nothing overflows.
+        Those of 16 bits are taken to float32 first, whose sums of exponentials keep their digits.
     targets : integer array, (...)
         The class that came. A negative one marks padding, whose loss and gradient are zero.
 
     Returns
     -------
     losses : array, (...)
-        ``-log softmax(logits)[target]``.
+        ``-log softmax(logits)[target]``. Of the logits' dtype, float32 if that has 16 bits.
     dlogits : array, (..., V)
         Gradient of each loss with respect to its own logits: ``softmax(logits) - one_hot(target)``.
+        Of the losses' dtype: in 16 bits a small one is lost unless it is scaled first.
     """
+    logits = at_least_float32(logits, xp=xp)
     classes = xp.arange(logits.shape[-1], dtype=targets.dtype, device=device(logits))
     is_target = targets[..., None] == classes
     is_padding = targets < 0

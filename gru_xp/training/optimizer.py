@@ -1,6 +1,8 @@
 """Adam, clipping by the global norm, and the learning rate's schedule.
 
 Weights and gradients are dicts of arrays by name. Every function is pure: it returns new arrays.
+Weights of 16 bits are trained as by Micikevicius et al., "Mixed Precision Training" (2018): all
+that is computed here is float32, and so are the master weights, which the weights are rounded from.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from gru_xp.dtypes import at_least_float32, cast
 from gru_xp.typing import Array, Namespace
 
 Arrays = dict[str, Array]
@@ -17,18 +20,25 @@ class AdamState(NamedTuple):
     """What Adam remembers from step to step."""
 
     mean: Arrays
-    """Running mean of each weight's gradient."""
+    """Running mean of each weight's gradient, in float32 for weights of 16 bits."""
     square: Arrays
-    """Running mean of its square."""
+    """Running mean of its square, of the same dtype."""
+    masters: Arrays
+    """Each weight of 16 bits in float32, so that updates too small for 16 bits still add up.
+
+    Others have none: they are their own.
+    """
     steps: int
     """Number of updates made."""
 
 
 def adam_start(params: Arrays, /, *, xp: Namespace) -> AdamState:
-    """State before the first update: zeros."""
+    """State before the first update: zeros, and the masters of these weights."""
+    wide = {name: at_least_float32(param, xp=xp) for name, param in params.items()}
     return AdamState(
-        mean={name: xp.zeros_like(param) for name, param in params.items()},
-        square={name: xp.zeros_like(param) for name, param in params.items()},
+        mean={name: xp.zeros_like(array) for name, array in wide.items()},
+        square={name: xp.zeros_like(array) for name, array in wide.items()},
+        masters={name: array for name, array in wide.items() if array.dtype != params[name].dtype},
         steps=0,
     )
 
@@ -52,7 +62,8 @@ def adam(
     Parameters
     ----------
     params, gradients : dict of arrays
-        Of the same names and shapes.
+        Of the same names and shapes. Of a parameter of 16 bits only the dtype counts, its value
+        is the master's; its gradient may be float32.
     state : AdamState
         Of the update before, or `adam_start`.
     learning_rate : float
@@ -67,30 +78,59 @@ def adam(
     Returns
     -------
     params : dict of arrays
+        Of the dtypes given.
     state : AdamState
     """
     decay_mean, decay_square = betas
     steps = state.steps + 1
     step_size = learning_rate / (1 - decay_mean**steps)
     square_scale = 1 / math.sqrt(1 - decay_square**steps)
-    fresh, means, squares = {}, {}, {}
-    for name, gradient in gradients.items():
+    fresh, means, squares, masters = {}, {}, {}, {}
+    for name in gradients:
+        gradient = at_least_float32(gradients[name], xp=xp)
+        weight = state.masters[name] if name in state.masters else params[name]
         mean = decay_mean * state.mean[name] + (1 - decay_mean) * gradient
         square = decay_square * state.square[name] + (1 - decay_square) * (gradient * gradient)
         update = mean / (xp.sqrt(square) * square_scale + epsilon)
         kept = 1 - learning_rate * weight_decay if gradient.ndim > 1 else 1.0
-        fresh[name] = kept * params[name] - step_size * update
+        updated = kept * weight - step_size * update
+        if name in state.masters:
+            masters[name] = updated
+        fresh[name] = cast(updated, params[name].dtype, xp=xp)
         means[name], squares[name] = mean, square
-    return fresh, AdamState(means, squares, steps)
+    return fresh, AdamState(means, squares, masters, steps)
 
 
-def clip_by_global_norm(gradients: Arrays, max_norm: float, /, *, xp: Namespace) -> Arrays:
-    """Scale all gradients by ``min(1, max_norm / norm)``, where norm is that of all together."""
-    squares = [xp.sum(gradient * gradient) for gradient in gradients.values()]
-    norm = xp.sqrt(xp.sum(xp.stack(squares)))
+def global_norm(gradients: Arrays, /, *, xp: Namespace) -> Array:
+    """Root of the sum of all squares, (); in float32 for 16 bits, where such sums overflow.
+
+    It is finite only if every gradient is.
+    """
+    wide = [at_least_float32(gradient, xp=xp) for gradient in gradients.values()]
+    return xp.sqrt(xp.sum(xp.stack([xp.sum(array * array) for array in wide])))
+
+
+def clip_by_global_norm(
+    gradients: Arrays, max_norm: float, /, *, norm: Array | None = None, xp: Namespace
+) -> Arrays:
+    """Scale all gradients by ``min(1, max_norm / norm)``, where norm is that of all together.
+
+    Parameters
+    ----------
+    gradients : dict of arrays
+    max_norm : float
+    norm : array, (), optional
+        Their `global_norm`, where it is known already.
+
+    Returns
+    -------
+    dict of arrays
+        Those of 16 bits come back as float32, which the scaled ones fit.
+    """
+    norm = global_norm(gradients, xp=xp) if norm is None else norm
     # The small constant is torch's, and keeps a norm of zero from dividing.
     scale = xp.clip(max_norm / (norm + 1e-6), 0.0, 1.0)
-    return {name: gradient * scale for name, gradient in gradients.items()}
+    return {name: at_least_float32(each, xp=xp) * scale for name, each in gradients.items()}
 
 
 def cosine_learning_rate(step: int, /, *, steps: int, warm_up: int, peak: float) -> float:

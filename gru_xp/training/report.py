@@ -23,8 +23,8 @@ def beginning(trainer: Trainer, /) -> str:
     return (
         f"text: {source}: {len(corpus.training):,} characters to learn, "
         f"{len(corpus.held_out):,} held out\n"
-        f"model: GRU of {config.layers} x {config.hidden_size} units, {weights:,} weights; "
-        f"{config.steps} steps of {config.batch_size} x {config.seq_len} characters"
+        f"model: GRU of {config.layers} x {config.hidden_size} units, {weights:,} weights of "
+        f"{config.dtype}; {config.steps} steps of {config.batch_size} x {config.seq_len} characters"
     )
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
-from gru_xp import backend
+from gru_xp import backend, dtypes
 from gru_xp.training import losses, optimizer
 from gru_xp.training.batches import Streams
 from gru_xp.training.checkpoint import Checkpoint
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import DivergenceError
 from gru_xp.training.evaluation import held_out_bits
+from gru_xp.training.loss_scale import LossScale, unscaled
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Corpus, Vocabulary
 from gru_xp.typing import Array
@@ -33,6 +34,10 @@ class Trainer:
     Runs of one configuration and corpus, on one machine, reach the same weights bit for bit,
     however often they are stopped, saved by `checkpoint` and continued by `resume`.
 
+    In float16 a step whose gradients overflow is skipped: it reads its chunk and counts in the
+    schedule like any other, but the weights and Adam's state stay as they are, and the scale of
+    the loss is halved.
+
     Parameters
     ----------
     config : TrainingConfig
@@ -44,14 +49,14 @@ class Trainer:
     vocabulary : Vocabulary
         The characters of the training text.
     losses : list of float
-        Of each step, in bits per character, before its update.
+        Of each step, skipped ones too, in bits per character, before its update.
     held_out : list of (int, float)
         Steps made, and bits per character of the held-out text then.
 
     Raises
     ------
     BackendError
-        If the configuration's backend is not usable here.
+        If the configuration's backend is not usable here, or lacks its dtype.
     TextError
         If the training text is shorter than a chunk.
     """
@@ -72,17 +77,18 @@ class Trainer:
             config.layers,
             rng=config.seed,
             xp=xp,
-            dtype=xp.float32,
+            dtype=dtypes.as_dtype(xp, config.dtype),
         )
         self._adam = optimizer.adam_start(self.model.params, xp=xp)
+        self._loss_scale = LossScale.start(config.dtype)
         self._h = self.model.start(config.batch_size)
         self.losses: list[float] = []
         self.held_out: list[tuple[int, float]] = []
 
     @property
     def steps_done(self) -> int:
-        """Number of updates made."""
-        return self._adam.steps
+        """Number of steps made, skipped ones too."""
+        return len(self.losses)
 
     @property
     def finished(self) -> bool:
@@ -95,7 +101,7 @@ class Trainer:
         return self.config.batch_size * self.config.seq_len
 
     def step(self) -> float:
-        """Make one update, and evaluate after every fifth of the run.
+        """Make one update, or skip it, and evaluate after every fifth of the run.
 
         Returns
         -------
@@ -105,19 +111,44 @@ class Trainer:
         Raises
         ------
         DivergenceError
-            If that is no finite number. Then nothing has changed.
+            If that is no finite number, or the gradients are not though their scale is down to
+            1. Then nothing has changed.
         """
         step, config, model = self.steps_done, self.config, self.model
+        scale = self._loss_scale
         inputs, targets = (model.indices(part) for part in self._streams.chunk(step))
         loss, gradients, h = loss_and_gradients(
-            model, inputs, targets, self._h, masks=self._masks(step)
+            model, inputs, targets, self._h, masks=self._masks(step), loss_scale=scale.value
         )
-        bits = float(backend.to_numpy(loss)) / math.log(2)
+        norm = optimizer.global_norm(gradients, xp=model.xp)
+        # Both in one copy to the host, which waits for the device.
+        loss_and_norm = backend.to_numpy(model.xp.stack([loss, norm]))
+        bits = float(loss_and_norm[0]) / math.log(2)
         if not math.isfinite(bits):
             raise DivergenceError(
                 f"the loss of step {step} is {bits}: a smaller learning rate may keep it finite"
             )
-        gradients = optimizer.clip_by_global_norm(gradients, MAX_NORM, xp=model.xp)
+        if scale.dynamic and not math.isfinite(loss_and_norm[1]):
+            if scale.value <= 1:
+                raise DivergenceError(
+                    f"the gradients of step {step} overflow {config.dtype} even with a loss scale "
+                    f"of {scale.value:g}: a smaller learning rate may keep them finite"
+                )
+            self._loss_scale = scale.after_overflow()
+        else:
+            self._update(gradients, norm)
+            self._loss_scale = scale.after_update()
+        self._h = h
+        self.losses.append(bits)
+        if self.finished or self.steps_done % max(1, config.steps // _EVALUATIONS) == 0:
+            bits_then = held_out_bits(model, self.vocabulary, self.corpus)
+            self.held_out.append((self.steps_done, bits_then))
+        return bits
+
+    def _update(self, gradients: dict[str, Array], norm: Array) -> None:
+        """Replace the weights by those after one update with these gradients, once clipped."""
+        step, config, model = self.steps_done, self.config, self.model
+        gradients = optimizer.clip_by_global_norm(gradients, MAX_NORM, norm=norm, xp=model.xp)
         model.params, self._adam = optimizer.adam(
             model.params,
             gradients,
@@ -131,12 +162,6 @@ class Trainer:
             weight_decay=WEIGHT_DECAY,
             xp=model.xp,
         )
-        self._h = h
-        self.losses.append(bits)
-        if self.finished or self.steps_done % max(1, config.steps // _EVALUATIONS) == 0:
-            bits_then = held_out_bits(model, self.vocabulary, self.corpus)
-            self.held_out.append((self.steps_done, bits_then))
-        return bits
 
     def _masks(self, step: int) -> list[Array]:
         """Dropout masks of a step: drawn on the host, and from the step's number alone.
@@ -153,20 +178,27 @@ class Trainer:
             backend.from_numpy(
                 (generator.random(shape, dtype=np.float32) < keep) / keep,
                 xp=model.xp,
-                dtype=model.xp.float32,
+                dtype=self._h.dtype,
             )
             for _ in range(config.layers)
         ]
 
     def checkpoint(self) -> Checkpoint:
-        """Copy the state of the run, all that `resume` needs but the corpus."""
+        """Copy the state of the run, all that `resume` needs but the corpus.
+
+        The weights are the masters where there are some, from which the model's follow; no array
+        is of 16 bits.
+        """
+        xp, weights = self.model.xp, {**self.model.params, **self._adam.masters}
         named = {
-            **{f"model.{name}": array for name, array in self.model.params.items()},
+            **{f"model.{name}": array for name, array in weights.items()},
             **{f"adam.mean.{name}": array for name, array in self._adam.mean.items()},
             **{f"adam.square.{name}": array for name, array in self._adam.square.items()},
-            "state": self._h,
+            "state": dtypes.at_least_float32(self._h, xp=xp),  # NumPy's files have no bfloat16
         }
         arrays = {name: backend.to_numpy(array) for name, array in named.items()}
+        arrays["adam.steps"] = np.asarray([self._adam.steps], dtype=np.float64)
+        arrays["loss_scale"] = np.asarray(self._loss_scale[:2], dtype=np.float64)
         arrays["losses"] = np.asarray(self.losses, dtype=np.float64).reshape(-1, 1)
         arrays["held_out"] = np.asarray(self.held_out, dtype=np.float64).reshape(-1, 2)
         return Checkpoint(self.config, self.vocabulary.characters, arrays)
@@ -181,17 +213,24 @@ class Trainer:
             If the checkpoint's arrays are not those of its configuration.
         """
         trainer = cls(checkpoint.config, corpus)
-        params = trainer.model.params
+        xp, params, fresh = trainer.model.xp, trainer.model.params, trainer._adam
+        weights = checkpoint.arrays_like({**params, **fresh.masters}, prefix="model.")
+        (updates,) = checkpoint.numbers("adam.steps", count=1)
+        scale, successes = checkpoint.numbers("loss_scale", count=2)
         (losses,) = checkpoint.history("losses", columns=1)
         trainer.losses = losses
         steps, bits = checkpoint.history("held_out", columns=2)
         trainer.held_out = [(int(step), each) for step, each in zip(steps, bits, strict=True)]
-        trainer.model.params = checkpoint.arrays_like(params, prefix="model.")
+        trainer.model.params = {
+            name: dtypes.cast(weight, params[name].dtype, xp=xp) for name, weight in weights.items()
+        }
         trainer._adam = optimizer.AdamState(
-            checkpoint.arrays_like(params, prefix="adam.mean."),
-            checkpoint.arrays_like(params, prefix="adam.square."),
-            steps=len(losses),
+            checkpoint.arrays_like(fresh.mean, prefix="adam.mean."),
+            checkpoint.arrays_like(fresh.square, prefix="adam.square."),
+            masters={name: weights[name] for name in fresh.masters},
+            steps=int(updates),
         )
+        trainer._loss_scale = trainer._loss_scale._replace(value=scale, updates=int(successes))
         trainer._h = checkpoint.arrays_like({"state": trainer._h})["state"]
         return trainer
 
@@ -204,6 +243,7 @@ def loss_and_gradients(
     /,
     *,
     masks: Sequence[Array] = (),
+    loss_scale: float = 1.0,
 ) -> tuple[Array, dict[str, Array], Array]:
     """Mean loss of a chunk, its gradients, and the state after the chunk.
 
@@ -215,17 +255,29 @@ def loss_and_gradients(
         A constant: no gradient goes back into the chunk before.
     masks : sequence of array, (T, N, H)
         Dropout masks of the layers' outputs, scaled; empty for none.
+    loss_scale : float
+        What the gradients are multiplied by throughout the backward pass, and divided by after it.
 
     Returns
     -------
     loss : array, ()
-        Mean cross-entropy in nats.
+        Mean cross-entropy in nats; float32 for weights of 16 bits.
     gradients : dict of arrays
-        By the names of ``model.params``.
+        By the names of ``model.params``; float32 for weights of 16 bits. With a scale, numbers
+        that overflowed on the way are infinite or NaN, without a warning.
     h_last : array, (layers, N, H)
     """
     logits, h_last, tape = model.forward(inputs, h0, masks=masks)
     assert tape is not None
     each, dlogits = losses.cross_entropy(logits, targets, xp=model.xp)
     count = inputs.shape[0] * inputs.shape[1]
-    return model.xp.mean(each), model.backward(tape, dlogits / count), h_last
+    # Where the loss is scaled an overflow is awaited, and NumPy need not warn of it.
+    quietly: Literal["ignore"] | None = None if loss_scale == 1 else "ignore"
+    with np.errstate(over=quietly, invalid=quietly):
+        scaled = dtypes.cast(dlogits / (count / loss_scale), logits.dtype, xp=model.xp)
+        of_weights = model.backward(tape, scaled)
+    wide = {
+        name: dtypes.at_least_float32(gradient, xp=model.xp)
+        for name, gradient in of_weights.items()
+    }
+    return model.xp.mean(each), unscaled(wide, loss_scale), h_last
