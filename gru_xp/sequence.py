@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from gru_xp import recurrence
 from gru_xp.parameters import GRUParams
-from gru_xp.products import matmul
+from gru_xp.products import matmul, sum_of_rows
 from gru_xp.tape import Tape
 from gru_xp.typing import Array, Namespace
 
@@ -88,8 +88,8 @@ def backward(
     )
     dbias_ih = dbias_hh = None
     if params.bias_ih is not None:
-        dbias_ih = xp.sum(dgx_rows, axis=0)
-        dbias_hh = xp.concat([dbias_ih[: 2 * size], xp.sum(dgh_n_rows, axis=0)])
+        dbias_ih = sum_of_rows(dgx_rows, xp=xp)
+        dbias_hh = xp.concat([dbias_ih[: 2 * size], sum_of_rows(dgh_n_rows, xp=xp)])
     gradients = GRUParams(
         weight_ih=matmul(dgx_rows.T, _rows(x, xp=xp), xp=xp),
         weight_hh=dweight_hh,

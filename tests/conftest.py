@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,6 +131,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     try:
         from gru_xp_cupy import compiled
 
+        machine.replaced = SimpleNamespace(gates=compiled.gates, persistent=compiled.persistent)
         compiled.gates, compiled.persistent = machine.gates, machine.persistent
         yield machine
     finally:

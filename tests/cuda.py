@@ -112,6 +112,7 @@ class Machine:
         }
         self.compute_capability = "90"
         self.launched: list[str] = []
+        self.replaced = SimpleNamespace()  # functions of `gru_xp_cupy.compiled`
 
     def gates(self, function: str, number: str) -> Kernel:
         """Stand in for `gru_xp_cupy.compiled.gates`."""

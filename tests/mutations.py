@@ -151,15 +151,15 @@ MUTATIONS = [
     Mutation(
         "gradient of b_hn not scaled by r",
         SEQUENCE,
-        "xp.sum(dgh_n_rows, axis=0)",
+        "sum_of_rows(dgh_n_rows, xp=xp)",
         "dbias_ih[2 * size :]",
         LOOP,
     ),
     Mutation(
         "bias gradients averaged over the batch",
         SEQUENCE,
-        "dbias_ih = xp.sum(dgx_rows",
-        "dbias_ih = xp.mean(dgx_rows",
+        "dbias_ih = sum_of_rows(dgx_rows, xp=xp)",
+        "dbias_ih = sum_of_rows(dgx_rows, xp=xp) / dgx_rows.shape[0]",
         LOOP,
     ),
     Mutation(

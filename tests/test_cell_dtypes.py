@@ -80,6 +80,24 @@ def test_16_bit_floats_compute_in_16_bits_where_the_library_has_them(
         lib.assert_close(one, lib.numpy(other), atol=8 * eps * scale)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_16_bit_biases_add_up_over_thousands_of_rows(lib: Library, dtype: str) -> None:
+    if not hasattr(lib.xp, dtype):
+        pytest.skip(f"{lib.name} has no {dtype}")
+    cell = make_cell(lib, dtype=dtype)
+    twin = make_cell(lib, dtype="float64")
+    twin.load_state_dict(host(cell.parameters()))
+    rows = 4096  # added up in 16 bits one by one, 4096 equal numbers come to a standstill
+    for each in (cell, twin):
+        x, delta = (lib.array(np.full((rows, k), 0.5), name(each.weight_ih)) for k in (I, H))
+        each(x)
+        each.backward(delta)
+    eps = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
+    for one, other in zip(cell.gradients().values(), twin.gradients().values(), strict=True):
+        wanted = lib.numpy(other)
+        lib.assert_close(one, wanted, atol=8 * eps * np.abs(wanted).max())
+
+
 def test_two_16_bit_formats_meet_in_float32(lib: Library) -> None:
     if not (hasattr(lib.xp, "bfloat16") and hasattr(lib.xp, "float16")):
         pytest.skip(f"{lib.name} has not both formats")

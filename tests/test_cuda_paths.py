@@ -240,3 +240,31 @@ def test_a_whole_gru_trains_through_it(
     assert any(("persistent" in each) == persistent for each in machine.launched)
     for wanted, got in zip(*results, strict=True):
         assert_close(got, wanted, 1e-5)
+
+
+def test_cupy_is_asked_for_a_cooperative_launch_of_the_whole_text(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gru_xp_cupy import compiled, sources
+
+    asked: list[dict[str, Any]] = []
+
+    class RawModule:
+        def __init__(self, **options: Any) -> None:
+            asked.append(options)
+
+        def get_function(self, name: str) -> str:
+            return name
+
+    monkeypatch.setattr(compiled.cupy, "RawModule", RawModule, raising=False)
+    own = machine.replaced
+    assert own.persistent("persistent_forward", "Scalar<4>", 0) == "persistent_forward"
+    assert own.gates("backward_gates", "half") == "backward_gates"
+    persistent, gates = asked
+    assert persistent["enable_cooperative_groups"] is True
+    assert "-DGRU_XP_TILE=Scalar<4>" in persistent["options"]
+    assert "-DGRU_XP_NUMBER=half" in gates["options"]
+    for options, file in ((persistent, "persistent.cu"), (gates, "gates.cu")):
+        assert options["code"] == sources.source(file)
+        assert '#include "' not in options["code"]
+        assert "gate_gradients(const Gates<V>& g" in options["code"]  # the equations are in it

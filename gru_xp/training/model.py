@@ -9,7 +9,7 @@ import numpy as np
 
 from gru_xp import backend, parameters, stack
 from gru_xp.parameters import GRUParams
-from gru_xp.products import matmul
+from gru_xp.products import matmul, sum_of_rows
 from gru_xp.stack import Form, GRUTape
 from gru_xp.typing import Array, Device, DType, Namespace
 
@@ -184,5 +184,5 @@ class CharModel:
         }
         rows = xp.reshape(tape.h, (-1, self.hidden_size))
         gradients["output.weight"] = matmul(flat.T, rows, xp=xp)
-        gradients["output.bias"] = xp.sum(flat, axis=0)
+        gradients["output.bias"] = sum_of_rows(flat, xp=xp)
         return gradients
