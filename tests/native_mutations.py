@@ -143,6 +143,12 @@ MUTATIONS = [
         "return {at(share), at(share + 1) - (share + 1 < shares)};",
     ),
     Mutation(
+        "a worker stays on its caller's processor",
+        THREADS,
+        "                leave(caller_);\n",
+        "                (void)leave;\n",
+    ),
+    Mutation(
         "scratch memory given out twice",
         THREADS,
         "            free = {nullptr, 0};\n",
