@@ -17,14 +17,24 @@ def computing_dtype(weight: Array, *others: Array | None, xp: Namespace) -> DTyp
     for other in others:
         if other is None or other.dtype == dtype:
             continue
-        if xp.isdtype(other.dtype, "real floating"):
+        if is_real_floating(other.dtype, xp=xp):
             dtype = xp.result_type(dtype, other.dtype)
     return dtype
+
+
+def is_real_floating(dtype: DType, /, *, xp: Namespace) -> bool:
+    """Whether it is a real floating dtype, bfloat16 included, which NumPy's question refuses."""
+    return dtype_name(dtype) == "bfloat16" or bool(xp.isdtype(dtype, "real floating"))
 
 
 def cast(array: Array, dtype: DType, /, *, xp: Namespace) -> Array:
     """Return the array itself where it has the dtype already, else a copy that has."""
     return array if array.dtype == dtype else xp.astype(array, dtype)
+
+
+def where(mask: Array, one: Array, other: Array, /, *, xp: Namespace) -> Array:
+    """``xp.where`` for two arrays of one dtype, and in it: CuPy's turns bfloat16 into float32."""
+    return cast(xp.where(mask, one, other), one.dtype, xp=xp)
 
 
 def at_least_float32(array: Array, /, *, xp: Namespace) -> Array:
@@ -34,7 +44,7 @@ def at_least_float32(array: Array, /, *, xp: Namespace) -> Array:
 
 def like(gradient: Array | None, value: Array | None, /, *, xp: Namespace) -> Array | None:
     """Cast a gradient to the dtype of what it belongs to, unless that is an integer's."""
-    if gradient is None or value is None or not xp.isdtype(value.dtype, "real floating"):
+    if gradient is None or value is None or not is_real_floating(value.dtype, xp=xp):
         return gradient
     return cast(gradient, value.dtype, xp=xp)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gru_xp import equations
 from gru_xp.backend import device
+from gru_xp.dtypes import where
 from gru_xp.tape import Tape, valid_steps
 from gru_xp.typing import Array, Namespace
 
@@ -28,13 +29,13 @@ def forward(
     steps = gx.shape[0]
     mask = None if lengths is None else valid_steps(lengths, steps, xp=xp)
     if mask is not None:
-        gx = xp.where(mask, gx, xp.zeros_like(gx))
+        gx = where(mask, gx, xp.zeros_like(gx), xp=xp)
     states = [h0]
     gates = []
     for t in _times(steps, reverse):
         h = states[-1]
         h_next, of_step = step(gx[t, ...], h, weight_hh, b_hn, reset_after=reset_after, xp=xp)
-        states.append(h_next if mask is None else xp.where(mask[t, ...], h_next, h))
+        states.append(h_next if mask is None else where(mask[t, ...], h_next, h, xp=xp))
         if keep_tape:
             gates.append(of_step)
     if reverse:
@@ -135,9 +136,9 @@ def backward_slopes(
     of_gates, h = xp.stack([of_r, of_z, of_n], axis=2), tape.z
     if lengths is not None:
         mask = valid_steps(lengths, h.shape[0], xp=xp)
-        of_gates = xp.where(mask[..., None], of_gates, xp.zeros_like(of_gates))
-        h = xp.where(mask, h, xp.ones_like(h))
-        gx_n = None if gx_n is None else xp.where(mask, gx_n, xp.zeros_like(gx_n))
+        of_gates = where(mask[..., None], of_gates, xp.zeros_like(of_gates), xp=xp)
+        h = where(mask, h, xp.ones_like(h), xp=xp)
+        gx_n = None if gx_n is None else where(mask, gx_n, xp.zeros_like(gx_n), xp=xp)
     return Slopes(of_gates, h, gx_n, r)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from gru_xp import sequence, validation
 from gru_xp.backend import device, runs_on_device_of_weights
-from gru_xp.dtypes import cast, computing_dtype, like
+from gru_xp.dtypes import cast, computing_dtype, like, where
 from gru_xp.parameters import GRUParams, cast_params
 from gru_xp.tape import Tape, valid_steps
 from gru_xp.typing import Array, Namespace
@@ -238,7 +238,7 @@ def as_given(array: Array, form: Form, /, *, batched: bool, xp: Namespace) -> Ar
 
 def _where(valid: Array | None, array: Array, /, *, xp: Namespace) -> Array:
     """The array with zeros in padding, so that no product sees what it held: 0 * NaN is NaN."""
-    return array if valid is None else xp.where(valid, array, xp.zeros_like(array))
+    return array if valid is None else where(valid, array, xp.zeros_like(array), xp=xp)
 
 
 def _places(layer: int, form: Form) -> range:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp import backend, dtypes
+from gru_xp.dtypes import is_real_floating
 from gru_xp.parameters import GRUParams, shapes
 from gru_xp.typing import Array, Namespace
 
@@ -69,8 +70,8 @@ def check_array(value: Any, like: Array, /, *, name: str, owner: str, xp: Namesp
             f"{owner}: {name} is on device {backend.device(value)}, the weights are on "
             f"{backend.device(like)}: move {name}, or the weights with .to(device=...)"
         )
-    if value.dtype != like.dtype and not xp.isdtype(
-        value.dtype, ("real floating", "integral", "bool")
+    if value.dtype != like.dtype and not (
+        is_real_floating(value.dtype, xp=xp) or xp.isdtype(value.dtype, ("integral", "bool"))
     ):
         raise TypeError(
             f"{owner}: expected {name} of a real floating or integer dtype, got {value.dtype}: "

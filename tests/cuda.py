@@ -59,9 +59,8 @@ def library(
 class Kernel:
     """A kernel as CuPy would give it."""
 
-    def __init__(self, loaded: Any, name: str, seed: int) -> None:
-        self._run = getattr(loaded, f"run_{name}")
-        self._seed = seed
+    def __init__(self, run: Any, title: str, seed: int, launched: list[str]) -> None:
+        self._run, self._title, self._seed, self._launched = run, title, seed, launched
         self.max_dynamic_shared_size_bytes = 48 << 10
         self.kernel = SimpleNamespace(ptr=0)
 
@@ -70,6 +69,7 @@ class Kernel:
     ) -> None:
         """Run it to its end."""
         assert shared_mem <= self.max_dynamic_shared_size_bytes
+        self._launched.append(self._title)
         values = [_value(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         outcome = self._run(
@@ -123,15 +123,19 @@ class Machine:
         return self._kernel("persistent.cu", function, f"GRU_XP_TILE={tile}")
 
     def _kernel(self, file: str, function: str, define: str) -> Kernel:
-        self.launched.append(f"{function} {define.partition('=')[2]}")
         faults = self.faults if file == "persistent.cu" else ()
-        return Kernel(library(file, define, self.folder, faults), function, self.seed)
+        run = getattr(library(file, define, self.folder, faults), f"run_{function}")
+        title = f"{function} {define.partition('=')[2]}"
+        return Kernel(run, title, self.seed, self.launched)
 
     def cupy(self) -> Any:
         """Return a module that stands in for ``cupy``, of which only what is used is there."""
-        device = SimpleNamespace(
-            id=0, attributes=self.attributes, compute_capability=self.compute_capability
-        )
+
+        def device(number: int = 0) -> Any:
+            return SimpleNamespace(
+                id=number, attributes=self.attributes, compute_capability=self.compute_capability
+            )
+
         compute_type = SimpleNamespace(COMPUTE_TYPE_TF32=1)
         return SimpleNamespace(
             ndarray=_NoArray,
@@ -143,7 +147,7 @@ class Machine:
             abs=np.abs,
             max=np.max,
             cuda=SimpleNamespace(
-                Device=lambda: device,
+                Device=device,
                 driver=SimpleNamespace(
                     occupancyMaxActiveBlocksPerMultiprocessor=lambda *_: self.blocks_at_once
                 ),

@@ -28,17 +28,23 @@ class Library:
     def array(self, host: Any, dtype: str = "float64") -> Any:
         """Make an array of this library, on its device."""
         host = np.asarray(host)
-        made = backend.from_numpy(
-            host, xp=self.xp, dtype=getattr(self.xp, dtype), device=self.device
-        )
+        native = self.dtype(dtype) or getattr(self.xp, dtype)  # which has integers too
+        made = backend.from_numpy(host, xp=self.xp, dtype=native, device=self.device)
         if self.read_only:
             made.flags.writeable = False
         return made
 
     def skip_without(self, dtype: str) -> None:
         """Skip the test where the library lacks a dtype."""
-        if not hasattr(self.xp, dtype):
+        if self.dtype(dtype) is None:
             pytest.skip(f"{self.name} has no {dtype}")
+
+    def dtype(self, name: str) -> Any:
+        """Return the library's real floating dtype of a name, None where it has none."""
+        try:
+            return dtypes.as_dtype(self.xp, name, device=self.device)
+        except (TypeError, backend.BackendError):
+            return None
 
     def moved(self, array: Any) -> Any:
         """Copy an array to another device of this library."""

@@ -64,8 +64,7 @@ def test_integers_are_cast_to_the_weights_dtype(lib: Library, dtype: str) -> Non
 def test_16_bit_floats_compute_in_16_bits_where_the_library_has_them(
     lib: Library, dtype: str
 ) -> None:
-    if not hasattr(lib.xp, dtype):
-        pytest.skip(f"{lib.name} has no {dtype}")
+    lib.skip_without(dtype)
     cell = make_cell(lib, dtype=dtype)
     twin = make_cell(lib, dtype="float64")
     twin.load_state_dict(host(cell.parameters()))
@@ -82,8 +81,7 @@ def test_16_bit_floats_compute_in_16_bits_where_the_library_has_them(
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_gradients_of_16_bit_biases_add_up_over_thousands_of_rows(lib: Library, dtype: str) -> None:
-    if not hasattr(lib.xp, dtype):
-        pytest.skip(f"{lib.name} has no {dtype}")
+    lib.skip_without(dtype)
     cell = make_cell(lib, dtype=dtype)
     twin = make_cell(lib, dtype="float64")
     twin.load_state_dict(host(cell.parameters()))
@@ -99,7 +97,7 @@ def test_gradients_of_16_bit_biases_add_up_over_thousands_of_rows(lib: Library, 
 
 
 def test_two_16_bit_formats_meet_in_float32(lib: Library) -> None:
-    if not (hasattr(lib.xp, "bfloat16") and hasattr(lib.xp, "float16")):
-        pytest.skip(f"{lib.name} has not both formats")
+    for dtype in ("float16", "bfloat16"):
+        lib.skip_without(dtype)
     cell = make_cell(lib, dtype="float16")
     assert name(cell(lib.array(draw(N, I, seed=0), "bfloat16"))) == "float32"

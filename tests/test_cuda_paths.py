@@ -72,7 +72,7 @@ def test_what_the_persistent_kernel_does_not_hold_goes_step_by_step(
     case = draw_case((2, 5, 42), "float16")  # rows of 84 bytes, which are no multiple of 16
     with cuda.use_persistent_kernel():
         check(cuda, case, TOLERANCE["float16"])
-    assert machine.launched[-2:] == ["forward_gates half", "backward_gates half"]
+    assert machine.launched[-5:] == ["forward_gates half"] * 2 + ["backward_gates half"] * 3
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -202,10 +202,54 @@ def test_a_kernel_that_does_not_compile_steps_aside(
 def test_the_check_is_made_once_for_each_kernel(machine: Machine, cuda: Any) -> None:
     from gru_xp_cupy import trust
 
-    for rows in (1, 3, 4, 17, 30):
-        cuda.forward(*draw_case((2, rows, 24), "float32").forward)
-    assert {key[2] for key in trust._trusted} == {1, 4, 16}
+    with cuda.use_persistent_kernel():
+        for rows in (1, 3, 4, 17, 30):
+            cuda.forward(*draw_case((2, rows, 24), "float32").forward)
+    # The tile of the rows, and two tiles of units on each of 4 multiprocessors.
+    wanted = {((rows, 24), (17, 40)) for rows in (1, 4, 16)}
+    assert {key[2] for key in trust._trusted} == wanted
     assert all(trust._trusted.values())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "a tile of units skipped",
+        "no barrier between steps forward",
+        "no barrier between steps backward",
+    ],
+)
+def test_the_check_sees_faults_of_larger_sizes(machine: Machine, cuda: Any, fault: str) -> None:
+    from tests.test_cuda_faults import FAULTS
+
+    machine.faults, machine.seed = (FAULTS[fault][:2],), 1
+    case = draw_case((2, 3, 24), "float16")
+    with (
+        cuda.use_persistent_kernel(),
+        pytest.warns(RuntimeWarning, match=r"persistent kernel, float16\) failed its check"),
+    ):
+        check(cuda, case, TOLERANCE["float16"])
+
+
+def test_where_the_kernel_does_not_exist_nothing_is_told(machine: Machine, cuda: Any) -> None:
+    machine.compute_capability = "75"
+    case = draw_case((2, 3, 24), "float16")
+    with cuda.use_persistent_kernel():
+        check(cuda, case, TOLERANCE["float16"])
+    assert not any("persistent" in each for each in machine.launched)
+    assert not cuda.persistent_kernel_runs(3, 24, "float16", training=True)
+
+
+def test_arrays_of_several_dtypes_are_declined(machine: Machine, cuda: Any) -> None:
+    case = draw_case((2, 3, 24), "float32")
+    gx, h0, weight, b_hn = case.forward
+    for place in range(1, 4):
+        mixed = [gx, h0, weight, b_hn]
+        mixed[place] = mixed[place].astype(np.float16)
+        assert cuda.forward(*mixed) is NotImplemented
+    tape = (case.dh, case.dh, case.dh, case.dh, case.dh.astype(np.float64))
+    assert cuda.backward(case.dh, None, tape, weight) is NotImplemented
+    assert machine.launched == []
 
 
 def test_a_long_compilation_is_told(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:

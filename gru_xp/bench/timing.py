@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gru_xp.bench.cases import Case, HostArray
-from gru_xp.bench.contestants import OWN, Call
+from gru_xp.bench.contestants import EXPERIMENTAL, OWN, Call
 from gru_xp.bench.errors import BenchError, FailedError
 
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 1e-1}
@@ -42,9 +42,9 @@ def agree(calls: dict[str, Call], case: Case, precision: str, /) -> None:
     Raises
     ------
     FailedError
-        If one raises.
+        If one raises, or what is experimental computes something else than gru_xp.
     BenchError
-        If one computes something else than gru_xp.
+        If another one does.
     """
     tolerance = TOLERANCES[precision]
     results: dict[str, HostArray] = {}
@@ -55,20 +55,27 @@ def agree(calls: dict[str, Call], case: Case, precision: str, /) -> None:
         except MemoryError:  # of the host: the process ends with an answer of its own
             raise
         except Exception as failure:
-            raise FailedError(name, failure) from failure
+            raise FailedError(name, f" fails with {type(failure).__name__}: {failure}") from failure
         results = results or got
         for key, wanted in results.items():
             if got[key].shape != wanted.shape:
-                raise BenchError(
-                    f"{name}: {key} of {case} has the shape {got[key].shape}, {OWN}'s has "
-                    f"{wanted.shape}"
+                raise _disagreement(
+                    name, f"{key} of {case} has the shape {got[key].shape}, {OWN}'s {wanted.shape}"
                 )
             error = float(np.max(np.abs(got[key] - wanted)) / np.max(np.abs(wanted)))
             if not error <= tolerance:  # in this way, so that NaN is too large
-                raise BenchError(
-                    f"{name}: {key} of {case} differs from {OWN}'s by {error:.1e} of its largest "
-                    f"value, more than {tolerance:.0e}: times of other numbers are worth nothing"
+                raise _disagreement(
+                    name,
+                    f"{key} of {case} differs from {OWN}'s by {error:.1e} of its largest value, "
+                    f"more than {tolerance:.0e}: times of other numbers are worth nothing",
                 )
+
+
+def _disagreement(name: str, message: str) -> BenchError:
+    """Of what is experimental no more than that it cannot be measured; else something is wrong."""
+    if name in EXPERIMENTAL:
+        return FailedError(name, f": {message}")
+    return BenchError(f"{name}: {message}")
 
 
 def _widened(array: HostArray) -> HostArray:

@@ -17,7 +17,7 @@ from gru_xp.typing import Array
 
 FILE = "checkpoint.safetensors"
 CONFIG_FILE = "config.json"
-_FORMAT = "gru_xp character model 1"
+_FORMAT = "gru_xp character model 2"
 
 
 class Checkpoint(NamedTuple):

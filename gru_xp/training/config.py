@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -61,4 +63,6 @@ class TrainingConfig:
         kinds = {name: type(value) for name, value in cls().to_json().items()}
         if not isinstance(fields, dict) or kinds != {name: type(fields[name]) for name in fields}:
             raise TypeError(f"{fields!r} is no configuration")
+        if fields["dtype"] not in DTYPES:
+            raise TypeError(f"{fields['dtype']!r} is no dtype of a run")
         return cls(**{**fields, "texts": tuple(fields["texts"])})

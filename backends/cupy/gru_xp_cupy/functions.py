@@ -49,7 +49,7 @@ def forward(
     reset_after: bool = True,
 ) -> Any:
     """Run the loop over time forward; see `gru_xp.recurrence.forward`."""
-    for path in _paths(gx, reset_after=reset_after):
+    for path in _paths(gx, h0, weight_hh, b_hn, reset_after=reset_after):
         result = path.forward(
             gx, h0, weight_hh, b_hn, lengths=lengths, reverse=reverse, keep_tape=keep_tape
         )
@@ -70,7 +70,7 @@ def backward(
     reset_after: bool = True,
 ) -> Any:
     """Run the loop over time back; see `gru_xp.recurrence.backward`."""
-    for path in _paths(dh, reset_after=reset_after):
+    for path in _paths(dh, dh_last, *tape, weight_hh, reset_after=reset_after):
         result = path.backward(dh, dh_last, tape, weight_hh, lengths=lengths, reverse=reverse)
         if result is not NotImplemented:
             return result
@@ -89,12 +89,9 @@ def persistent_kernel_runs(rows: int, hidden: int, dtype: str, /, *, training: b
     training : bool
         Whether the backward counts too.
     """
-    if dtype not in NUMBERS or dtype == "float64":
-        return False
-    paths = ("persistent_forward", "persistent_backward")[: 1 + training]
-    if not all(persistent.fits(path, rows, hidden, dtype) for path in paths):
-        return False
-    return _is_trusted("persistent kernel", persistent, dtype, rows)
+    functions = ("persistent_forward", "persistent_backward")[: 1 + training]
+    fits = dtype in NUMBERS and all(persistent.fits(f, rows, hidden, dtype) for f in functions)
+    return fits and _is_trusted(persistent, rows, dtype)
 
 
 def describe() -> str:
@@ -102,18 +99,20 @@ def describe() -> str:
     return "CUDA" + (", persistent kernel: experimental" if _persistent.get() else "")
 
 
-def _paths(array: Any, /, *, reset_after: bool) -> Iterator[ModuleType]:
+def _paths(array: Any, /, *others: Any, reset_after: bool) -> Iterator[ModuleType]:
     """Ways to run a call, the fastest first."""
     dtype, rows = array.dtype.name, array.shape[1]
     if not reset_after or dtype not in NUMBERS or 0 in array.shape:
         return
-    for name, path in (("persistent kernel", persistent), ("a kernel a step", steps)):
-        if path is persistent and (not _persistent.get() or dtype == "float64"):
-            continue
-        if _is_trusted(name, path, dtype, rows):
+    # The kernels take every array to be of the first one's dtype.
+    if any(other is not None and other.dtype != array.dtype for other in others):
+        return
+    for path in (persistent, steps) if _persistent.get() else (steps,):
+        if _is_trusted(path, rows, dtype):
             yield path
 
 
-def _is_trusted(name: str, path: ModuleType, dtype: str, rows: int) -> bool:
+def _is_trusted(path: ModuleType, rows: int, dtype: str) -> bool:
+    sizes = path.sizes_to_check(rows, dtype)
     tf32 = persistent.rounds_to_tf32()
-    return trusted(name, dtype, rows, path.forward, path.backward, tf32=tf32)
+    return bool(sizes) and trusted(path.NAME, dtype, sizes, path.forward, path.backward, tf32=tf32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 import cupy
@@ -12,6 +13,8 @@ from gru_xp.tape import Tape
 from gru_xp_cupy import compiled
 from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
 from gru_xp_cupy.plan import THREADS, Device, Plan, plan
+
+NAME = "persistent kernel"
 
 _GATES = {"persistent_forward": 3, "persistent_backward": 1}
 """Gates whose products a kernel's block sums up apart."""
@@ -81,6 +84,27 @@ def backward(
     return dgx, dgh_n, dh0
 
 
+def sizes_to_check(rows: int, dtype: str, /) -> tuple[tuple[int, int], ...]:
+    """N and H of the cases that prove the kernels which a call of so many rows takes.
+
+    A small one, for the tile by the number of rows; and one of several tiles of rows, and of two
+    tiles of units a block, if that fits on the device.
+    """
+    at_once = min(1 << (rows - 1).bit_length(), 16)
+    return _sizes_to_check(at_once, dtype, rounds_to_tf32(), cupy.cuda.Device().id)
+
+
+@cache
+def _sizes_to_check(
+    rows: int, dtype: str, tf32: bool, device: int, /
+) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        size
+        for size in ((rows, 24), (17, 8 * (_device(device).multiprocessors + 1)))
+        if all(fits(function, *size, dtype) for function in _GATES)
+    )
+
+
 def fits(function: str, rows: int, size: int, dtype: str, /) -> bool:
     """Whether a kernel, "persistent_forward" or "persistent_backward", fits on the device."""
     way = _plan(rows, size, dtype, gates=_GATES[function])
@@ -88,20 +112,19 @@ def fits(function: str, rows: int, size: int, dtype: str, /) -> bool:
 
 
 def _plan(rows: int, size: int, dtype: str, *, gates: int) -> Plan | None:
-    device = cupy.cuda.Device()
+    device = _device(cupy.cuda.Device().id)
+    return plan(rows, size, dtype=dtype, gates=gates, tf32=rounds_to_tf32(), device=device)
+
+
+@cache
+def _device(number: int) -> Device:
+    device = cupy.cuda.Device(number)
     attributes = device.attributes
-    return plan(
-        rows,
-        size,
-        dtype=dtype,
-        gates=gates,
-        tf32=rounds_to_tf32(),
-        device=Device(
-            attributes["MultiProcessorCount"],
-            attributes["MaxSharedMemoryPerBlockOptin"],
-            int(device.compute_capability),
-            bool(attributes["CooperativeLaunch"]),
-        ),
+    return Device(
+        attributes["MultiProcessorCount"],
+        attributes["MaxSharedMemoryPerBlockOptin"],
+        int(device.compute_capability),
+        bool(attributes["CooperativeLaunch"]),
     )
 
 
@@ -117,15 +140,14 @@ def rounds_to_tf32() -> bool:
 
 def _ready(function: str, way: Plan) -> Any:
     """Return the kernel, None if the driver says that not all blocks can run at once."""
-    device = cupy.cuda.Device()
-    kernel = compiled.persistent(function, way.tile, device.id)
+    number = cupy.cuda.Device().id
+    kernel = compiled.persistent(function, way.tile, number)
     if kernel.max_dynamic_shared_size_bytes < way.shared_bytes:
         kernel.max_dynamic_shared_size_bytes = way.shared_bytes
     at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
         kernel.kernel.ptr, THREADS, way.shared_bytes
     )
-    enough = at_once * device.attributes["MultiProcessorCount"] >= way.blocks
-    return kernel if enough else None
+    return kernel if at_once * _device(number).multiprocessors >= way.blocks else None
 
 
 def _integers(*values: int) -> tuple[np.int32, ...]:

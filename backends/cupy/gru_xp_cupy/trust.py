@@ -13,19 +13,20 @@ from gru_xp import backend, portable
 from gru_xp.tape import Tape
 from gru_xp_cupy.compiled import compiling
 
-_STEPS, _HIDDEN = 4, 24
-_MOST_ROWS = 16  # from which on the kernels are the same for all
+_STEPS = 4
 _ROUNDINGS = 32  # of the dtype's, by which two orders of the sums may differ
 _EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 _TF32 = 2.0**-10
 
-_trusted: dict[tuple[str, str, int, int, bool], bool] = {}
+Sizes = tuple[tuple[int, int], ...]
+
+_trusted: dict[tuple[str, str, Sizes, int, bool], bool] = {}
 
 
 def trusted(
     path: str,
     dtype: str,
-    rows: int,
+    sizes: Sizes,
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     /,
@@ -39,19 +40,18 @@ def trusted(
     path : str
         What a warning calls it.
     dtype : str
-    rows : int
-        N, by which a kernel may be chosen.
+    sizes : tuple of (int, int)
+        N and H of the cases to run.
     forward, backward : callable
         As in `gru_xp_cupy.steps`.
     tf32 : bool
         Whether float32 products are rounded to TF32.
     """
-    rows = min(1 << (rows - 1).bit_length(), _MOST_ROWS)
-    key = (path, dtype, rows, cupy.cuda.Device().id, tf32)
+    key = (path, dtype, sizes, cupy.cuda.Device().id, tf32)
     if key not in _trusted:
         try:
             with compiling(f"{dtype} ({path})"):
-                error = _largest_error(dtype, rows, forward, backward)
+                error = max(_largest_error(dtype, *size, forward, backward) for size in sizes)
         except Exception as failure:  # whatever it is, the portable loop still runs
             error, reason = float("nan"), f"{type(failure).__name__}: {failure}"
         else:
@@ -70,18 +70,18 @@ def trusted(
 
 
 def _largest_error(
-    dtype: str, rows: int, forward: Callable[..., Any], backward: Callable[..., Any]
+    dtype: str, rows: int, hidden: int, forward: Callable[..., Any], backward: Callable[..., Any]
 ) -> float:
-    """Largest difference from the portable loop, of results that are all of the order of 1."""
+    """Largest difference from the portable loop, as a share of the result's largest value."""
     rng = np.random.default_rng(0)
 
-    def draw(*shape: int) -> Any:
-        return cupy.asarray(rng.uniform(-0.5, 0.5, shape)).astype(dtype)
+    def draw(*shape: int, bound: float = 0.5) -> Any:
+        return cupy.asarray(rng.uniform(-bound, bound, shape)).astype(dtype)
 
     xp = backend.namespace("cupy")
-    gx, h0 = draw(_STEPS, rows, 3 * _HIDDEN), draw(rows, _HIDDEN)
-    weight_hh, b_hn = draw(3 * _HIDDEN, _HIDDEN), draw(_HIDDEN)
-    dh, dh_last = draw(_STEPS, rows, _HIDDEN), draw(rows, _HIDDEN)
+    gx, h0 = draw(_STEPS, rows, 3 * hidden), draw(rows, hidden)
+    weight_hh, b_hn = draw(3 * hidden, hidden, bound=hidden**-0.5), draw(hidden)
+    dh, dh_last = draw(_STEPS, rows, hidden), draw(rows, hidden)
     lengths = cupy.asarray(np.arange(_STEPS, _STEPS - rows, -1) % (_STEPS + 1))
     errors = []
     for reverse in (False, True):
@@ -97,6 +97,7 @@ def _largest_error(
         if own is NotImplemented:
             raise RuntimeError("it declined the case of the check")
         for wanted, got in zip((h, *gradients), (own_h, *own), strict=True):
-            difference = cupy.abs(wanted.astype(np.float64) - got.astype(np.float64))
-            errors.append(float(cupy.max(difference)))
+            exact = wanted.astype(np.float64)
+            error = cupy.max(cupy.abs(exact - got.astype(np.float64)))
+            errors.append(float(error / cupy.max(cupy.abs(exact))))
     return float(np.max(errors))  # NaN if one is

@@ -9,7 +9,8 @@ inline uint4* shared_memory() {
     return reinterpret_cast<uint4*>(on_cpu::launch->running->block->shared);
 }
 
-inline void prefetch(const void*) {}
+// Reads what is only fetched on a GPU, so that an address out of range shows under a sanitizer.
+inline void prefetch(const void* address) { (void)*static_cast<const volatile char*>(address); }
 
 inline float half_to_float(unsigned short bits) { return float(on_cpu::bits_of<_Float16>(bits)); }
 
@@ -18,7 +19,9 @@ inline unsigned short float_to_half(float x) {
 }
 
 // Rounded to 10 bits of mantissa, ties away from zero.
-inline unsigned to_tf32(float x) { return (__float_as_uint(x) + 0x1000u) & ~0x1fffu; }
+inline unsigned to_tf32(float x) {
+    return std::isnan(x) ? 0x7fffffffu : (__float_as_uint(x) + 0x1000u) & ~0x1fffu;
+}
 
 template <class T>
 inline float part(unsigned word, int i) {

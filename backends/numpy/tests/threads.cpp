@@ -1,7 +1,9 @@
 // Team, Barrier and Scratch by themselves, with several callers at once.
 #include "threads.hpp"
 
+#ifdef __linux__
 #include <sched.h>
+#endif
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -192,6 +194,7 @@ void test_fork() {
 
 // A worker that wakes up on the caller's processor leaves it, and may go anywhere afterwards.
 void test_processors() {
+#ifdef __linux__
     begin_case("a worker on the caller's processor");
     cpu_set_t before, one, of_worker;
     sched_getaffinity(0, sizeof before, &before);
@@ -219,6 +222,7 @@ void test_processors() {
     if (CPU_COUNT(&of_worker) < 2) return;
     expect(seen != here, "it stayed where the caller is busy");
     expect(CPU_EQUAL(&after, &of_worker), "it may not go everywhere any more");
+#endif
 }
 
 }  // namespace
