@@ -8,6 +8,9 @@ import pytest
 
 from tests.cuda import KernelError, Machine
 from tests.test_cuda_values import TOLERANCE, check, draw_case
+from tests.test_cuda_values import (
+    test_tf32_rounds_the_weights_and_the_state_to_the_nearest as check_tf32,
+)
 
 # What is planted: the right text, the wrong one, and the precision that sees it.
 FAULTS = {
@@ -113,6 +116,21 @@ def test_a_planted_fault_is_found(machine: Machine, fault: str) -> None:
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32", "tf32"])
 def test_without_a_fault_none_is_found(machine: Machine, precision: str) -> None:
     assert not sees(machine, precision)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("    return __uint_as_float(to_tf32(x));", "    return x;"),
+        ("rounded(load(group()), T())", "load(group())"),
+    ],
+)
+def test_a_factor_that_is_cut_off_and_not_rounded_to_tf32_is_found(
+    machine: Machine, fault: tuple[str, str]
+) -> None:
+    machine.faults = (fault,)
+    with pytest.raises(AssertionError):
+        check_tf32(machine)
 
 
 def test_a_barrier_that_waits_for_too_many_is_a_deadlock(machine: Machine) -> None:

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gru_xp import portable
+from gru_xp import equations, portable
 from gru_xp.tape import Tape
 from tests.cuda import Machine
 
@@ -123,3 +123,21 @@ def test_the_persistent_kernel_computes_the_recurrence(
     forward, backward = machine.launched  # one launch each, whatever T is
     assert forward.startswith(f"persistent_forward {tile}<")
     assert backward.startswith(f"persistent_backward {tile}<")
+
+
+def test_tf32_rounds_the_weights_and_the_state_to_the_nearest(machine: Machine) -> None:
+    from gru_xp_cupy import persistent
+
+    def rounded(array: Any) -> Any:
+        bits = np.asarray(array, np.float32).view(np.uint32)
+        return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+    machine.tf32 = True
+    case = draw_case((1, 5, 40), "float32", ragged=False)
+    gx, h0, weight, b_hn = case.forward
+    h, _ = persistent.forward(*case.forward, **case.options, keep_tape=True)
+    # One step from a state of which only the product sees the rounded one.
+    exact = [np.asarray(each, np.float64) for each in (gx[0], h0, b_hn)]
+    product = rounded(h0).astype(np.float64) @ rounded(weight).astype(np.float64).T
+    wanted, _ = equations.step(exact[0], product, exact[2], exact[1], xp=xp)
+    assert_close(h[0], wanted, 3e-7)

@@ -41,7 +41,7 @@ part check gru-xp check
 part tests-cuda python -m pytest tests/test_cuda_*.py
 part tests-cupy python -m pytest --backend cupy
 # From here on also the kernel that may hang.
-part tests-persistent env GRU_XP_PERSISTENT_KERNEL=1 python -m pytest --backend cupy -k recurrence
+part tests-persistent env GRU_XP_PERSISTENT_KERNEL=1 python -m pytest --backend cupy
 for path in steps persistent; do
     for tool in memcheck racecheck synccheck; do
         part "$tool-$path" compute-sanitizer --tool "$tool" --error-exitcode 1 \

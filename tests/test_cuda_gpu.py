@@ -1,0 +1,78 @@
+"""CuPy's accelerator on a GPU, at the sizes that a CPU in its place is too slow for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gru_xp import backend
+from tests.test_cuda_values import SIZES, TOLERANCE, Case, check, draw_case
+
+LARGE = [(20, 1, 1024), (20, 64, 1024), (9, 256, 1024), (9, 16, 2048), (9, 64, 2048)]
+
+
+@pytest.fixture
+def cupy() -> Any:
+    if reason := backend.unusable("cupy"):
+        pytest.skip(reason)
+    return backend.namespace("cupy")
+
+
+class OnGpu:
+    """The accelerator as `check` takes it: NumPy's arrays in and out."""
+
+    def __init__(self, *, persistent: bool) -> None:
+        self.persistent = persistent
+
+    def forward(self, *arrays: Any, **options: Any) -> Any:
+        return self._call("forward", arrays, options)
+
+    def backward(self, dh: Any, dh_last: Any, tape: Any, weight: Any, **options: Any) -> Any:
+        import cupy
+
+        from gru_xp.tape import Tape
+
+        moved = Tape(*map(cupy.asarray, tape))
+        return self._call("backward", (dh, dh_last, moved, weight), options)
+
+    def _call(self, function: str, arrays: Any, options: Any) -> Any:
+        import cupy
+        import gru_xp_cupy
+
+        lengths = options["lengths"]
+        options |= {"lengths": None if lengths is None else cupy.asarray(lengths)}
+        moved = [each if isinstance(each, tuple) else cupy.asarray(each) for each in arrays]
+        with gru_xp_cupy.use_persistent_kernel(self.persistent):
+            results = getattr(gru_xp_cupy, function)(*moved, **options)
+        assert results is not NotImplemented
+        return tuple(
+            tuple(map(cupy.asnumpy, each)) if isinstance(each, tuple) else cupy.asnumpy(each)
+            for each in results
+        )
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32", "tf32"])
+@pytest.mark.parametrize("size", [*SIZES, *LARGE], ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_kernels_compute_the_recurrence(
+    cupy: Any, size: tuple[int, int, int], reverse: bool, precision: str, persistent: bool
+) -> None:
+    import cupy as library
+    import gru_xp_cupy
+
+    core = library._core
+    kinds, before = core._routines_linalg, core.get_compute_type(np.float32)
+    tf32 = precision == "tf32"
+    kind = kinds.COMPUTE_TYPE_TF32 if tf32 else kinds.COMPUTE_TYPE_DEFAULT
+    core.set_compute_type(np.float32, kind)
+    try:
+        dtype = "float32" if tf32 else precision
+        if persistent and not gru_xp_cupy.persistent_kernel_runs(*size[1:], dtype, training=True):
+            pytest.skip("the persistent kernel does not hold this size on this device")
+        case: Case = draw_case(size, dtype, reverse=reverse)
+        check(OnGpu(persistent=persistent), case, 2 * TOLERANCE[precision])
+    finally:
+        core.set_compute_type(np.float32, before)
