@@ -79,13 +79,19 @@ def test_another_programs_safetensors_file_is_refused(saved: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    ["{}", "[]", "{", json.dumps(TrainingConfig().to_json() | {"hidden_size": "3"})],
-    ids=["empty", "a list", "cut off", "a size in quotes"],
+    [
+        "{}",
+        "[]",
+        "{",
+        json.dumps(TrainingConfig().to_json() | {"hidden_size": "3"}),
+        json.dumps(TrainingConfig().to_json() | {"dtype": "float8"}),
+    ],
+    ids=["empty", "a list", "cut off", "a size in quotes", "an unknown dtype"],
 )
 def test_an_odd_configuration_is_refused(saved: Path, config: str) -> None:
     from safetensors.numpy import save_file
 
-    metadata = {"gru_xp character model 1": f'{{"config": {config}, "characters": "ab"}}'}
+    metadata = {checkpoint._FORMAT: f'{{"config": {config}, "characters": "ab"}}'}
     save_file({"weight": np.zeros(2)}, saved, metadata)
     with pytest.raises(CheckpointError, match="no readable checkpoint"):
         checkpoint.load(saved.parent)
