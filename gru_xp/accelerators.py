@@ -102,6 +102,14 @@ def find(name: str, /) -> Found:
 _found: dict[str, Found] = {}  # a plain dict, which torch.compile can trace, unlike a cache
 
 
+def running(name: str, /) -> str:
+    """Tell what runs the loop over time of a backend's arrays, here and now."""
+    found = find(name)
+    if found.module is None:
+        return f"portable loop, {found.reason}"
+    return found.reason if _enabled.get() else f"portable loop, {found.reason} is switched off"
+
+
 def _load(name: str) -> Found:
     from importlib.metadata import entry_points  # loaded late: slow
 

@@ -125,7 +125,7 @@ def _unusable_cuda() -> str:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             return "cupy is installed but finds no CUDA device"
     except Exception as error:
-        return f"cupy is installed but finds no usable CUDA device: {error}"
+        return f"cupy is installed but finds no usable CUDA device, or no driver for it: {error}"
     try:  # a device alone is not enough: kernels need NVRTC, products cuBLAS
         ones = cupy.ones((2, 2), dtype="float32")
         cupy.matmul(cupy.tanh(ones), ones)

@@ -182,7 +182,7 @@ def info() -> None:
         print(f"backend {each.name} {each.version or ''}".rstrip())
         if each.usable:
             print(f"    devices: {', '.join(each.devices)}")
-            print(f"    recurrence: {_recurrence(each.name)}")
+            print(f"    recurrence: {accelerators.running(each.name)}")
         else:
             print(f"    not usable: {each.reason}")
     print("auto is {}: {}".format(*backend.resolve("auto")))
@@ -221,12 +221,7 @@ cli.add_command(bench)
 
 def _running(name: str, reason: str) -> str:
     """Say which backend runs, why that one, and what runs its loop over time."""
-    return f"backend {name} ({reason}); recurrence: {_recurrence(name)}"
-
-
-def _recurrence(name: str) -> str:
-    found = accelerators.find(name)
-    return found.reason if found.module else f"portable loop, {found.reason}"
+    return f"backend {name} ({reason}); recurrence: {accelerators.running(name)}"
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 from gru_xp.backend import BackendError, name_of
 from gru_xp.typing import Array, Device, DType, Namespace
 
+_NAMES = ("float16", "bfloat16", "float32", "float64")
+
 
 def computing_dtype(weight: Array, *others: Array | None, xp: Namespace) -> DType:
     """Promote the floating dtypes; an integer or boolean array takes on the others'."""
@@ -61,7 +63,7 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
         package for it, as CuPy bfloat16.
     """
     name = "float32" if dtype is None else dtype_name(dtype)
-    if name not in ("float16", "bfloat16", "float32", "float64"):
+    if name not in _NAMES:
         raise TypeError(
             f"expected a real floating dtype, got {dtype!r}: use float16, bfloat16, float32 or "
             "float64"
@@ -70,7 +72,11 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
     if native is None and (name, name_of(xp)) == ("bfloat16", "cupy"):
         return _bfloat16_of_cupy()
     if native is None:
-        raise BackendError(f"{name_of(xp)} has no dtype {name}: use float32 or float64")
+        others = [each for each in _NAMES if hasattr(xp, each)]
+        raise BackendError(
+            f"{name_of(xp)} has no dtype {name}: use {' or '.join(others)}, or another backend: "
+            "torch and jax have all of them"
+        )
     if name == "float64" and name not in xp.__array_namespace_info__().dtypes(
         kind="real floating", device=device
     ):

@@ -169,6 +169,16 @@ def test_every_accelerator_takes_the_arguments_of_the_package(portable: Any, nam
     ]
 
 
+def test_what_runs_the_loop_is_told_with_the_switch(lib: Library) -> None:
+    found = accelerators.find(lib.name)
+    told = accelerators.running(lib.name)
+    if found.module is not None and lib.accelerated:
+        assert told == found.reason
+    else:
+        assert told.startswith(f"portable loop, {found.reason}")
+        assert told.endswith("is switched off") == (found.module is not None)
+
+
 def test_jaxs_accelerator_declines_a_single_step(lib: Library) -> None:
     if lib.name != "jax":
         pytest.skip("about JAX's accelerator")

@@ -96,7 +96,8 @@ def test_auto_is_numpy_without_a_cuda_device_and_says_so(tmp_path: Any) -> None:
         PYTHONPATH=str(tmp_path),
     )
     assert printed == (
-        "numpy no GPU: cupy is installed but finds no usable CUDA device: cudaErrorNoDevice\n"
+        "numpy no GPU: cupy is installed but finds no usable CUDA device, or no driver for it: "
+        "cudaErrorNoDevice\n"
         "numpy\n"
     )
 

@@ -15,7 +15,7 @@ for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
     pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
 
 from gru_xp import accelerators, backend, cli  # noqa: E402
-from gru_xp.bench import cases, machine, memory, parent, peers  # noqa: E402
+from gru_xp.bench import cases, memory, parent, peers  # noqa: E402
 from gru_xp.bench.cases import Job, Size  # noqa: E402
 from gru_xp.bench.contestants import Own, contestants  # noqa: E402
 from gru_xp.bench.errors import UnavailableError  # noqa: E402
@@ -72,7 +72,7 @@ def test_a_benchmark_of_gru_xp_alone_prints_and_writes_everything(run: Run) -> N
     assert document["arguments"] == sys.argv[1:]
     assert {"python", "numpy", "gru-xp"} <= set(document["versions"])
     assert document["processor"]
-    assert document["recurrence"] == machine.recurrence("numpy")
+    assert document["recurrence"] == accelerators.running("numpy")
     (part,) = document["threads"]
     assert part["threads"] == 1
     kinds = [(each["kind"], each["T"], each["H"]) for each in part["cases"]]
@@ -114,7 +114,7 @@ def test_gru_xp_runs_on_other_backends(name: str) -> None:
     if reason := backend.unusable(name):
         pytest.skip(reason)
     answer = parent.run(Job((Size(5, 2, 8, 6),), (4,), 1, (), True, name, "float32", repeats=1))
-    assert answer["recurrence"] == machine.recurrence(name)
+    assert answer["recurrence"] == accelerators.running(name)
     assert [list(each["times"]) for each in answer["cases"]] == [["gru_xp", "gru_xp portable"]] * 3
 
 

@@ -9,6 +9,9 @@
 # is recorded in FOLDER/summary.txt and the rest goes on. Exit status 0: all parts passed.
 set -uo pipefail
 [ $# -eq 1 ] || { echo "usage: $0 FOLDER" >&2; exit 2; }
+# Without these nothing of it can be shown.
+command -v nvidia-smi >/dev/null || { echo "$0: there is no nvidia-smi, and so no GPU" >&2; exit 2; }
+python -c 'import cupy, nanobind, scikit_build_core' >/dev/null || exit 2
 mkdir -p "$1" && folder=$(cd "$1" && pwd) || exit 2
 cd "$(dirname "$0")/../.." || exit 2
 

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+from gru_xp import accelerators
 from gru_xp.backend import BackendError
 from gru_xp.bench import gpu, machine, memory, timing
 from gru_xp.bench.cases import KINDS, Case, Job, cases, work
@@ -60,7 +61,7 @@ def run(job: Job, /) -> dict[str, Any]:
         "cases": measured,
         "peak_flops": max((peak for peak in peaks if peak is not None), default=None),
         "isa": machine.instruction_set(),
-        "recurrence": machine.recurrence(job.backend),
+        "recurrence": accelerators.running(job.backend),
         "gpu": gpu.describe(job.precision) if job.backend == "cupy" else None,
         "notes": notes,
     }

@@ -143,7 +143,7 @@ def bench(
     if precision not in CPU_PRECISIONS and not on_gpu:
         raise click.UsageError(
             f"--precision {precision} needs --backend cupy: {name} is measured in "
-            f"{' and '.join(CPU_PRECISIONS)}."
+            f"{' and '.join(CPU_PRECISIONS)}"
         )
     usable = len(machine.cpus())
     threads = threads or THREADS[: 1 if on_gpu else usable]

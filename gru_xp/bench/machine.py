@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from gru_xp import accelerators, backend
+from gru_xp import accelerators
 
 _PACKAGES = (
     "gru-xp", "numpy", "array-api-compat", "torch", "onnx", "onnxruntime", "jax", "jaxlib",
@@ -61,16 +61,6 @@ def versions(backend_name: str, /) -> dict[str, str]:
     if backend_name not in found:
         found[backend_name] = str(importlib.import_module(backend_name).__version__)
     return found
-
-
-def recurrence(backend_name: str, /) -> str:
-    """Tell what runs the loop over time."""
-    found = accelerators.find(backend_name)
-    if found.module is None:
-        return f"portable loop, {found.reason}"
-    if accelerators.accelerator(backend.namespace(backend_name)) is None:
-        return f"portable loop, {found.reason} is switched off"
-    return found.reason
 
 
 def instruction_set() -> str | None:
