@@ -6,6 +6,7 @@ import inspect
 import logging
 import time
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -259,11 +260,19 @@ def test_a_long_compilation_is_told(machine: Machine, caplog: pytest.LogCaptureF
         pass
     assert not caplog.records
     compiled._PATIENCE = 0.01
-    with caplog.at_level(logging.WARNING, "gru_xp"), compiled.compiling("float32"):
-        deadline = time.monotonic() + 10
-        while not caplog.records and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert "compiling CUDA kernels for float32" in caplog.text
+
+    class Slow:
+        @property
+        def num_regs(self) -> int:
+            deadline = time.monotonic() + 10
+            while not caplog.records and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return 32
+
+    module = SimpleNamespace(get_function=lambda name: Slow())
+    with caplog.at_level(logging.WARNING, "gru_xp"):
+        compiled._compiled(module, "forward_gates", "float")
+    assert "compiling a CUDA kernel (forward_gates, float)" in caplog.text
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -297,13 +306,16 @@ def test_cupy_is_asked_for_a_cooperative_launch_of_the_whole_text(
         def __init__(self, **options: Any) -> None:
             asked.append(options)
 
-        def get_function(self, name: str) -> str:
-            return name
+        def get_function(self, name: str) -> Any:
+            return SimpleNamespace(name=name, num_regs=32)
 
     monkeypatch.setattr(compiled.cupy, "RawModule", RawModule, raising=False)
     own = machine.replaced
-    assert own.persistent("persistent_forward", "Scalar<4>", 0) == "persistent_forward"
-    assert own.gates("backward_gates", "half") == "backward_gates"
+    kernels = (
+        own.persistent("persistent_forward", "Scalar<4>", 0),
+        own.gates("backward_gates", "half"),
+    )
+    assert [kernel.name for kernel in kernels] == ["persistent_forward", "backward_gates"]
     persistent, gates = asked
     assert persistent["enable_cooperative_groups"] is True
     assert "-DGRU_XP_TILE=Scalar<4>" in persistent["options"]

@@ -24,7 +24,7 @@ def gates(function: str, number: str, /) -> Any:
     module = cupy.RawModule(
         code=source("gates.cu"), options=(*OPTIONS, f"-DGRU_XP_NUMBER={number}")
     )
-    return module.get_function(function)
+    return _compiled(module, function, number)
 
 
 @cache
@@ -38,7 +38,14 @@ def persistent(function: str, tile: str, device: int, /) -> Any:
         options=(*OPTIONS, f"-DGRU_XP_TILE={tile}"),
         enable_cooperative_groups=True,
     )
-    return module.get_function(function)
+    return _compiled(module, function, tile)
+
+
+def _compiled(module: Any, function: str, what: str) -> Any:
+    with compiling(f"{function}, {what}"):
+        kernel = module.get_function(function)
+        _ = kernel.num_regs  # CuPy compiles when it has to
+    return kernel
 
 
 @contextmanager
@@ -47,7 +54,7 @@ def compiling(what: str, /) -> Iterator[None]:
     timer = Timer(
         _PATIENCE,
         _log.warning,
-        (f"compiling CUDA kernels for {what}: CuPy keeps them on disk, the next start is quick",),
+        (f"compiling a CUDA kernel ({what}): CuPy keeps it on disk, the next start is quick",),
     )
     timer.daemon = True
     timer.start()
