@@ -21,7 +21,7 @@ if any(util.find_spec(name) is None for name in _EXTRA):
 
 import click
 
-from gru_xp import accelerators, backend
+from gru_xp import accelerators, backend, dtypes
 from gru_xp.bench.command import bench
 from gru_xp.bench.errors import BenchError
 from gru_xp.dtypes import dtype_name
@@ -53,7 +53,7 @@ _SIZE = click.IntRange(min=1, max=10**6)
 _SEED = click.IntRange(min=0)
 _PATH = click.Path(path_type=Path)
 _BACKEND = click.Choice(["auto", *backend.NAMESPACES])
-_DTYPE = click.Choice(["float32", "float64", "float16", "bfloat16"])
+_DTYPE = click.Choice(dtypes.NAMES)
 
 
 def _of_run(flag: str, name: str, kind: click.ParamType[Any], text: str) -> Callable[..., Any]:

@@ -10,7 +10,8 @@ import numpy as np
 from gru_xp.backend import BackendError, name_of
 from gru_xp.typing import Array, Device, DType, Namespace
 
-_NAMES = ("float16", "bfloat16", "float32", "float64")
+NAMES = ("float32", "float64", "float16", "bfloat16")
+"""Of the dtypes that weights may have."""
 
 
 def computing_dtype(weight: Array, *others: Array | None, xp: Namespace) -> DType:
@@ -63,7 +64,7 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
         package for it, as CuPy bfloat16.
     """
     name = "float32" if dtype is None else dtype_name(dtype)
-    if name not in _NAMES:
+    if name not in NAMES:
         raise TypeError(
             f"expected a real floating dtype, got {dtype!r}: use float16, bfloat16, float32 or "
             "float64"
@@ -72,7 +73,7 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
     if native is None and (name, name_of(xp)) == ("bfloat16", "cupy"):
         return _bfloat16_of_cupy()
     if native is None:
-        others = [each for each in _NAMES if hasattr(xp, each)]
+        others = [each for each in NAMES if hasattr(xp, each)]
         raise BackendError(
             f"{name_of(xp)} has no dtype {name}: use {' or '.join(others)}, or another backend: "
             "torch and jax have all of them"

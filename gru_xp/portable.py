@@ -32,7 +32,7 @@ def forward(
         gx = where(mask, gx, xp.zeros_like(gx), xp=xp)
     states = [h0]
     gates = []
-    for t in _times(steps, reverse):
+    for t in times(steps, reverse):
         h = states[-1]
         h_next, of_step = step(gx[t, ...], h, weight_hh, b_hn, reset_after=reset_after, xp=xp)
         states.append(h_next if mask is None else where(mask[t, ...], h_next, h, xp=xp))
@@ -94,7 +94,7 @@ def backward(
     slopes = backward_slopes(tape, lengths, reset_after=reset_after, xp=xp)
     totals = []
     products = []
-    for t in _times(steps, not reverse):
+    for t in times(steps, not reverse):
         total = dh[t, ...] + carried
         of_step = Slopes(*(None if slope is None else slope[t, ...] for slope in slopes))
         dgh, carried = step_back(total, of_step, weight_hh, reset_after=reset_after, xp=xp)
@@ -172,5 +172,6 @@ def input_gradients(
     return xp.concat([dgh[..., : 2 * size], slopes.gx_n * total], axis=-1), dgh_n
 
 
-def _times(steps: int, reverse: bool) -> range:
+def times(steps: int, reverse: bool) -> range:
+    """Steps in the loop's order."""
     return range(steps - 1, -1, -1) if reverse else range(steps)

@@ -324,3 +324,19 @@ def test_cupy_is_asked_for_a_cooperative_launch_of_the_whole_text(
         assert options["code"] == sources.source(file)
         assert '#include "' not in options["code"]
         assert "gate_gradients(const Gates<V>& g" in options["code"]  # the equations are in it
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_arrays_need_not_be_contiguous_nor_lengths_of_64_bits(
+    machine: Machine, cuda: Any, persistent: bool
+) -> None:
+    case = draw_case((3, 5, 24), "float32")
+    strided = [np.repeat(each, 2, axis=-1)[..., ::2] for each in (*case.forward, case.dh)]
+    odd = case._replace(
+        forward=tuple(strided[:4]),
+        dh=strided[4],
+        dh_last=np.asfortranarray(case.dh_last),
+        options=case.options | {"lengths": case.options["lengths"].astype(np.int32)},
+    )
+    with cuda.use_persistent_kernel(persistent):
+        check(cuda, odd, TOLERANCE["float32"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+from gru_xp import dtypes
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,6 @@ class TrainingConfig:
         kinds = {name: type(value) for name, value in cls().to_json().items()}
         if not isinstance(fields, dict) or kinds != {name: type(fields[name]) for name in fields}:
             raise TypeError(f"{fields!r} is no configuration")
-        if fields["dtype"] not in DTYPES:
+        if fields["dtype"] not in dtypes.NAMES:
             raise TypeError(f"{fields['dtype']!r} is no dtype of a run")
         return cls(**{**fields, "texts": tuple(fields["texts"])})

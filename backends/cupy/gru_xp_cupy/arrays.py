@@ -17,11 +17,6 @@ def contiguous(array: Any, dtype: Any = None, /) -> Any:
     return NULL if array is None else cupy.ascontiguousarray(array, dtype)
 
 
-def times(steps: int, /, *, reverse: bool) -> range:
-    """Return the steps in the loop's order."""
-    return range(steps - 1, -1, -1) if reverse else range(steps)
-
-
 def initial_states(h0: Any, steps: int, /, *, reverse: bool) -> Any:
     """Return room for all states (T + 1, N, H), the initial one where the loop starts."""
     states = cupy.empty((steps + 1, *h0.shape), h0.dtype)

@@ -34,10 +34,10 @@ def forward(
     """See `gru_xp.recurrence.forward`; NotImplemented where it does not fit on the device."""
     steps, rows, _ = gx.shape
     size = h0.shape[1]
-    way = _plan(rows, size, gx.dtype.name, gates=_GATES["persistent_forward"])
-    kernel = None if way is None else _ready("persistent_forward", way)
-    if way is None or kernel is None:
+    launch = _launch("persistent_forward", rows, size, gx.dtype.name)
+    if launch is None:
         return NotImplemented
+    way, kernel = launch
     states = initial_states(h0, steps, reverse=reverse)
     tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
     arguments = (
@@ -64,10 +64,10 @@ def backward(
 ) -> Any:
     """See `gru_xp.recurrence.backward`; NotImplemented where it does not fit on the device."""
     steps, rows, size = dh.shape
-    way = _plan(rows, size, dh.dtype.name, gates=_GATES["persistent_backward"])
-    kernel = None if way is None else _ready("persistent_backward", way)
-    if way is None or kernel is None:
+    launch = _launch("persistent_backward", rows, size, dh.dtype.name)
+    if launch is None:
         return NotImplemented
+    way, kernel = launch
     dgx = cupy.empty((steps, rows, 3 * size), dh.dtype)
     dgh_n = cupy.empty((steps, rows, size), dh.dtype)
     dh0 = cupy.empty((rows, size), dh.dtype)
@@ -107,13 +107,23 @@ def _sizes_to_check(
 
 def fits(function: str, rows: int, size: int, dtype: str, /) -> bool:
     """Whether a kernel, "persistent_forward" or "persistent_backward", fits on the device."""
-    way = _plan(rows, size, dtype, gates=_GATES[function])
-    return way is not None and _ready(function, way) is not None
+    return _launch(function, rows, size, dtype) is not None
 
 
-def _plan(rows: int, size: int, dtype: str, *, gates: int) -> Plan | None:
-    device = _device(cupy.cuda.Device().id)
-    return plan(rows, size, dtype=dtype, gates=gates, tf32=rounds_to_tf32(), device=device)
+def _launch(function: str, rows: int, size: int, dtype: str) -> tuple[Plan, Any] | None:
+    """Plan and kernel; None where it does not fit, or not all blocks can run at once."""
+    number = cupy.cuda.Device().id
+    device, gates = _device(number), _GATES[function]
+    way = plan(rows, size, dtype=dtype, gates=gates, tf32=rounds_to_tf32(), device=device)
+    if way is None:
+        return None
+    kernel = compiled.persistent(function, way.tile, number)
+    if kernel.max_dynamic_shared_size_bytes < way.shared_bytes:
+        kernel.max_dynamic_shared_size_bytes = way.shared_bytes
+    at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+        kernel.kernel.ptr, THREADS, way.shared_bytes
+    )
+    return (way, kernel) if at_once * device.multiprocessors >= way.blocks else None
 
 
 @cache
@@ -136,18 +146,6 @@ def rounds_to_tf32() -> bool:
         return bool(in_force == core._routines_linalg.COMPUTE_TYPE_TF32)
     except AttributeError:
         return os.environ.get("CUPY_TF32") == "1"
-
-
-def _ready(function: str, way: Plan) -> Any:
-    """Return the kernel, None if the driver says that not all blocks can run at once."""
-    number = cupy.cuda.Device().id
-    kernel = compiled.persistent(function, way.tile, number)
-    if kernel.max_dynamic_shared_size_bytes < way.shared_bytes:
-        kernel.max_dynamic_shared_size_bytes = way.shared_bytes
-    at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
-        kernel.kernel.ptr, THREADS, way.shared_bytes
-    )
-    return kernel if at_once * _device(number).multiprocessors >= way.blocks else None
 
 
 def _integers(*values: int) -> tuple[np.int32, ...]:

@@ -7,9 +7,10 @@ from typing import Any
 import cupy
 import numpy as np
 
+from gru_xp.portable import times
 from gru_xp.tape import Tape
 from gru_xp_cupy import compiled
-from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays, times
+from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
 from gru_xp_cupy.sources import NUMBERS
 
 NAME = "a kernel a step"
@@ -41,7 +42,7 @@ def forward(
     states = initial_states(h0, steps, reverse=reverse)
     tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
     gh = cupy.empty((rows, 3 * size), gx.dtype)
-    for t in times(steps, reverse=reverse):
+    for t in times(steps, reverse):
         h, h_next = (states[t + 1], states[t]) if reverse else (states[t], states[t + 1])
         cupy.matmul(h, weight_hh.T, out=gh)
         arguments = (gx, gh, b_hn, h, h_next, *tape, lengths, t, rows, size)
@@ -75,7 +76,7 @@ def backward(
     product, dh0 = (cupy.empty((rows, size), dtype) for _ in range(2))
     dgh = cupy.empty((rows, 3 * size), dtype)
     behind = -1
-    for t in (*times(steps, reverse=not reverse), -1):
+    for t in (*times(steps, not reverse), -1):
         arguments = (dh, *kept, dgx, dgh_n, lengths, carried, product, dgh, dh0)
         kernel((_blocks(rows, size),), (_THREADS,), (*arguments, behind, t, rows, size))
         if t >= 0:
