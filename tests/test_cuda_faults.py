@@ -63,12 +63,6 @@ FAULTS = {
     "no check of the lengths": ("return lengths && t >= lengths[row];", "return false;", "float32"),
     "lengths count from one": ("t >= lengths[row]", "t > lengths[row]", "float32"),
     "terms beyond the state": ("row < rows && k < size ?", "row < rows ?", "float16"),
-    "weights beyond the state": (
-        "const bool there = unit < size && k < size;",
-        "const bool there = unit < size;",
-        "float16",
-    ),
-    "units beyond the state": ("if (unit < size) f", "if (true) f", "float32"),
     "sums over the weights": (
         "reinterpret_cast<float*>(s.weights + gates * units * s.stride)",
         "reinterpret_cast<float*>(s.weights + gates * units * s.stride / 2)",
