@@ -6,14 +6,16 @@ pure functions. `backends` lists the array libraries of this machine.
 """
 
 from gru_xp import functional
-from gru_xp.accelerators import use_accelerators
-from gru_xp.backend import BackendError, BackendInfo, backends, to_numpy
+from gru_xp.arrays.libraries import BackendError
+from gru_xp.arrays.transfer import to_numpy
+from gru_xp.backend_info import BackendInfo, backends
 from gru_xp.cell import GRUCell
+from gru_xp.core.accelerators import use_accelerators
+from gru_xp.core.parameters import GRUParams
+from gru_xp.core.stack import GateValues
+from gru_xp.core.threads import get_num_threads, set_num_threads
 from gru_xp.layer import GRU
-from gru_xp.parameters import GRUParams
-from gru_xp.stack import GateValues
 from gru_xp.stream import Stream
-from gru_xp.threads import get_num_threads, set_num_threads
 
 __all__ = [
     "GRU",

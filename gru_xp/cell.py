@@ -6,20 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp import accelerators, parameters, step
-from gru_xp import backend as array_libraries
-from gru_xp.equations import GateSlopes
-from gru_xp.module import Module, private
+from gru_xp.arrays import door, transfer
+from gru_xp.arrays.typing import Array, Device, DType
+from gru_xp.core import parameters, step
+from gru_xp.core.accelerators import accelerated
+from gru_xp.core.equations import GateSlopes
+from gru_xp.core.parameters import GRUParams
+from gru_xp.core.step import CellTape
+from gru_xp.module import Module
 from gru_xp.names import GateGradient, GateWeight, GateWeightGradient, Packed, Stored
-from gru_xp.parameters import GRUParams
-from gru_xp.step import CellTape
-from gru_xp.typing import Array, Device, DType
 
 
 class GRUCell(Module):
     """A gated recurrent unit, one step a call.
 
-    For the equations see `gru_xp.equations`. Two vocabularies name one storage: that of
+    For the equations see `gru_xp.core.equations`. Two vocabularies name one storage: that of
     ``torch.nn.GRUCell`` (``cell(x, h)``, ``weight_ih``, ``state_dict()``) and that of a
     well-known teaching exercise (``forward(x, h_prev_t)``, ``backward(delta)``, ``Wrx``,
     ``dWrx``). The packed weights hold the numbers, gates in the order r, z, n; the twelve names
@@ -133,8 +134,10 @@ class GRUCell(Module):
     dz = GateGradient()
     dn = GateGradient()
 
+    _params: GRUParams
     _tape: CellTape | None
-    _gate_gradients: GateSlopes | None
+    _delta: tuple[CellTape, Array] | None
+    """Tape and `delta` of the last backward: few ask for the gates' gradients, made of these."""
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class GRUCell(Module):
     @property
     def params(self) -> GRUParams:
         """The packed weights themselves, as the functional form takes them."""
-        return GRUParams(**self._weights)
+        return self._params
 
     def __call__(self, x: Array, h: Array | None = None) -> Array:
         """Return the next state; see `forward`."""
@@ -183,21 +186,23 @@ class GRUCell(Module):
         TypeError
             If an argument is no array, or one of another library or of a complex dtype.
         """
-        if not self.training:
-            weights = tuple(self._weights.values())
-            quick = accelerators.quick_step(weights[0])
+        place, training = self._place, self.training
+        if not training:
+            quick = accelerated("step", place)
             if quick is not None:
-                h_t = quick(x, h_prev_t, *weights)
+                h_t = quick(x, h_prev_t, *self._params)
                 if h_t is not NotImplemented:
                     return h_t
-        xp = self._xp
-        if self.training:
-            x = private(x, xp=xp)
-            h_prev_t = private(h_prev_t, xp=xp)
         h_t, tape = step.forward(
-            self.params, x, h_prev_t, keep_tape=self.training, owner="GRUCell", xp=xp
+            self._params,
+            x,
+            h_prev_t,
+            keep_tape=training,
+            copies=training,
+            owner="GRUCell",
+            place=place,
         )
-        self._tape = array_libraries.detached(tape)
+        self._tape = transfer.detached(tape) if place.library == "torch" else tape
         return h_t
 
     def backward(self, delta: Array) -> tuple[Array, Array]:
@@ -227,8 +232,9 @@ class GRUCell(Module):
             If `delta` has another shape, library or device than ``h_t``.
         """
         tape = self._tape_for_backward(self._tape)
-        gradients, dx, dh = step.backward(self.params, tape, delta, owner="GRUCell", xp=self._xp)
-        self._gate_gradients = step.gate_gradients(tape, delta, xp=self._xp)
+        place = self._place
+        gradients, dx, dh = step.backward(self._params, tape, delta, owner="GRUCell", place=place)
+        self._delta = tape, transfer.private(delta, place)
         self._gradients = gradients.named()
         return dx, dh
 
@@ -268,20 +274,29 @@ class GRUCell(Module):
             "bias_ih": {"brx": brx, "bzx": bzx, "bnx": bnx},
             "bias_hh": {"brh": brh, "bzh": bzh, "bnh": bnh},
         }
-        with array_libraries.on_device_of(self._first):
-            self._weights = parameters.packed(given, like=self._weights, xp=self._xp)
+        with self._place.current():
+            self._hold(parameters.packed(given, self._weights, self._place))
         self._forget()
 
     def __repr__(self) -> str:
         bias = "" if self.bias else ", bias=False"
-        return f"GRUCell({self.input_size}, {self.hidden_size}{bias}, {self._place()})"
+        return f"GRUCell({self.input_size}, {self.hidden_size}{bias}, {self._where()})"
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return parameters.shapes(self.input_size, self.hidden_size, bias=self.bias)
 
+    def _as_params(self) -> GRUParams:
+        return GRUParams(**self._weights)
+
     def _forget_forward(self) -> None:
         self._tape = None
-        self._gate_gradients = None
+        self._delta = None
+
+    def _gate_gradients(self) -> GateSlopes | None:
+        """Gradients with respect to the gates, of the last `backward`; None before it."""
+        if self._delta is None:
+            return None
+        return step.gate_gradients(*self._delta, place=self._place)
 
     def _write_gate(
         self, name: GateWeight | GateWeightGradient, value: Any, *, into: dict[str, Array] | None
@@ -290,8 +305,9 @@ class GRUCell(Module):
             raise AttributeError(f"{name.name} is there after backward(delta), which has not run")
         if name.packed not in into:
             raise AttributeError(f"{name.name}: this cell was made with bias=False")
-        packed, xp = into[name.packed], self._xp
-        with array_libraries.on_device_of(packed):
-            rows = parameters.gate(packed, name.index)
-            value = parameters.converted(value, rows, name=name.name, xp=xp)
-            into[name.packed] = parameters.with_gate(packed, name.index, value, xp=xp)
+        packed, place = into[name.packed], self._place
+        with place.current():
+            shape = tuple(parameters.gate(packed, name.index).shape)  # type: ignore[union-attr]
+            value = door.taken_over(name.name, value, place, shape=shape)
+            into[name.packed] = parameters.with_gate(packed, name.index, value, xp=place.xp)
+        self._hold(self._weights)

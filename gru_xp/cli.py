@@ -21,10 +21,12 @@ if any(util.find_spec(name) is None for name in _EXTRA):
 
 import click
 
-from gru_xp import accelerators, backend, dtypes
+from gru_xp.arrays import dtypes, libraries
+from gru_xp.arrays.dtypes import dtype_name
+from gru_xp.backend_info import backends
 from gru_xp.bench.command import bench
 from gru_xp.bench.errors import BenchError
-from gru_xp.dtypes import dtype_name
+from gru_xp.core import accelerators
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import TrainingError
 
@@ -52,7 +54,7 @@ class _Rate(click.FloatRange):
 _SIZE = click.IntRange(min=1, max=10**6)
 _SEED = click.IntRange(min=0)
 _PATH = click.Path(path_type=Path)
-_BACKEND = click.Choice(["auto", *backend.NAMESPACES])
+_BACKEND = click.Choice(["auto", *libraries.NAMESPACES])
 _DTYPE = click.Choice(dtypes.NAMES)
 
 
@@ -102,7 +104,7 @@ def train(
         given["texts"] = tuple(str(path.resolve()) for path in texts)
     reason = "as the run was begun"
     if not resume or "backend" in given:
-        given["backend"], reason = backend.resolve(given.get("backend", "auto"))
+        given["backend"], reason = libraries.resolve(given.get("backend", "auto"))
     if resume:
         trainer = session.resume(out, given)
     else:
@@ -145,7 +147,7 @@ def sample(
     from gru_xp.training import checkpoint, sampling
     from gru_xp.training.text import Vocabulary
 
-    name, reason = backend.resolve(name)
+    name, reason = libraries.resolve(name)
     stored = checkpoint.load(model)
     vocabulary = Vocabulary(stored.characters)
     character_model = stored.model(name)
@@ -178,14 +180,14 @@ def info() -> None:
     for name in ("gru-xp", "numpy", "array-api-compat", *_EXTRA):
         print(f"{name} {metadata.version(name)}")
     print()
-    for each in backend.backends():
+    for each in backends():
         print(f"backend {each.name} {each.version or ''}".rstrip())
         if each.usable:
             print(f"    devices: {', '.join(each.devices)}")
             print(f"    recurrence: {accelerators.running(each.name)}")
         else:
             print(f"    not usable: {each.reason}")
-    print("auto is {}: {}".format(*backend.resolve("auto")))
+    print("auto is {}: {}".format(*libraries.resolve("auto")))
     print()
     affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
     usable = len(affinity(0)) if affinity else os.cpu_count()
@@ -202,8 +204,10 @@ def check(names: tuple[str, ...]) -> int:
     """Hold forward and backward of every usable backend against a float64 reference."""
     from gru_xp.checking import check_backends
 
-    asked = [backend.resolve(name) for name in names]
-    for name, reason in asked or [(name, backend.unusable(name)) for name in backend.NAMESPACES]:
+    asked = [libraries.resolve(name) for name in names]
+    for name, reason in asked or [
+        (name, libraries.unusable(name)) for name in libraries.NAMESPACES
+    ]:
         print(f"backend {name}: {reason or 'usable'}")
     results = check_backends([name for name, _ in asked] or None)
     head = ("backend", "device", "dtype", "path", "forward", "backward", "allowed", "")
@@ -248,7 +252,7 @@ def main() -> int:
         return _failed(error.format_message())
     except MemoryError:
         return _failed("not enough memory: smaller sizes need less")
-    except (BenchError, TrainingError, backend.BackendError, OSError) as error:
+    except (BenchError, TrainingError, libraries.BackendError, OSError) as error:
         return _failed(str(error))
     return status if isinstance(status, int) else 0
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gru_xp import stack, step
-from gru_xp.backend import array_namespace
-from gru_xp.parameters import GRUParams
-from gru_xp.stack import GateValues, GRUTape
-from gru_xp.step import CellTape
-from gru_xp.typing import Array
-from gru_xp.validation import check_params
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array
+from gru_xp.core import checks, stack, step
+from gru_xp.core.loop import Loop
+from gru_xp.core.parameters import Form, GRUParams
+from gru_xp.core.stack import GateValues, GRUTape
+from gru_xp.core.step import CellTape
 
 __all__ = [
     "CellTape",
@@ -72,9 +72,8 @@ def gru_cell(
     >>> h_t.shape
     (5, 2)
     """
-    check_params(params, owner="gru_cell")
-    xp = array_namespace(*params)
-    return step.forward(params, x, h, keep_tape=keep_tape, owner="gru_cell", xp=xp)
+    place = checks.check_params(params, owner="gru_cell")
+    return step.forward(params, x, h, keep_tape=keep_tape, owner="gru_cell", place=place)
 
 
 def gru_cell_backward(
@@ -107,9 +106,8 @@ def gru_cell_backward(
     TypeError
         If `delta` is of another library than the weights.
     """
-    check_params(params, owner="gru_cell_backward")
-    xp = array_namespace(*params)
-    return step.backward(params, tape, delta, owner="gru_cell_backward", xp=xp)
+    place = checks.check_params(params, owner="gru_cell_backward")
+    return step.backward(params, tape, delta, owner="gru_cell_backward", place=place)
 
 
 def gru(
@@ -169,20 +167,17 @@ def gru(
     TypeError
         If arrays are of different libraries, or of a dtype that is no real number's.
     """
-    form = stack.Form(batch_first, bidirectional, reset_after)
-    params = list(params)
-    stack.check_params(params, form, owner="gru")
-    xp = array_namespace(*(array for each in params for array in each))
+    form, params = Form(batch_first, bidirectional), list(params)
     return stack.forward(
         params,
         x,
         h0,
-        lengths=lengths,
+        Loop(lengths=lengths, reset_after=reset_after),
+        form,
         masks=masks or (),
-        form=form,
         keep_tape=keep_tape,
         owner="gru",
-        xp=xp,
+        place=checks.check_layers(params, form, owner="gru"),
     )
 
 
@@ -227,11 +222,17 @@ def gru_backward(
     TypeError
         If a gradient is of another library than the weights.
     """
-    form = stack.Form(batch_first, bidirectional, reset_after)
-    params = list(params)
-    stack.check_params(params, form, owner="gru_backward")
-    xp = array_namespace(*(array for each in params for array in each))
-    return stack.backward(params, tape, dy, dh_n, form=form, owner="gru_backward", xp=xp)
+    form, params = Form(batch_first, bidirectional), list(params)
+    return stack.backward(
+        params,
+        tape,
+        dy,
+        dh_n,
+        Loop(lengths=tape.lengths, reset_after=reset_after),
+        form,
+        owner="gru_backward",
+        place=checks.check_layers(params, form, owner="gru_backward"),
+    )
 
 
 def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
@@ -249,5 +250,4 @@ def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
     GateValues
         Arrays (num_layers * directions, T, N, H), zero in padding.
     """
-    xp = array_namespace(tape.inputs[0])
-    return stack.gates(tape, form=stack.Form(batch_first), xp=xp)
+    return stack.gates(tape, Form(batch_first), place=Place.of(tape.inputs[0]))

@@ -8,19 +8,22 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from gru_xp import backend as array_libraries
-from gru_xp import parameters, stack
-from gru_xp.module import Module, private
-from gru_xp.parameters import GRUParams
-from gru_xp.stack import Form, GateValues, GRUTape
+from gru_xp.arrays import transfer
+from gru_xp.arrays.libraries import library_of
+from gru_xp.arrays.typing import Array, Device, DType
+from gru_xp.core import parameters, stack
+from gru_xp.core.accelerators import accelerated
+from gru_xp.core.loop import Loop
+from gru_xp.core.parameters import Form, GRUParams
+from gru_xp.core.stack import GateValues, GRUTape
+from gru_xp.module import Module
 from gru_xp.stream import Stream
-from gru_xp.typing import Array, Device, DType
 
 
 class GRU(Module):
     """A gated recurrent unit over whole sequences, in layers and directions.
 
-    The interface of ``torch.nn.GRU``. For the equations see `gru_xp.equations`.
+    The interface of ``torch.nn.GRU``. For the equations see `gru_xp.core.equations`.
 
     Parameters
     ----------
@@ -77,6 +80,7 @@ class GRU(Module):
     ((7, 2, 8), (4, 2, 4), (7, 2, 3), (4, 2, 4))
     """
 
+    _params: tuple[GRUParams, ...]
     _tape: GRUTape | None
 
     def __init__(
@@ -100,6 +104,9 @@ class GRU(Module):
         self.dropout = _probability(dropout)
         self.bidirectional = bool(bidirectional)
         self.reset_after = bool(reset_after)
+        ends = ("", "_reverse") if self.bidirectional else ("",)
+        # How the names of each layer's and direction's weights end, in the order of `params`.
+        self._suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
         self._rng = np.random.default_rng(rng)
         super().__init__(
             input_size,
@@ -173,32 +180,40 @@ class GRU(Module):
         TypeError
             If an argument is no array, or one of another library or of a complex dtype.
         """
-        xp = self._xp
-        if self.training:
-            x, h0, lengths = (private(each, xp=xp) for each in (x, h0, lengths))
-        drawing = self.training and self.dropout > 0
+        place, training, form = self._place, self.training, self._form
+        loop = Loop(lengths=lengths, reset_after=self.reset_after)
+        if not training and not return_gates:
+            quick = accelerated("sequence", place, loop)
+            if quick is not None:
+                result: Any = quick(x, h0, self._params, loop, form)
+                if result is not NotImplemented:
+                    return result  # type: ignore[no-any-return]
+        drawing = training and self.dropout > 0
         before = self._rng.bit_generator.state if drawing else None
         try:
             y, h_n, tape = stack.forward(
-                self.params,
+                self._params,
                 x,
                 h0,
-                lengths=lengths,
-                masks=self._dropout_masks(x),
-                form=self._form,
-                keep_tape=self.training or return_gates,
+                loop,
+                form,
+                masks=self._dropout_masks(x) if drawing else (),
+                keep_tape=training or return_gates,
+                copies=training,
                 owner="GRU",
-                xp=xp,
+                place=place,
             )
         except Exception:
             if before is not None:
                 self._rng.bit_generator.state = before  # a call that failed has drawn no mask
             raise
-        self._tape = array_libraries.detached(tape) if self.training else None
-        if self.training:
-            y = private(y, xp=xp)  # the tape may share its memory
+        if training:
+            self._tape = transfer.detached(tape) if place.library == "torch" else tape
+            y = transfer.private(y, place)  # the tape may share its memory
+        else:
+            self._tape = None
         if return_gates and tape is not None:
-            return y, h_n, stack.gates(tape, form=self._form, xp=xp)
+            return y, h_n, stack.gates(tape, form, place=place)
         return y, h_n
 
     __call__ = forward
@@ -232,12 +247,20 @@ class GRU(Module):
         """
         tape = self._tape_for_backward(self._tape)
         dparams, dx, dh0 = stack.backward(
-            self.params, tape, dy, dh_n, form=self._form, owner="GRU", xp=self._xp
+            self._params,
+            tape,
+            dy,
+            dh_n,
+            Loop(lengths=tape.lengths, reset_after=self.reset_after),
+            self._form,
+            owner="GRU",
+            place=self._place,
         )
         self._gradients = {
             f"{name}{suffix}": array
             for suffix, each in zip(self._suffixes, dparams, strict=True)
-            for name, array in each.named().items()
+            for name, array in zip(GRUParams._fields, each, strict=True)
+            if array is not None
         }
         return dx, dh0
 
@@ -260,11 +283,7 @@ class GRU(Module):
     @property
     def params(self) -> list[GRUParams]:
         """The packed weights themselves, as the functional form takes them."""
-        names = GRUParams._fields
-        return [
-            GRUParams(*(self._weights.get(f"{name}{suffix}") for name in names))
-            for suffix in self._suffixes
-        ]
+        return list(self._params)
 
     def __getattr__(self, name: str) -> Any:
         weights = self.__dict__.get("_weights", {})
@@ -295,17 +314,17 @@ class GRU(Module):
             )
             if value != default
         )
-        return f"GRU({self.input_size}, {self.hidden_size}{options}, {self._place()})"
+        return f"GRU({self.input_size}, {self.hidden_size}{options}, {self._where()})"
 
     @property
     def _form(self) -> Form:
-        return Form(self.batch_first, self.bidirectional, self.reset_after)
+        return Form(self.batch_first, self.bidirectional)
 
-    @property
-    def _suffixes(self) -> list[str]:
-        """How the names of each layer's and direction's weights end, in order."""
-        ends = ("", "_reverse") if self.bidirectional else ("",)
-        return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
+    def _as_params(self) -> tuple[GRUParams, ...]:
+        return tuple(
+            GRUParams(*(self._weights.get(f"{name}{suffix}") for name in GRUParams._fields))
+            for suffix in self._suffixes
+        )
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         directions = self._form.directions
@@ -321,22 +340,15 @@ class GRU(Module):
 
     def _dropout_masks(self, x: Any) -> tuple[Array, ...]:
         """Draw masks on the host, so that one seed gives the same on every backend."""
-        if not (self.training and self.dropout and self.num_layers > 1):
-            return ()
-        if not (array_libraries.is_array(x) and x.ndim in (2, 3)):
-            return ()  # an error follows
+        if self.num_layers == 1 or library_of(x) is None or x.ndim not in (2, 3):
+            return ()  # there is nothing to drop, or an error follows
         steps, rows = (*x.shape[:-1], 1)[:2]
         if self.batch_first and x.ndim == 3:
             steps, rows = rows, steps
         shape = (steps, rows, self._form.directions * self.hidden_size)
         keep = 1 - self.dropout
         return tuple(
-            array_libraries.from_numpy(
-                (self._rng.random(shape) < keep) / keep,
-                xp=self._xp,
-                dtype=self.dtype,
-                device=self.device,
-            )
+            transfer.from_numpy((self._rng.random(shape) < keep) / keep, self._place)
             for _ in range(self.num_layers - 1)
         )
 

@@ -7,10 +7,11 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from gru_xp import backend as array_libraries
-from gru_xp import dtypes, parameters
-from gru_xp.parameters import IncompatibleKeys
-from gru_xp.typing import Array, Device, DType, Namespace
+from gru_xp.arrays import devices, dtypes, transfer
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array, Device, DType
+from gru_xp.core import parameters
+from gru_xp.core.parameters import IncompatibleKeys
 
 Tape = TypeVar("Tape")
 
@@ -18,11 +19,16 @@ Tape = TypeVar("Tape")
 class Module:
     """Owner of packed weights, their gradients, and a memory of the last forward.
 
-    A subclass names its weights' shapes and says what to forget when they are replaced.
+    A subclass names its weights' shapes, says how calls take them, and what to forget when they
+    are replaced.
     """
 
     training: bool
     _weights: dict[str, Array]
+    _place: Place
+    """Of the weights; renewed wherever these move."""
+    _params: Any
+    """The weights as the functions of `gru_xp.core` take them."""
     _gradients: dict[str, Array] | None
 
     def __init__(
@@ -41,19 +47,30 @@ class Module:
         self.bias = bool(bias)
         self.training = True
         self._forget()
-        xp = array_libraries.namespace(array_libraries.resolve(backend)[0])
-        place = array_libraries.as_device(xp, device)
-        self._weights = parameters.initial(
-            self._shapes(),
-            self.hidden_size,
-            rng=rng,
-            xp=xp,
-            dtype=dtypes.as_dtype(xp, dtype, device=place),
-            device=place,
-        )
+        place = Place.named(backend, device, dtype)
+        self._hold(parameters.initial(self._shapes(), self.hidden_size, place, rng=rng))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         raise NotImplementedError
+
+    def _as_params(self) -> Any:
+        raise NotImplementedError
+
+    def _hold(self, weights: dict[str, Array]) -> None:
+        """Take weights as the module's own, with all that is known of where they are."""
+        self._weights = weights
+        self._place = Place.of(next(iter(weights.values())))
+        self._params = self._as_params()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: not what `_hold` makes of it, as devices may not pickle."""
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_place", "_params")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._hold(self._weights)
 
     def _forget(self) -> None:
         """Drop the gradients and what the last forward stored."""
@@ -66,25 +83,17 @@ class Module:
     @property
     def backend(self) -> str:
         """Name of the array library that holds the weights."""
-        return array_libraries.name_of(self._xp)
+        return self._place.library
 
     @property
     def device(self) -> Device:
         """Device of the weights, in their library's terms."""
-        return array_libraries.device(self._first)
+        return self._place.device
 
     @property
     def dtype(self) -> DType:
         """Dtype of the weights, in their library's terms."""
-        return self._first.dtype
-
-    @property
-    def _first(self) -> Array:
-        return next(iter(self._weights.values()))
-
-    @property
-    def _xp(self) -> Namespace:
-        return array_libraries.array_namespace(self._first)
+        return self._place.dtype
 
     @property
     def _name(self) -> str:
@@ -121,8 +130,7 @@ class Module:
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of the packed weights by torch's names."""
-        with array_libraries.on_device_of(self._first):
-            return {name: private(array, xp=self._xp) for name, array in self._weights.items()}
+        return {name: transfer.private(array, self._place) for name, array in self._weights.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy weights in, cast to the present dtype.
@@ -151,15 +159,7 @@ class Module:
 
     def reset_parameters(self, rng: np.random.Generator | int | None = None) -> None:
         """Draw new initial weights, in place; see the class for `rng`."""
-        fresh = parameters.initial(
-            self._shapes(),
-            self.hidden_size,
-            rng=rng,
-            xp=self._xp,
-            dtype=self.dtype,
-            device=self.device,
-        )
-        self._write(fresh)
+        self._write(parameters.initial(self._shapes(), self.hidden_size, self._place, rng=rng))
 
     def to(
         self,
@@ -180,9 +180,8 @@ class Module:
         TypeError
             If `dtype` is no floating dtype. Nor then.
         """
-        self._weights = parameters.moved(
-            self._weights, backend_name=backend, device=device, dtype=dtype, xp=self._xp
-        )
+        there = parameters.destination(self._place, backend=backend, device=device, dtype=dtype)
+        self._hold(parameters.moved(self._weights, self._place, there))
         self._forget()
         return self
 
@@ -201,24 +200,11 @@ class Module:
 
     def _write(self, values: Mapping[str, Any]) -> None:
         """Copy values into the packed weights; all are checked before the first is written."""
-        with array_libraries.on_device_of(self._first):
-            self._weights = parameters.written(self._weights, values, xp=self._xp)
+        with self._place.current():
+            self._hold(parameters.written(self._weights, values, self._place))
 
-    def _place(self) -> str:
+    def _where(self) -> str:
         """How a repr ends."""
-        device = array_libraries.device_name(self.device)
+        device = devices.device_name(self.device)
         dtype = dtypes.dtype_name(self.dtype)
         return f"backend={self.backend!r}, device={device!r}, dtype={dtype!r}"
-
-
-def private(array: Any, /, *, xp: Namespace) -> Any:
-    """Copy an array, so that a later change by the caller cannot reach the tape.
-
-    What is no array of ours, or cannot change, is passed on.
-    """
-    if array_libraries.name_of(xp) == "jax" or not array_libraries.is_array(array):
-        return array
-    if array_libraries.array_namespace(array) is not xp:
-        return array
-    with array_libraries.on_device_of(array):
-        return xp.astype(array, array.dtype, copy=True)

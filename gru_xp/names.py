@@ -5,13 +5,30 @@ Each is a descriptor, so that reading always looks at the one storage, and no na
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from gru_xp.parameters import gate
+from gru_xp.arrays.typing import Array
+from gru_xp.core.equations import GateSlopes
+from gru_xp.core.parameters import gate
+from gru_xp.core.step import CellTape
 
-if TYPE_CHECKING:
-    from gru_xp.cell import GRUCell
-    from gru_xp.typing import Array
+
+class Cell(Protocol):
+    """What the names need of a cell."""
+
+    training: bool
+    _weights: dict[str, Array]
+    _gradients: dict[str, Array] | None
+    _tape: CellTape | None
+
+    def _write(self, values: Mapping[str, Any]) -> None: ...
+
+    def _write_gate(
+        self, name: GateWeight | GateWeightGradient, value: Any, *, into: dict[str, Array] | None
+    ) -> None: ...
+
+    def _gate_gradients(self) -> GateSlopes | None: ...
 
 
 class _Named:
@@ -20,20 +37,20 @@ class _Named:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, cell: GRUCell | None, owner: type) -> Any:
+    def __get__(self, cell: Cell | None, owner: type) -> Any:
         return self if cell is None else self._read(cell)
 
-    def _read(self, cell: GRUCell) -> Array | None:
+    def _read(self, cell: Cell) -> Array | None:
         raise NotImplementedError
 
 
 class Packed(_Named):
     """A packed weight by torch's name, None without biases; assignment checks and copies."""
 
-    def _read(self, cell: GRUCell) -> Array | None:
+    def _read(self, cell: Cell) -> Array | None:
         return cell._weights.get(self.name)
 
-    def __set__(self, cell: GRUCell, value: Array) -> None:
+    def __set__(self, cell: Cell, value: Array) -> None:
         if self.name not in cell._weights:
             raise AttributeError(f"{self.name}: this cell was made with bias=False")
         cell._write({self.name: value})
@@ -48,37 +65,38 @@ class _GateRows(_Named):
 class GateWeight(_GateRows):
     """The rows of one gate in a packed weight, by the teaching interface's name."""
 
-    def _read(self, cell: GRUCell) -> Array | None:
+    def _read(self, cell: Cell) -> Array | None:
         return gate(cell._weights.get(self.packed), self.index)
 
-    def __set__(self, cell: GRUCell, value: Array) -> None:
+    def __set__(self, cell: Cell, value: Array) -> None:
         cell._write_gate(self, value, into=cell._weights)
 
 
 class GateWeightGradient(_GateRows):
     """The rows of one gate in a packed gradient; there from the first `backward` on."""
 
-    def _read(self, cell: GRUCell) -> Array | None:
+    def _read(self, cell: Cell) -> Array | None:
         if cell._gradients is None:
             raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
         return gate(cell._gradients.get(self.packed), self.index)
 
-    def __set__(self, cell: GRUCell, value: Array) -> None:
+    def __set__(self, cell: Cell, value: Array) -> None:
         cell._write_gate(self, value, into=cell._gradients)
 
 
 class _ReadOnly(_Named):
-    def __set__(self, cell: GRUCell, value: Array) -> None:
+    def __set__(self, cell: Cell, value: Array) -> None:
         raise AttributeError(f"{self.name} is what a call has stored, and cannot be assigned")
 
 
 class GateGradient(_ReadOnly):
     """The gradient with respect to one gate, of the last `backward`."""
 
-    def _read(self, cell: GRUCell) -> Array:
-        if cell._gate_gradients is None:
+    def _read(self, cell: Cell) -> Array:
+        gradients = cell._gate_gradients()
+        if gradients is None:
             raise AttributeError(f"{self.name} is there after a backward in train(); none has run")
-        return getattr(cell._gate_gradients, self.name.removeprefix("d"))
+        return getattr(gradients, self.name.removeprefix("d"))
 
 
 class Stored(_ReadOnly):
@@ -87,7 +105,7 @@ class Stored(_ReadOnly):
     def __init__(self, field: str) -> None:
         self.field = field
 
-    def _read(self, cell: GRUCell) -> Array:
+    def _read(self, cell: Cell) -> Array:
         if cell._tape is None:
             raise AttributeError(
                 f"{self.name} is there after a forward in train(); none has run"

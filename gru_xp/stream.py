@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
-from gru_xp import stack
-from gru_xp.module import private
-from gru_xp.typing import Array
-from gru_xp.validation import check_array
+from gru_xp.arrays import door, transfer
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array
+from gru_xp.core import stack
+from gru_xp.core.loop import Loop
+from gru_xp.core.parameters import Form, GRUParams
 
-if TYPE_CHECKING:
-    from gru_xp.layer import GRU
+
+class Source(Protocol):
+    """What a stream needs of its GRU."""
+
+    batch_first: bool
+    bidirectional: bool
+    reset_after: bool
+    _place: Place
+
+    @property
+    def _params(self) -> Sequence[GRUParams]: ...
 
 
 class Stream:
@@ -30,7 +42,7 @@ class Stream:
     ((4,), (1, 4))
     """
 
-    def __init__(self, gru: GRU, h0: Array | None = None) -> None:
+    def __init__(self, gru: Source, h0: Array | None = None) -> None:
         if gru.bidirectional:
             raise ValueError(
                 "GRU.stream: a bidirectional GRU cannot stream, as its reverse direction starts "
@@ -49,12 +61,15 @@ class Stream:
 
     @state.setter
     def state(self, value: Array | None) -> None:
-        self._state = private(value, xp=self._gru._xp)
+        if value is not None:
+            place = self._gru._place
+            door.admit("GRU.stream", place, h0=value)
+            value = transfer.private(value, place)
+        self._state = value
 
     def step(self, x: Array) -> Array:
         """Take one step, (I,) or (N, I); return the last layer's state, (H,) or (N, H)."""
-        first = self._gru._first
-        check_array(x, first, name="input", owner="Stream.step", xp=self._gru._xp)
+        door.admit("Stream.step", self._gru._place, input=x)
         if x.ndim not in (1, 2):
             raise ValueError(
                 "Stream.step: expected one step of 1-D (input_size,) or 2-D (batch, input_size), "
@@ -68,14 +83,13 @@ class Stream:
         """Take a chunk, shaped as the GRU's input; return the outputs of its steps."""
         gru = self._gru
         y, self._state, _ = stack.forward(
-            gru.params,
+            gru._params,
             x,
             self.state,
-            lengths=None,
-            masks=(),
-            form=gru._form,
+            Loop(reset_after=gru.reset_after),
+            Form(gru.batch_first),
             keep_tape=False,
             owner="GRU.stream",
-            xp=gru._xp,
+            place=gru._place,
         )
         return y

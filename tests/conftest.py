@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+import gru_xp
 import tests.environment  # noqa: F401  (before all that imports an array library)
-from gru_xp import backend
-from gru_xp.accelerators import find, use_accelerators
+from gru_xp.arrays import libraries
+from gru_xp.core.accelerators import find, use_accelerators
 from tests import cuda
 from tests.cuda import Machine
 from tests.library import Library
@@ -27,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--backend",
         action="append",
         metavar="NAME",
-        choices=list(backend.NAMESPACES),
+        choices=list(libraries.NAMESPACES),
         help="run on this backend only (repeatable); fails where it is not usable",
     )
     parser.addoption(
@@ -39,13 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in config.getoption("--backend") or []:
-        if reason := backend.unusable(name):
+        if reason := libraries.unusable(name):
             raise pytest.UsageError(f"--backend {name}: {reason}")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     lines = []
-    for each in backend.backends():
+    for each in gru_xp.backends():
         if each.usable:
             extra = each.accelerator or each.accelerator_reason
             lines.append(f"backend {each.name} {each.version}: {', '.join(each.devices)}; {extra}")
@@ -56,7 +57,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def _variants(config: pytest.Config) -> list[Library]:
     names = config.getoption("--backend") or [
-        name for name in backend.NAMESPACES if not backend.unusable(name)
+        name for name in libraries.NAMESPACES if not libraries.unusable(name)
     ]
     variants = []
     path = config.getoption("--path")

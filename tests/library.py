@@ -8,7 +8,8 @@ import array_api_compat
 import numpy as np
 import pytest
 
-from gru_xp import backend, dtypes
+from gru_xp.arrays import devices, dtypes, libraries, transfer
+from gru_xp.arrays.place import Place
 
 
 class Library:
@@ -19,8 +20,8 @@ class Library:
         self.read_only = read_only
         self.accelerated = accelerated
         self.id = name + "-readonly" * read_only + "-portable" * (not accelerated)
-        self.xp = backend.namespace(name)
-        known = backend.devices(name)
+        self.xp = libraries.namespace(name)
+        known = devices.devices(name)
         self.device = known[min(1, len(known) - 1)]
         self.other_device = known[0]
         self.mutable = name != "jax"
@@ -29,7 +30,7 @@ class Library:
         """Make an array of this library, on its device."""
         host = np.asarray(host)
         native = self.dtype(dtype) or getattr(self.xp, dtype)  # which has integers too
-        made = backend.from_numpy(host, xp=self.xp, dtype=native, device=self.device)
+        made = transfer.from_numpy(host, Place(self.name, self.device, native))
         if self.read_only:
             made.flags.writeable = False
         return made
@@ -42,9 +43,13 @@ class Library:
     def dtype(self, name: str) -> Any:
         """Return the library's real floating dtype of a name, None where it has none."""
         try:
-            return dtypes.as_dtype(self.xp, name, device=self.device)
-        except (TypeError, backend.BackendError):
+            return dtypes.as_dtype(self.name, name, device=self.device)
+        except (TypeError, libraries.BackendError):
             return None
+
+    def place(self, dtype: str = "float64") -> Place:
+        """Return the place of this library's arrays of a dtype."""
+        return Place(self.name, self.device, self.dtype(dtype))
 
     def moved(self, array: Any) -> Any:
         """Copy an array to another device of this library."""
@@ -52,17 +57,18 @@ class Library:
 
     def numpy(self, array: Any) -> np.ndarray[Any, Any]:
         """Copy back what must be an array of this library and device."""
-        assert backend.is_array(array), f"{type(array)} is no array"
-        assert backend.name_of(backend.array_namespace(array)) == self.name
-        assert backend.device(array) == self.device
-        return backend.to_numpy(array)
+        assert libraries.library_of(array) == self.name, f"{type(array)} is no array of {self.name}"
+        assert devices.device(array) == self.device
+        return transfer.to_numpy(array)
 
     def assert_close(
         self, actual: Any, expected: Any, *, atol: float, dtype: str | None = None
     ) -> None:
         """Compare shape and values, absolutely; also the dtype where one is named."""
         got = self.numpy(actual)
-        wanted = backend.to_numpy(expected) if backend.is_array(expected) else np.asarray(expected)
+        wanted = (
+            transfer.to_numpy(expected) if libraries.library_of(expected) else np.asarray(expected)
+        )
         assert got.shape == wanted.shape
         if dtype is not None:
             assert dtypes.dtype_name(actual.dtype) == dtype

@@ -59,12 +59,15 @@ class Mutation(NamedTuple):
     """Backends on which it makes no difference, for the reason in the comment beside it."""
 
 
-EQUATIONS = "gru_xp.equations"
-SEQUENCE = "gru_xp.sequence"
-PORTABLE_LOOP = "gru_xp.portable"
-STACK = "gru_xp.stack"
-PRODUCTS = "gru_xp.products"
-ACCELERATORS = "gru_xp.accelerators"
+EQUATIONS = "gru_xp.core.equations"
+SEQUENCE = "gru_xp.core.sequence"
+PORTABLE_LOOP = "gru_xp.core.portable"
+STACK = "gru_xp.core.stack"
+STEP = "gru_xp.core.step"
+PARAMETERS = "gru_xp.core.parameters"
+PRODUCTS = "gru_xp.core.products"
+ACCELERATORS = "gru_xp.core.accelerators"
+DOOR = "gru_xp.arrays.door"
 SCAN = "gru_xp_jax.scan"
 NATIVE = "gru_xp_numpy.functions"
 
@@ -137,36 +140,36 @@ MUTATIONS = [
     Mutation(
         "recurrent biases of r and z dropped",
         SEQUENCE,
-        "xp.concat([b_ih + b_h, b_in])",
-        "xp.concat([b_ih, b_in])",
+        "xp.concat([b_ih[:rz] + b_hh[:rz], b_ih[rz:]])",
+        "xp.concat([b_ih[:rz], b_ih[rz:]])",
         LOOP,
     ),
     Mutation(
         "recurrent bias of n taken from r",
         SEQUENCE,
-        "params.bias_hh[: 2 * size], params.bias_hh[2 * size :]",
-        "params.bias_hh[: 2 * size], params.bias_hh[:size]",
+        "b_ih[rz:]]), b_hh[rz:]",
+        "b_ih[rz:]]), b_hh[: rz // 2]",
         LOOP,
     ),
     Mutation(
         "gradient of b_hn not scaled by r",
         SEQUENCE,
-        "sum_of_rows(dgh_n_rows, xp=xp)",
-        "dbias_ih[2 * size :]",
+        "sum_of_rows(dgh_n_rows, place=place)",
+        "dbias_ih[rz:]",
         LOOP,
     ),
     Mutation(
         "bias gradients averaged over the batch",
         SEQUENCE,
-        "dbias_ih = sum_of_rows(dgx_rows, xp=xp)",
-        "dbias_ih = sum_of_rows(dgx_rows, xp=xp) / dgx_rows.shape[0]",
+        "dbias_ih = sum_of_rows(dgx_rows, place=place)",
+        "dbias_ih = sum_of_rows(dgx_rows, place=place) / dgx_rows.shape[0]",
         LOOP,
     ),
     Mutation(
         "dW_nh not scaled by r",
         SEQUENCE,
-        "matmul(dgh_n_rows.T, n_rows, xp=xp)",
-        "matmul(dgx_rows[:, 2 * size :].T, n_rows, xp=xp)",
+        "matmul(dgh_n_rows.T, n_rows, place=place)",
+        "matmul(dgx_rows[:, rz:].T, n_rows, place=place)",
         LOOP,
     ),
     # The step and its way back, which the accelerators share
@@ -215,7 +218,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a length off by one",
-        "gru_xp.tape",
+        "gru_xp.core.tape",
         "(times[:, None] < lengths",
         "(times[:, None] <= lengths",
         LOOP,
@@ -248,8 +251,8 @@ MUTATIONS = [
     Mutation(
         "backward loop in the direction of the forward loop",
         PORTABLE_LOOP,
-        "for t in times(steps, not reverse):",
-        "for t in times(steps, reverse):",
+        "for t in times(steps, not loop.reverse):",
+        "for t in times(steps, loop.reverse):",
         LOOP,
         PORTABLE,
     ),
@@ -325,7 +328,7 @@ MUTATIONS = [
     Mutation(
         "dW_nh from the state that is not scaled",
         SEQUENCE,
-        "n_rows = h_rows if reset_after else _rows(tape.r * tape.h_prev, xp=xp)",
+        "n_rows = h_rows if loop.reset_after else _rows(tape.r * tape.h_prev, xp=xp)",
         "n_rows = h_rows",
         LAYER,
     ),
@@ -333,8 +336,8 @@ MUTATIONS = [
     Mutation(
         "a direction forgotten",
         STACK,
-        "return form.bidirectional and place % 2 == 1",
-        "return False",
+        "replace(loop, reverse=True)) if",
+        "loop) if",
         LAYER,
     ),
     Mutation(
@@ -347,8 +350,8 @@ MUTATIONS = [
     Mutation(
         "a layer's h0 swapped with another's",
         STACK,
-        "                states[k, ...],\n                lengths",
-        "                states[len(params) - 1 - k, ...],\n                lengths",
+        "                states[k, ...],\n                each,",
+        "                states[len(params) - 1 - k, ...],\n                each,",
         LAYER,
     ),
     Mutation(
@@ -361,7 +364,7 @@ MUTATIONS = [
     Mutation(
         "h_n of a reverse direction from the wrong end",
         STACK,
-        "end = 0 if _reverse(k, form) else -1",
+        "end = 0 if each.reverse else -1",
         "end = -1",
         LAYER,
     ),
@@ -410,15 +413,15 @@ MUTATIONS = [
     Mutation(
         "dropout in eval",
         "gru_xp.layer",
-        "if not (self.training and self.dropout and",
-        "if not (self.dropout and",
+        "drawing = training and self.dropout > 0",
+        "drawing = self.dropout > 0",
         ("tests/test_layer_interface.py",),
     ),
     # JAX's accelerator
     Mutation(
         "scan: reverse forgotten",
         SCAN,
-        "(gx, mask), reverse=reverse)",
+        "(gx, mask), reverse=loop.reverse)",
         "(gx, mask), reverse=False)",
         LOOP,
         ACCELERATED,
@@ -426,8 +429,8 @@ MUTATIONS = [
     Mutation(
         "scan: backward in the direction of the forward scan",
         SCAN,
-        "reverse=not reverse",
-        "reverse=reverse",
+        "reverse=not loop.reverse",
+        "reverse=loop.reverse",
         LOOP,
         ACCELERATED,
     ),
@@ -457,26 +460,10 @@ MUTATIONS = [
     ),
     # NumPy's accelerator; its C++ has a table of its own
     Mutation(
-        "native: forward takes the reset gate before the product for after it",
-        NATIVE,
-        "    if not reset_after:\n        return NotImplemented\n    result",
-        "    result",
-        LAYER,
-        ACCELERATED,
-    ),
-    Mutation(
-        "native: backward takes the reset gate before the product for after it",
-        NATIVE,
-        "    if not reset_after:\n        return NotImplemented\n    return",
-        "    return",
-        LAYER,
-        ACCELERATED,
-    ),
-    Mutation(
         "native: lengths forgotten on the way back",
         NATIVE,
-        "*tape, weight_hh, lengths, reverse)",
-        "*tape, weight_hh, None, reverse)",
+        "*tape, weight_hh, loop.lengths, loop.reverse)",
+        "*tape, weight_hh, None, loop.reverse)",
         LOOP,
         ACCELERATED,
     ),
@@ -493,44 +480,88 @@ MUTATIONS = [
         ),
     ),
     Mutation(
-        "a cell's step goes to the accelerator though it is off",
+        "accelerators asked though they are off",
         ACCELERATORS,
-        "return step if step is not None and _enabled.get() else None",
-        "return step",
+        "if function is None or not are_on():",
+        "if function is None:",
         ("tests/test_accelerators.py",),
+    ),
+    Mutation(
+        "an accelerator asked whatever the loop's options",
+        ACCELERATORS,
+        "if loop is not PLAIN and not",
+        "if False and not",
+        ("tests/test_accelerators.py",),
+    ),
+    Mutation(
+        "an option that is an array not counted",
+        "gru_xp.core.loop",
+        "if value is not getattr(defaults, name)]",
+        "if name in CONSTANTS and value is not getattr(defaults, name)]",
+        ("tests/test_accelerators.py",),
+    ),
+    # The door
+    Mutation(
+        "a module's place left behind where its weights move",
+        "gru_xp.module",
+        "        self._place = Place.of(next(iter(weights.values())))\n",
+        "        self._place = vars(self).get('_place') or Place.of(next(iter(weights.values())))\n",
+        INTERFACE,
+    ),
+    Mutation(
+        "arrays of another device let in",
+        DOOR,
+        "return place.device is None or there is None or bool(place.device == there)",
+        "return True",
+        ("tests/test_cell_errors.py",),
+        unseen_on=frozenset({"numpy", "torch"}),  # which have one device here
+    ),
+    Mutation(
+        "what a wider float computes in not promoted",
+        DOOR,
+        "        return xp.result_type(dtype, other)",
+        "        return dtype",
+        ("tests/test_cell_dtypes.py",),
+    ),
+    Mutation(
+        "the sum of one row taken for that of all",
+        PRODUCTS,
+        "if rows.shape[0] == 1:",
+        "if rows.shape[0] >= 1:",
+        LOOP,
     ),
     # The cell
     Mutation(
         "no state given starts from ones",
-        "gru_xp.step",
+        STEP,
         "h = xp.zeros((*x.shape",
         "h = xp.ones((*x.shape",
         CELL,
     ),
     Mutation(
         "gradients left in the computing dtype",
-        "gru_xp.dtypes",
+        "gru_xp.arrays.dtypes",
         "return cast(gradient, value.dtype, xp=xp)",
         "return gradient",
         ("tests/test_cell_dtypes.py",),
     ),
     Mutation(
         "names of gates in another order",
-        "gru_xp.parameters",
+        PARAMETERS,
         "return packed[index * size : (index + 1) * size, ...]",
         "return packed[(2 - index) * size : (3 - index) * size, ...]",
         CELL,
     ),
     Mutation(
         "assignment to the wrong gate",
-        "gru_xp.parameters",
+        PARAMETERS,
         "before, after = index * size, (index + 1) * size",
         "before, after = (2 - index) * size, (3 - index) * size",
         INTERFACE,
     ),
     Mutation(
         "initial weights bounded by 1 / H",
-        "gru_xp.parameters",
+        PARAMETERS,
         "bound = 1 / math.sqrt(hidden_size)",
         "bound = 1 / hidden_size",
         CELL,
@@ -546,21 +577,21 @@ MUTATIONS = [
     Mutation(
         "tape kept in eval",
         "gru_xp.cell",
-        "keep_tape=self.training",
-        "keep_tape=True",
+        "keep_tape=training,",
+        "keep_tape=True,",
         INTERFACE,
     ),
     Mutation(
         "arguments kept as aliases",
         "gru_xp.cell",
-        "if self.training:\n            x = private",
-        "if False:\n            x = private",
+        "copies=training,",
+        "copies=False,",
         INTERFACE,
         unseen_on=frozenset({"jax"}),  # its arrays do not change
     ),
     Mutation(
         "a weight replaced where it should change in place",
-        "gru_xp.parameters",
+        PARAMETERS,
         "            weights[name][...] = value\n",
         "            result[name] = value\n",
         INTERFACE,
@@ -693,7 +724,7 @@ def _run(tests: Sequence[str], column: Column, mutation: int | None, output: str
 
 def has_accelerator(name: str) -> bool:
     """Whether a backend's tests come twice, accelerator on and off."""
-    from gru_xp.accelerators import find
+    from gru_xp.core.accelerators import find
 
     return find(name).module is not None
 
@@ -725,21 +756,23 @@ def outcome(index: int, column: Column) -> str:
 
 def main() -> int:
     """Run the table."""
-    from gru_xp import backend
+    from gru_xp.arrays import libraries
 
     parser = argparse.ArgumentParser(description="Show that the tests see each mutation.")
     parser.add_argument("--backend", action="append", metavar="NAME")
     parser.add_argument("--only", default="", metavar="TEXT", help="mutations whose name has TEXT")
     options = parser.parse_args()
-    for name in options.backend or backend.NAMESPACES:
-        if reason := backend.unusable(name):
+    for name in options.backend or libraries.NAMESPACES:
+        if reason := libraries.unusable(name):
             print(f"left out: {reason}")
             if options.backend:
                 return 2
     if names := stale():
         print(f"the code has moved on from these mutations: {', '.join(names)}")
         return 1
-    names = options.backend or [name for name in backend.NAMESPACES if not backend.unusable(name)]
+    names = options.backend or [
+        name for name in libraries.NAMESPACES if not libraries.unusable(name)
+    ]
     chosen = [index for index, each in enumerate(MUTATIONS) if options.only in each.name]
     wanted = columns(names)
 

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gru_xp
-from gru_xp import backend, portable
+from gru_xp.arrays.place import Place
+from gru_xp.core import portable
+from gru_xp.core.loop import Loop
 
-XP = backend.namespace("numpy")
+PLACE = Place.named("numpy")
 PORTABLE = SimpleNamespace(
-    forward=partial(portable.forward, xp=XP), backward=partial(portable.backward, xp=XP)
+    forward=partial(portable.forward, place=PLACE), backward=partial(portable.backward, place=PLACE)
 )
 DTYPES = ("float32", "float64")
 
@@ -31,6 +33,11 @@ class Case(NamedTuple):
     dh_last: Any
     lengths: Any = None
     reverse: bool = False
+
+    @property
+    def loop(self) -> Loop:
+        """What the recurrence is to run."""
+        return Loop(lengths=self.lengths, reverse=self.reverse)
 
 
 def draw_case(
@@ -70,9 +77,10 @@ def draw_case(
 
 def run(functions: Any, case: Case) -> Results:
     """States, tape and gradients by the pair of functions of a module."""
-    options: dict[str, Any] = {"lengths": case.lengths, "reverse": case.reverse}
-    h, tape = functions.forward(case.gx, case.h0, case.weight_hh, case.b_hn, **options)
-    back = functions.backward(case.dh, case.dh_last, tape, case.weight_hh, **options)
+    h, tape = functions.forward(
+        case.gx, case.h0, case.weight_hh, case.b_hn, case.loop, keep_tape=True
+    )
+    back = functions.backward(case.dh, case.dh_last, tape, case.weight_hh, case.loop)
     gates = tape._asdict()
     if case.lengths is not None:  # in padding the gates mean nothing
         valid = np.arange(len(case.gx))[:, None, None] < case.lengths[:, None]

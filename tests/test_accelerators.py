@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import accelerators, backend, products, recurrence
-from gru_xp.tape import Tape
+from gru_xp.accelerator_api import Accelerator, Loop, OptionalFunctions, Place
+from gru_xp.arrays import libraries
+from gru_xp.core import accelerators, recurrence
+from gru_xp.core.tape import Tape
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, make_cell
 
@@ -33,7 +36,9 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         calls.append("backward")
         return NotImplemented
 
-    module = SimpleNamespace(forward=forward, backward=backward, calls=calls)
+    module = SimpleNamespace(
+        forward=forward, backward=backward, calls=calls, OPTIONS=frozenset({"lengths"})
+    )
     monkeypatch.setattr(accelerators, "find", lambda name: accelerators.Found(module, "recording"))
     return module
 
@@ -84,16 +89,18 @@ def test_a_cell_in_eval_asks_for_the_quick_step_unless_it_is_off(
 
 
 def test_the_switch_belongs_to_the_thread_and_nests(recording: Any) -> None:
-    xp, module = SimpleNamespace(__name__="numpy"), recording
+    def ask() -> Any:
+        return accelerators.accelerated("forward", Place.named("numpy"))
+
     seen = []
     with gru_xp.use_accelerators(False):
         with gru_xp.use_accelerators(True):
-            assert accelerators.accelerator(xp) is module
-        assert accelerators.accelerator(xp) is None
-        thread = threading.Thread(target=lambda: seen.append(accelerators.accelerator(xp)))
+            assert ask() is recording.forward
+        assert ask() is None
+        thread = threading.Thread(target=lambda: seen.append(ask()))
         thread.start()
         thread.join()
-    assert seen == [module]
+    assert seen == [recording.forward]
 
 
 def run(code: str, path: Any, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -147,26 +154,144 @@ def test_an_accelerator_without_its_functions_is_not_used(tmp_path: Any) -> None
     assert "failed to load: AttributeError: it has no function forward" in done.stderr
 
 
-@pytest.mark.parametrize("name", list(backend.NAMESPACES))
-@pytest.mark.parametrize(
-    "portable",
-    [recurrence.forward, recurrence.backward, products.matmul],
-    ids=["forward", "backward", "matmul"],
-)
-def test_every_accelerator_takes_the_arguments_of_the_package(portable: Any, name: str) -> None:
-    if backend.unusable(name):
-        pytest.skip(backend.unusable(name))
-    found = accelerators.find(name)
+CONTRACT = [
+    (protocol, name)
+    for protocol in (Accelerator, OptionalFunctions)
+    for name, member in vars(protocol).items()
+    if isinstance(member, staticmethod)
+]
+
+
+@pytest.mark.parametrize("library", list(libraries.NAMESPACES))
+@pytest.mark.parametrize(("protocol", "function"), CONTRACT, ids=[name for _, name in CONTRACT])
+def test_every_accelerator_takes_the_arguments_of_the_contract(
+    protocol: Any, function: str, library: str
+) -> None:
+    if libraries.unusable(library):
+        pytest.skip(libraries.unusable(library))
+    found = accelerators.find(library)
     if found.module is None:
-        pytest.skip(f"{name}: {found.reason}")
-    own = getattr(found.module, portable.__name__, None)
-    if own is None and portable is products.matmul:
-        pytest.skip(f"{name}'s accelerator leaves products to its library")
-    expected = inspect.signature(portable).parameters
-    got = inspect.signature(own).parameters
-    assert [(p.name, p.kind, p.default) for p in got.values()] == [
-        (p.name, p.kind, p.default) for p in expected.values() if p.name != "xp"
+        pytest.skip(f"{library}: {found.reason}")
+    own = getattr(found.module, function, None)
+    if own is None and protocol is OptionalFunctions:
+        pytest.skip(f"{library}'s accelerator has no {function}")
+    try:
+        got = inspect.signature(own)  # type: ignore[arg-type]
+    except ValueError:
+        pytest.skip(f"{library}'s {function} is compiled, and does not tell its signature")
+    expected = inspect.signature(getattr(protocol, function))
+    for each in (got, expected):
+        assert all(p.default in (p.empty, None, 0.2) for p in each.parameters.values())
+    assert [(p.name, p.kind, p.default) for p in got.parameters.values()] == [
+        (p.name, p.kind, p.default) for p in expected.parameters.values()
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Invented(Loop):
+    """A loop with one option more."""
+
+    every_other_step: bool = False
+
+
+def test_an_option_that_nobody_has_heard_of_is_declined_by_every_accelerator(
+    accelerated: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = accelerated
+    module = accelerators.find(lib.name).module
+    assert module is not None
+    asked: list[str] = []
+
+    def spy(name: str) -> Any:
+        own = getattr(module, name)
+        return lambda *arguments, **options: asked.append(name) or own(*arguments, **options)
+
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(module, name, spy(name))
+    arrays = [lib.array(draw(*shape, seed=0)) for shape in ((4, N, 3 * H), (N, H), (3 * H, H))]
+    results = []
+    with gru_xp.use_accelerators(True):
+        for loop in (Loop(), Invented(every_other_step=True)):
+            h, tape = recurrence.forward(*arrays, None, loop, keep_tape=True, place=lib.place())
+            assert tape is not None
+            gradients = recurrence.backward(h, None, tape, arrays[2], loop, place=lib.place())
+            results.append([lib.numpy(each) for each in (h, *gradients)])
+    assert asked == ["forward", "backward"]  # for the first alone
+    for one, other in zip(*results, strict=True):  # and the portable loop ran in its place
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
+
+
+def test_an_accelerator_gets_the_options_that_it_takes_and_no_other(
+    lib: Library, recording: Any
+) -> None:
+    place, lengths = lib.place(), lib.array([4, 0, 2], "int64")
+    with gru_xp.use_accelerators(True):
+        for loop, taken in (
+            (Loop(), True),
+            (Loop(lengths=lengths), True),
+            (Loop(reverse=True), False),
+            (Loop(lengths=lengths, reset_after=False), False),
+        ):
+            asked = accelerators.accelerated("forward", place, loop)
+            assert asked is (recording.forward if taken else None)
+
+
+def test_a_whole_gru_in_eval_goes_to_an_accelerator_that_has_sequence(
+    lib: Library, recording: Any
+) -> None:
+    gru = gru_xp.GRU(I, H, backend=lib.name, device=lib.device, dtype="float64", rng=0)
+    x, marked = lib.array(draw(4, N, I, seed=0)), object()
+    given: list[Any] = []
+
+    def sequence(*arguments: Any) -> Any:
+        given.append(arguments)
+        return (marked, marked) if len(given) == 2 else NotImplemented
+
+    with gru_xp.use_accelerators(False):
+        wanted, _ = gru.eval()(x, lengths=[4, 0, 2])
+    with gru_xp.use_accelerators(True):
+        recording.sequence = sequence
+        gru.train()(x)
+        gru.eval()(x, return_gates=True)
+        assert given == []  # which leave a tape, or need one
+        lib.assert_close(gru(x, lengths=[4, 0, 2])[0], lib.numpy(wanted), atol=1e-14)  # declined
+        assert gru(x, lengths=[4, 0, 2]) == (marked, marked)
+    (its_x, h0, params, loop, form), _ = given
+    assert its_x is x
+    assert h0 is None
+    assert [each.weight_ih is gru.weight_ih_l0 for each in params] == [True]
+    assert loop.lengths == [4, 0, 2]  # as it was given
+    assert form == (False, False)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_torch_compile_traces_through_an_accelerator_and_its_switch(
+    lib: Library, recording: Any, enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lib.name != "torch":
+        pytest.skip("about torch.compile")
+    torch = pytest.importorskip("torch", reason="about torch")
+    torch._dynamo.reset()
+    from gru_xp.functional import gru_cell
+
+    accelerators._load("torch")  # as where the first array of torch is seen
+    place_marks = lib.array(np.full((1, N, H), 7.0))
+
+    def forward(gx: Any, *arguments: Any, **options: Any) -> Any:
+        return gx[..., :H] * 0 + place_marks, None
+
+    recording.forward = forward
+    params = make_cell(lib).params
+    compiled = torch.compile(
+        lambda x: gru_cell(params, x, keep_tape=False)[0], fullgraph=True, backend="eager"
+    )
+    x = lib.array(draw(N, I, seed=0))
+    with gru_xp.use_accelerators(enabled):
+        got = compiled(x)
+    with gru_xp.use_accelerators(False):
+        portable = gru_cell(params, x)[0]
+    wanted = np.full((N, H), 7.0) if enabled else lib.numpy(portable)
+    lib.assert_close(got, wanted, atol=1e-14)
 
 
 def test_what_runs_the_loop_is_told_with_the_switch(lib: Library) -> None:
@@ -185,5 +310,7 @@ def test_jaxs_accelerator_declines_a_single_step(lib: Library) -> None:
     module = accelerators.find("jax").module
     gx, h0 = lib.array(draw(1, N, 3 * H, seed=0)), lib.array(draw(N, H, seed=1))
     weight_hh = lib.array(draw(3 * H, H, seed=2))
-    assert module.forward(gx, h0, weight_hh, None) is NotImplemented
-    assert module.forward(lib.xp.concat([gx, gx]), h0, weight_hh, None) is not NotImplemented
+    rest = (h0, weight_hh, None, Loop())
+    assert module.forward(gx, *rest, keep_tape=True) is NotImplemented
+    two = lib.xp.concat([gx, gx])
+    assert module.forward(two, *rest, keep_tape=True) is not NotImplemented

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend, stack, step
+from gru_xp.arrays import devices, libraries
+from gru_xp.arrays.place import Place, runs_there
+from gru_xp.arrays.transfer import private
+from gru_xp.core import stack, step
 from tests.library import Library
 
 
@@ -52,17 +56,20 @@ def test_a_library_that_is_not_installed_says_how_to_install_it() -> None:
         "import importlib.util, sys\n"
         "find = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *a: None if name == 'jax' else find(name, *a)\n"
-        "from gru_xp import backend\n"
-        "print(backend.unusable('jax'))\n"
-        "try: backend.namespace('jax')\n"
-        "except backend.BackendError as error: print(error)\n"
+        "from gru_xp.arrays import libraries\n"
+        "print(libraries.unusable('jax'))\n"
+        "try: libraries.namespace('jax')\n"
+        "except libraries.BackendError as error: print(error)\n"
     )
     assert python(code) == "jax is not installed: pip install jax\n" * 2
 
 
 def test_a_library_that_fails_to_start_says_why(tmp_path: Any) -> None:
     (tmp_path / "cupy.py").write_text("raise OSError('libcudart is missing')")
-    code = "from gru_xp import backend; print(backend.unusable('cupy')); print(*backend.backends())"
+    code = (
+        "import gru_xp; from gru_xp.arrays import libraries\n"
+        "print(libraries.unusable('cupy')); print(*gru_xp.backends())"
+    )
     printed = python(code, PYTHONPATH=str(tmp_path))
     assert printed.startswith(
         "cupy is installed but fails to start: OSError: libcudart is missing\n"
@@ -91,7 +98,8 @@ def fake_cupy(path: Any, answer: str) -> None:
 def test_auto_is_numpy_without_a_cuda_device_and_says_so(tmp_path: Any) -> None:
     fake_cupy(tmp_path, "raise RuntimeError('cudaErrorNoDevice')")
     printed = python(
-        "from gru_xp import backend, GRUCell; print(*backend.resolve('auto'));"
+        "from gru_xp import GRUCell; from gru_xp.arrays import libraries\n"
+        "print(*libraries.resolve('auto'))\n"
         "print(GRUCell(2, 2, backend='auto').backend)",
         PYTHONPATH=str(tmp_path),
     )
@@ -104,7 +112,7 @@ def test_auto_is_numpy_without_a_cuda_device_and_says_so(tmp_path: Any) -> None:
 
 def test_auto_is_cupy_where_a_cuda_device_is_usable(tmp_path: Any) -> None:
     fake_cupy(tmp_path, "return 1")
-    code = "from gru_xp import backend; print(*backend.resolve('auto'))"
+    code = "from gru_xp.arrays import libraries; print(*libraries.resolve('auto'))"
     assert python(code, PYTHONPATH=str(tmp_path)) == "cupy a CUDA device is usable\n"
 
 
@@ -112,7 +120,7 @@ def test_auto_is_numpy_where_cupy_finds_a_device_but_cannot_compute(tmp_path: An
     fake_cupy(tmp_path, "return 1")
     with (tmp_path / "cupy" / "__init__.py").open("a") as file:
         file.write("def tanh(x): raise RuntimeError('no NVRTC')\n")
-    code = "from gru_xp import backend; print(*backend.resolve('auto'))"
+    code = "from gru_xp.arrays import libraries; print(*libraries.resolve('auto'))"
     assert python(code, PYTHONPATH=str(tmp_path)) == (
         "numpy no GPU: cupy finds a CUDA device but cannot compute on it: no NVRTC\n"
     )
@@ -122,16 +130,14 @@ def test_auto_is_numpy_where_cupy_finds_a_device_but_cannot_compute(tmp_path: An
 def test_a_jax_that_cannot_start_is_reported(lib: Library, platforms: str) -> None:
     if lib.name != "jax":
         pytest.skip("about JAX")
-    code = (
-        "from gru_xp import backend; print([b for b in backend.backends() if b.name == 'jax'][0])"
-    )
+    code = "import gru_xp; print([b for b in gru_xp.backends() if b.name == 'jax'][0])"
     printed = python(code, JAX_PLATFORMS=platforms)
     assert "usable=False" in printed
     assert "jax is installed but fails to start: " in printed
 
 
 def test_a_backend_asked_for_by_name_resolves_to_itself(lib: Library) -> None:
-    assert backend.resolve(lib.name) == (lib.name, "asked for by name")
+    assert libraries.resolve(lib.name) == (lib.name, "asked for by name")
 
 
 def test_importing_imports_no_array_library_but_numpy() -> None:
@@ -181,12 +187,12 @@ def test_bfloat16_comes_back_as_float32(lib: Library) -> None:
 
 
 def test_devices_resolve_by_name_index_and_object(lib: Library) -> None:
-    for index, device in enumerate(backend.devices(lib.name)):
-        assert backend.as_device(lib.xp, device) == device
-        assert backend.as_device(lib.xp, str(device)) == device
+    for index, device in enumerate(devices.devices(lib.name)):
+        assert devices.as_device(lib.name, device) == device
+        assert devices.as_device(lib.name, str(device)) == device
         if lib.name != "torch":  # where a number means an accelerator's
-            assert backend.as_device(lib.xp, index) == device
-    assert backend.as_device(lib.xp, None) is None
+            assert devices.as_device(lib.name, index) == device
+    assert devices.as_device(lib.name, None) is None
 
 
 def test_calls_on_cupy_run_on_the_device_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,18 +206,17 @@ def test_calls_on_cupy_run_on_the_device_of_the_weights(monkeypatch: pytest.Monk
         def __exit__(self, *reason: object) -> None:
             events.append("exit")
 
-    class Weight:
-        device = Device()
-
-    @backend.runs_on_device_of_weights
-    def call(params: Any, *, xp: Any) -> list[str]:
+    @runs_there
+    def call(*, place: Place) -> list[str]:
         return list(events)
 
-    assert call([(Weight(),)], xp=np) == []
-    monkeypatch.setattr(backend, "name_of", lambda xp: "cupy")
-    monkeypatch.setattr(backend, "array_namespace", lambda *arrays: None)
-    assert call([(Weight(),)], xp=None) == ["enter"]
+    assert call(place=Place("numpy", "cpu", None)) == []
+    assert call(place=Place("cupy", Device(), None)) == ["enter"]
     assert events == ["enter", "exit"]
+    stand_in = SimpleNamespace(astype=lambda *a, **k: events.append("copy"))
+    monkeypatch.setitem(libraries._namespaces, "cupy", stand_in)
+    private(np.zeros(1), Place("cupy", Device(), None))
+    assert events[2:] == ["enter", "copy", "exit"]
     for function in (step.forward, step.backward, step.gate_gradients):
         assert hasattr(function, "__wrapped__")
     for function in (stack.forward, stack.backward, stack.gates):

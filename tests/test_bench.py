@@ -14,11 +14,13 @@ import pytest
 for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
     pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
 
-from gru_xp import accelerators, backend, cli  # noqa: E402
+from gru_xp import cli  # noqa: E402
+from gru_xp.arrays import libraries  # noqa: E402
 from gru_xp.bench import cases, memory, parent, peers  # noqa: E402
 from gru_xp.bench.cases import Job, Size  # noqa: E402
 from gru_xp.bench.contestants import Own, contestants  # noqa: E402
 from gru_xp.bench.errors import UnavailableError  # noqa: E402
+from gru_xp.core import accelerators  # noqa: E402
 
 TINY = ("--sizes", "5x2x8x6,3x4x5x6", "--steps", "8", "--threads", "1", "--repeats", "2")
 
@@ -111,7 +113,7 @@ def test_float64_agrees_too(peer: str) -> None:
 
 @pytest.mark.parametrize("name", ["array_api_strict", "jax", "torch"])
 def test_gru_xp_runs_on_other_backends(name: str) -> None:
-    if reason := backend.unusable(name):
+    if reason := libraries.unusable(name):
         pytest.skip(reason)
     answer = parent.run(Job((Size(5, 2, 8, 6),), (4,), 1, (), True, name, "float32", repeats=1))
     assert answer["recurrence"] == accelerators.running(name)
@@ -174,7 +176,7 @@ def test_what_cannot_be_used_is_one_line_before_anything_is_measured(
 def test_a_backend_that_is_not_here_is_told_with_the_reason(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "unusable", lambda name: f"{name} is not installed: why")
+    monkeypatch.setattr(libraries, "unusable", lambda name: f"{name} is not installed: why")
     assert run("--backend", "cupy") == (2, "", "gru-xp: error: cupy is not installed: why\n")
 
 
@@ -216,4 +218,4 @@ def test_the_portable_row_has_the_accelerators_off() -> None:
     work = cases.work(Size(2, 1, 3, 4), "float32")
     for call in (portable.forward(work), portable.training(work), portable.step(work)):
         with call.context():
-            assert not accelerators._enabled.get()
+            assert not accelerators.are_on()

@@ -16,7 +16,8 @@ import pytest
 for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
     pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
 
-from gru_xp import accelerators, backend, cli  # noqa: E402
+from gru_xp import cli  # noqa: E402
+from gru_xp.arrays import libraries  # noqa: E402
 from gru_xp.bench import (  # noqa: E402
     cases,
     child,
@@ -31,6 +32,7 @@ from gru_xp.bench import (  # noqa: E402
 from gru_xp.bench.cases import GPU_SIZES, Case, Job, Size  # noqa: E402
 from gru_xp.bench.contestants import Call, Contestant  # noqa: E402
 from gru_xp.bench.errors import FailedError  # noqa: E402
+from gru_xp.core import accelerators  # noqa: E402
 from tests.cuda import Machine  # noqa: E402
 
 H100 = {
@@ -97,8 +99,7 @@ def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     module.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=free_all_blocks)
     monkeypatch.setitem(sys.modules, "cupy", module)  # type: ignore[arg-type]
-    monkeypatch.setitem(backend.NAMESPACES, "cupy", "array_api_compat.numpy")
-    monkeypatch.setattr(backend, "unusable", lambda name: "")
+    monkeypatch.setitem(libraries._namespaces, "cupy", libraries.namespace("numpy"))
     return module
 
 

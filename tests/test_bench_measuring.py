@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gru_xp import accelerators
 from gru_xp.bench import cases, machine, memory, parent, report, timing
 from gru_xp.bench.cases import Case, Job, Size
 from gru_xp.bench.contestants import Call, Contestant
 from gru_xp.bench.errors import BenchError, FailedError
+from gru_xp.core import accelerators
 
 CASE = Case("forward", Size(5, 2, 8, 6))
 JOB = Job((Size(5, 2, 8, 6),), (4,), 1, (), True, "numpy", "float32", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gru_xp import dtypes
+from gru_xp.arrays import dtypes
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, host, make_cell
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend, dtypes
+from gru_xp.arrays import dtypes, libraries, transfer
+from gru_xp.arrays.place import Place
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, make_cell
 
@@ -86,9 +87,7 @@ def test_what_is_no_array_is_refused_with_the_remedy(lib: Library, value: Any) -
 
 def test_arrays_of_another_library_are_refused_naming_both_and_the_remedy(lib: Library) -> None:
     other = "array_api_strict" if lib.name != "array_api_strict" else "numpy"
-    foreign = backend.from_numpy(
-        np.zeros((N, I)), xp=backend.namespace(other), dtype=backend.namespace(other).float64
-    )
+    foreign = transfer.from_numpy(np.zeros((N, I)), Place.named(other, dtype="float64"))
     cell = make_cell(lib)
     for call in (lambda: cell(foreign), lambda: cell(lib.array(np.zeros((N, I))), foreign)):
         with pytest.raises(TypeError, match=rf"array of {other}, the weights are of {lib.name}"):
@@ -130,12 +129,13 @@ def test_a_dtype_that_the_library_has_not_is_refused() -> None:
 
 def test_bfloat16_of_cupy_is_that_of_ml_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
-    cupy = SimpleNamespace(__name__="array_api_compat.cupy")  # which has no attribute bfloat16
-    assert dtypes.as_dtype(cupy, "bfloat16") == np.dtype(ml_dtypes.bfloat16)
-    assert dtypes.as_dtype(cupy, np.dtype(ml_dtypes.bfloat16)).name == "bfloat16"
+    # Which has no attribute bfloat16.
+    monkeypatch.setitem(libraries._namespaces, "cupy", SimpleNamespace())
+    assert dtypes.as_dtype("cupy", "bfloat16") == np.dtype(ml_dtypes.bfloat16)
+    assert dtypes.as_dtype("cupy", np.dtype(ml_dtypes.bfloat16)).name == "bfloat16"
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(gru_xp.BackendError, match="cupy has bfloat16 only with ml_dtypes: pip"):
-        dtypes.as_dtype(cupy, "bfloat16")
+        dtypes.as_dtype("cupy", "bfloat16")
 
 
 def test_an_unknown_device_is_refused_naming_those_there_are(lib: Library) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import dtypes
+from gru_xp.arrays import dtypes
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, host, make_cell
 

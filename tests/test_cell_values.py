@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend, reference
+from gru_xp.arrays import transfer
+from gru_xp.checking import reference
 from tests.library import Library
 
 I, H, N = 5, 4, 3  # noqa: E741
@@ -26,7 +27,7 @@ def draw(*shape: int, seed: int) -> np.ndarray[Any, Any]:
 
 
 def host(arrays: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: backend.to_numpy(array) for name, array in arrays.items()}
+    return {name: transfer.to_numpy(array) for name, array in arrays.items()}
 
 
 @pytest.mark.parametrize("bias", [True, False])

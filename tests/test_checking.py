@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import accelerators, backend, checking, equations, recurrence, reference, sequence
-from gru_xp.checking import CheckResult, check_backends
+from gru_xp.arrays import devices
+from gru_xp.checking import CheckResult, check_backends, comparison, reference
+from gru_xp.core import accelerators, equations, recurrence, sequence
+from gru_xp.core.parameters import shapes
 from gru_xp.functional import GRUParams, gru_cell, gru_cell_backward
 from tests.library import Library
 from tests.native import PORTABLE
@@ -20,7 +22,7 @@ def test_a_backend_passes_on_every_device_dtype_and_path(lib: Library) -> None:
     results = check_backends([lib.name])
     assert all(each.passed for each in results), results
     assert {each.device for each in results} == {
-        backend.device_name(d) for d in backend.devices(lib.name)
+        devices.device_name(d) for d in devices.devices(lib.name)
     }
     assert {each.dtype for each in results} == {"float32", "float64"}
     paths = {"portable"}
@@ -63,9 +65,11 @@ def test_a_wrong_accelerator_fails_on_its_own_path_alone(monkeypatch: pytest.Mon
         h, tape = PORTABLE.forward(*arguments, **options)
         return h * 1.001, tape
 
-    module = SimpleNamespace(forward=forward, backward=PORTABLE.backward)
+    module = SimpleNamespace(
+        forward=forward, backward=PORTABLE.backward, OPTIONS={"lengths", "reverse"}
+    )
     monkeypatch.setattr(accelerators, "find", lambda name: accelerators.Found(module, "wrong"))
-    monkeypatch.setattr(checking, "find", accelerators.find)
+    monkeypatch.setattr(comparison, "find", accelerators.find)
     results = check_backends(["numpy"])
     assert {each.path: each.passed for each in results} == {"portable": True, "wrong": False}
     for each in results:
@@ -101,7 +105,7 @@ def test_a_backend_that_is_not_here_is_an_error() -> None:
 def test_the_switch_is_back_where_it_was() -> None:
     with gru_xp.use_accelerators(False):
         check_backends(["numpy"])
-        assert not accelerators._enabled.get()
+        assert not accelerators.are_on()
 
 
 class TestReference:
@@ -123,9 +127,7 @@ class TestReference:
     @pytest.mark.parametrize("reverse", [False, True])
     def test_gradients_are_finite_differences(self, reverse: bool) -> None:
         rng = np.random.default_rng(0)
-        weights = {
-            name: rng.normal(size=shape) for name, shape in gru_xp.parameters.shapes(2, 3).items()
-        }
+        weights = {name: rng.normal(size=shape) for name, shape in shapes(2, 3).items()}
         x, h0 = rng.normal(size=(4, 2, 2)), rng.normal(size=(2, 3))
         dh, dh_last = rng.normal(size=(4, 2, 3)), rng.normal(size=(2, 3))
         options: dict[str, Any] = {"lengths": [4, 2], "reverse": reverse}

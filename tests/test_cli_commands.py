@@ -15,7 +15,9 @@ import pytest
 for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
     pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
 
-from gru_xp import backend, checking, cli  # noqa: E402
+import gru_xp  # noqa: E402
+from gru_xp import checking, cli  # noqa: E402
+from gru_xp.arrays import libraries  # noqa: E402
 from gru_xp.training import checkpoint, session  # noqa: E402
 
 TINY = ("--hidden-size", "8", "--steps", "10", "--batch-size", "3", "--seq-len", "5")
@@ -53,7 +55,7 @@ def test_train_ends_with_its_result_a_sample_and_the_files(run: Run) -> None:
     ran = run("train", "text", *TINY)
     assert ran.status == 0
     assert ran.out.startswith("backend numpy (")
-    assert backend.resolve("auto")[1] in ran.out.splitlines()[0]
+    assert libraries.resolve("auto")[1] in ran.out.splitlines()[0]
     for word in ("this GRU", "gzip", "bz2", "xz", "a sample", "held out", "gru-xp-model"):
         assert word in ran.out
     assert "step 10/10: " in ran.err
@@ -93,8 +95,8 @@ def test_a_run_in_16_bits_trains_resumes_and_writes(run: Run) -> None:
 
 
 def test_sample_says_where_the_backend_lacks_the_runs_dtype(run: Run) -> None:
-    if backend.unusable("torch"):
-        pytest.skip(backend.unusable("torch"))
+    if libraries.unusable("torch"):
+        pytest.skip(libraries.unusable("torch"))
     assert run("train", "text", *TINY, "--dtype", "bfloat16", "--backend", "torch").status == 0
     ran = run("sample", "--length", "20", "--backend", "numpy")
     assert ran.status == 0
@@ -177,7 +179,7 @@ def test_sample_at_temperature_zero_needs_no_seed(trained: Run) -> None:
 def test_info_tells_versions_backends_devices_and_threads(run: Run) -> None:
     ran = run("info")
     assert ran.status == 0
-    for each in backend.backends():
+    for each in gru_xp.backends():
         assert f"backend {each.name}" in ran.out
         assert all(device in ran.out for device in each.devices)
         assert each.reason in ran.out
@@ -206,8 +208,8 @@ def test_check_tells_which_backends_it_checks_and_why_not_the_others(
     monkeypatch.setattr(checking, "check_backends", lambda names: asked.append(names) or [])
     ran = run("check")
     assert asked == [None]
-    for name in backend.NAMESPACES:
-        assert f"backend {name}: {backend.unusable(name) or 'usable'}" in ran.out
+    for name in libraries.NAMESPACES:
+        assert f"backend {name}: {libraries.unusable(name) or 'usable'}" in ran.out
 
 
 def test_a_failed_check_has_status_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

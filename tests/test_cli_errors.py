@@ -11,7 +11,8 @@ import pytest
 for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
     pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
 
-from gru_xp import backend, cli  # noqa: E402
+from gru_xp import cli  # noqa: E402
+from gru_xp.arrays import libraries  # noqa: E402
 from gru_xp.training import checkpoint  # noqa: E402
 from gru_xp.training.model import CharModel  # noqa: E402
 
@@ -118,7 +119,7 @@ def test_a_seed_must_be_an_integer_from_zero_on(refused: Refused, command: str, 
 def test_a_backend_that_is_not_here_is_told_with_the_reason(
     refused: Refused, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "unusable", lambda name: f"{name} is not\ninstalled: why")
+    monkeypatch.setattr(libraries, "unusable", lambda name: f"{name} is not\ninstalled: why")
     assert refused(command, "--backend", "cupy") == "cupy is not installed: why"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gru_xp import backend
+from gru_xp.arrays import libraries
 from tests.test_cuda_values import SIZES, TOLERANCE, Case, check, draw_case
 
 LARGE = [(20, 1, 1024), (20, 64, 1024), (9, 256, 1024), (9, 16, 2048), (9, 64, 2048)]
@@ -15,9 +16,9 @@ LARGE = [(20, 1, 1024), (20, 64, 1024), (9, 256, 1024), (9, 16, 2048), (9, 64, 2
 
 @pytest.fixture
 def cupy() -> Any:
-    if reason := backend.unusable("cupy"):
+    if reason := libraries.unusable("cupy"):
         pytest.skip(reason)
-    return backend.namespace("cupy")
+    return libraries.namespace("cupy")
 
 
 class OnGpu:
@@ -26,26 +27,27 @@ class OnGpu:
     def __init__(self, *, persistent: bool) -> None:
         self.persistent = persistent
 
-    def forward(self, *arrays: Any, **options: Any) -> Any:
-        return self._call("forward", arrays, options)
+    def forward(self, *arguments: Any, keep_tape: bool) -> Any:
+        return self._call("forward", *arguments, keep_tape=keep_tape)
 
-    def backward(self, dh: Any, dh_last: Any, tape: Any, weight: Any, **options: Any) -> Any:
+    def backward(self, dh: Any, dh_last: Any, tape: Any, weight: Any, loop: Any) -> Any:
         import cupy
 
-        from gru_xp.tape import Tape
+        from gru_xp.core.tape import Tape
 
         moved = Tape(*map(cupy.asarray, tape))
-        return self._call("backward", (dh, dh_last, moved, weight), options)
+        return self._call("backward", dh, dh_last, moved, weight, loop)
 
-    def _call(self, function: str, arrays: Any, options: Any) -> Any:
+    def _call(self, function: str, *arguments: Any, **options: Any) -> Any:
         import cupy
         import gru_xp_cupy
 
-        lengths = options["lengths"]
-        options |= {"lengths": None if lengths is None else cupy.asarray(lengths)}
+        *arrays, loop = arguments
+        if loop.lengths is not None:
+            loop = replace(loop, lengths=cupy.asarray(loop.lengths))
         moved = [each if isinstance(each, tuple) else cupy.asarray(each) for each in arrays]
         with gru_xp_cupy.use_persistent_kernel(self.persistent):
-            results = getattr(gru_xp_cupy, function)(*moved, **options)
+            results = getattr(gru_xp_cupy, function)(*moved, loop, **options)
         assert results is not NotImplemented
         return tuple(
             tuple(map(cupy.asnumpy, each)) if isinstance(each, tuple) else cupy.asnumpy(each)

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import accelerators, recurrence
+from gru_xp.accelerator_api import Accelerator
+from gru_xp.arrays import libraries
+from gru_xp.core import accelerators
+from gru_xp.core.loop import Loop
 from tests.cuda import Machine
 from tests.test_cuda_values import DTYPES, TOLERANCE, assert_close, check, draw_case, exactly
 
@@ -25,18 +28,17 @@ def cuda(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The accelerator's module; NumPy's namespace stands in for CuPy's."""
     import gru_xp_cupy
 
-    monkeypatch.setitem(gru_xp.backend.NAMESPACES, "cupy", "array_api_compat.numpy")
-    monkeypatch.setattr(gru_xp.backend, "unusable", lambda name: None)
+    monkeypatch.setitem(libraries._namespaces, "cupy", libraries.namespace("numpy"))
     return gru_xp_cupy
 
 
-@pytest.mark.parametrize("portable", [recurrence.forward, recurrence.backward])
-def test_its_functions_take_the_recurrences_arguments(cuda: Any, portable: Any) -> None:
-    expected = inspect.signature(portable).parameters
-    got = inspect.signature(getattr(cuda, portable.__name__)).parameters
-    assert [(p.name, p.kind, p.default) for p in got.values()] == [
-        (p.name, p.kind, p.default) for p in expected.values() if p.name != "xp"
-    ]
+@pytest.mark.parametrize("function", ["forward", "backward"])
+def test_its_functions_take_the_contracts_arguments(cuda: Any, function: str) -> None:
+    expected, got = (
+        [(p.name, p.kind, p.default) for p in inspect.signature(each).parameters.values()]
+        for each in (getattr(Accelerator, function), getattr(cuda, function))
+    )
+    assert got == expected
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -101,22 +103,21 @@ def test_a_persistent_kernel_that_fails_its_check_would_not_run(
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "options"),
+    ("shape", "dtype"),
     [
-        ((2, 3, 12), "float32", {"reset_after": False}),
-        ((2, 3, 12), "int32", {}),
-        ((0, 3, 12), "float32", {}),
-        ((2, 0, 12), "float32", {}),
+        ((2, 3, 12), "int32"),
+        ((0, 3, 12), "float32"),
+        ((2, 0, 12), "float32"),
     ],
 )
 def test_other_calls_are_declined(
-    machine: Machine, cuda: Any, shape: tuple[int, int, int], dtype: str, options: dict[str, Any]
+    machine: Machine, cuda: Any, shape: tuple[int, int, int], dtype: str
 ) -> None:
     gx, h0 = np.zeros(shape, dtype), np.zeros((shape[1], 4), dtype)
     weight = np.zeros((12, 4), dtype)
-    assert cuda.forward(gx, h0, weight, None, **options) is NotImplemented
+    assert cuda.forward(gx, h0, weight, None, Loop(), keep_tape=True) is NotImplemented
     dh = np.zeros((*shape[:2], 4), dtype)
-    assert cuda.backward(dh, None, (dh,) * 5, weight, **options) is NotImplemented
+    assert cuda.backward(dh, None, (dh,) * 5, weight, Loop()) is NotImplemented
     assert machine.launched == []
 
 
@@ -129,13 +130,13 @@ def test_options_of_a_step(machine: Machine, cuda: Any, infinite: bool) -> None:
         weight[0, 0] = np.inf
         h0 = np.abs(h0)
     lengths = np.asarray([0, 0, 0, 0], np.int32) if infinite else None
-    gx = gx if infinite else np.nan_to_num(gx)
+    gx, loop = gx if infinite else np.nan_to_num(gx), Loop(lengths=lengths)
     for enabled in (False, True):
         with cuda.use_persistent_kernel(enabled):
-            h, tape = cuda.forward(gx, h0, weight, None, lengths=lengths, keep_tape=False)
+            h, tape = cuda.forward(gx, h0, weight, None, loop, keep_tape=False)
             assert tape is None
-            _, tape = cuda.forward(gx, h0, weight, None, lengths=lengths)
-            dgx, dgh_n, dh0 = cuda.backward(case.dh, None, tape, weight, lengths=lengths)
+            _, tape = cuda.forward(gx, h0, weight, None, loop, keep_tape=True)
+            dgx, dgh_n, dh0 = cuda.backward(case.dh, None, tape, weight, loop)
         if infinite:
             np.testing.assert_array_equal(h, np.broadcast_to(h0, h.shape))
             assert not dgx.any()
@@ -146,7 +147,7 @@ def test_options_of_a_step(machine: Machine, cuda: Any, infinite: bool) -> None:
             plain = case._replace(
                 forward=(gx, h0, weight, none),
                 dh_last=np.zeros_like(h0),
-                options={"lengths": None, "reverse": False},
+                loop=Loop(),
             )
             wanted_h, _, *wanted = exactly(plain)
             assert_close(h, wanted_h, 1e-6)
@@ -164,10 +165,8 @@ def test_the_persistent_kernel_has_the_same_bits_in_any_order_of_events(
     case = draw_case((3, 17, 72), "float32" if machine.tf32 else precision)
     seen = set()
     for machine.seed in range(4):
-        h, tape = persistent.forward(*case.forward, **case.options, keep_tape=True)
-        gradients = persistent.backward(
-            case.dh, case.dh_last, tape, case.forward[2], **case.options
-        )
+        h, tape = persistent.forward(*case.forward, case.loop, keep_tape=True)
+        gradients = persistent.backward(case.dh, case.dh_last, tape, case.forward[2], case.loop)
         seen.add(b"".join(each.tobytes() for each in (h, *tape, *gradients)))
     assert len(seen) == 1
 
@@ -197,7 +196,7 @@ def test_a_kernel_that_does_not_compile_steps_aside(
     monkeypatch.setattr(compiled, "gates", fail)
     case = draw_case((2, 3, 24), "float64")
     with pytest.warns(RuntimeWarning, match="ValueError: no such instruction"):
-        assert cuda.forward(*case.forward, **case.options) is NotImplemented
+        assert cuda.forward(*case.forward, case.loop, keep_tape=True) is NotImplemented
 
 
 def test_the_check_is_made_once_for_each_kernel(machine: Machine, cuda: Any) -> None:
@@ -205,7 +204,8 @@ def test_the_check_is_made_once_for_each_kernel(machine: Machine, cuda: Any) -> 
 
     with cuda.use_persistent_kernel():
         for rows in (1, 3, 4, 17, 30):
-            cuda.forward(*draw_case((2, rows, 24), "float32").forward)
+            case = draw_case((2, rows, 24), "float32")
+            cuda.forward(*case.forward, case.loop, keep_tape=True)
     # The tile of the rows, and two tiles of units on each of 4 multiprocessors.
     wanted = {((rows, 24), (17, 40)) for rows in (1, 4, 16)}
     assert {key[2] for key in trust._trusted} == wanted
@@ -247,9 +247,9 @@ def test_arrays_of_several_dtypes_are_declined(machine: Machine, cuda: Any) -> N
     for place in range(1, 4):
         mixed = [gx, h0, weight, b_hn]
         mixed[place] = mixed[place].astype(np.float16)
-        assert cuda.forward(*mixed) is NotImplemented
+        assert cuda.forward(*mixed, case.loop, keep_tape=True) is NotImplemented
     tape = (case.dh, case.dh, case.dh, case.dh, case.dh.astype(np.float64))
-    assert cuda.backward(case.dh, None, tape, weight) is NotImplemented
+    assert cuda.backward(case.dh, None, tape, weight, case.loop) is NotImplemented
     assert machine.launched == []
 
 
@@ -336,7 +336,7 @@ def test_arrays_need_not_be_contiguous_nor_lengths_of_64_bits(
         forward=tuple(strided[:4]),
         dh=strided[4],
         dh_last=np.asfortranarray(case.dh_last),
-        options=case.options | {"lengths": case.options["lengths"].astype(np.int32)},
+        loop=Loop(lengths=case.loop.lengths.astype(np.int32), reverse=case.loop.reverse),
     )
     with cuda.use_persistent_kernel(persistent):
         check(cuda, odd, TOLERANCE["float32"])

@@ -75,7 +75,7 @@ def test_a_driver_that_cannot_run_all_blocks_at_once_is_believed(machine: Machin
 
     case = draw_case((2, 3, 24), "float32")
     machine.blocks_at_once = 0
-    assert persistent.forward(*case.forward, **case.options, keep_tape=True) is NotImplemented
+    assert persistent.forward(*case.forward, case.loop, keep_tape=True) is NotImplemented
     gates = case.dh, case.dh, case.dh, case.dh, case.dh
-    result = persistent.backward(case.dh, None, gates, case.forward[2], **case.options)
+    result = persistent.backward(case.dh, None, gates, case.forward[2], case.loop)
     assert result is NotImplemented

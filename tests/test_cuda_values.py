@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import array_api_compat.numpy as xp
 import ml_dtypes
 import numpy as np
 import pytest
 
-from gru_xp import equations, portable
-from gru_xp.tape import Tape
+from gru_xp.arrays.place import Place
+from gru_xp.core import equations, portable
+from gru_xp.core.loop import Loop
+from gru_xp.core.tape import Tape
 from tests.cuda import Machine
 
 DTYPES = {
@@ -24,6 +25,7 @@ TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-6, "float64": 2e-1
 # T, N, H around the edges: 8 columns and 1 to 16 rows of a tile, 16 or 32 terms of a block, 16
 # units of one of the 4 multiprocessors, 8 warps.
 SIZES = [(1, 1, 8), (4, 3, 24), (3, 8, 40), (2, 16, 64), (3, 17, 72), (2, 35, 136)]
+EXACT = Place.named("numpy", dtype="float64")
 ORDERS = (0, 1)  # blocks side by side, and one after another
 
 
@@ -33,7 +35,7 @@ class Case(NamedTuple):
     forward: tuple[Any, ...]
     dh: Any
     dh_last: Any
-    options: dict[str, Any]
+    loop: Loop
 
 
 def draw_case(
@@ -54,18 +56,19 @@ def draw_case(
         (gx, draw(rows, hidden), weights, draw(hidden)),
         draw(steps, rows, hidden),
         draw(rows, hidden),
-        {"lengths": lengths, "reverse": reverse},
+        Loop(lengths=lengths, reverse=reverse),
     )
 
 
 def exactly(case: Case, tape: Tape | None = None) -> tuple[Any, ...]:
     """Results in float64: h, tape, and the gradients that belong to `tape`, or else to its own."""
     arrays = [np.asarray(each, np.float64) for each in (*case.forward, case.dh, case.dh_last)]
-    h, own = portable.forward(*arrays[:4], **case.options, xp=xp)
+    h, own = portable.forward(*arrays[:4], case.loop, keep_tape=True, place=EXACT)
     kept = own if tape is None else Tape(*(np.asarray(each, np.float64) for each in tape))
     assert own is not None
     assert kept is not None
-    return h, own, *portable.backward(arrays[4], arrays[5], kept, arrays[2], **case.options, xp=xp)
+    _, _, weight, _, dh, dh_last = arrays
+    return h, own, *portable.backward(dh, dh_last, kept, weight, case.loop, place=EXACT)
 
 
 def assert_close(got: Any, wanted: Any, tolerance: float) -> None:
@@ -75,16 +78,16 @@ def assert_close(got: Any, wanted: Any, tolerance: float) -> None:
 
 def check(path: Any, case: Case, tolerance: float) -> None:
     before = [np.array(each, copy=True) for each in (*case.forward, case.dh, case.dh_last)]
-    h, tape = path.forward(*case.forward, **case.options, keep_tape=True)
+    h, tape = path.forward(*case.forward, case.loop, keep_tape=True)
     wanted_h, wanted_tape, *_ = exactly(case)
     assert_close(h, wanted_h, tolerance)
     valid = np.ones(h.shape[:2], bool)
-    if case.options["lengths"] is not None:
-        valid = np.arange(len(h))[:, None] < case.options["lengths"]
+    if case.loop.lengths is not None:
+        valid = np.arange(len(h))[:, None] < case.loop.lengths
     for got, wanted in zip(tape, wanted_tape, strict=True):
         assert np.all(np.isfinite(got))
         assert_close(got[valid], wanted[valid], tolerance)
-    gradients = path.backward(case.dh, case.dh_last, tape, case.forward[2], **case.options)
+    gradients = path.backward(case.dh, case.dh_last, tape, case.forward[2], case.loop)
     for got, wanted in zip(gradients, exactly(case, tape)[2:], strict=True):
         assert got.dtype == case.dh.dtype
         assert_close(got, wanted, 4 * tolerance)
@@ -135,9 +138,9 @@ def test_tf32_rounds_the_weights_and_the_state_to_the_nearest(machine: Machine) 
     machine.tf32 = True
     case = draw_case((1, 5, 40), "float32", ragged=False)
     gx, h0, weight, b_hn = case.forward
-    h, _ = persistent.forward(*case.forward, **case.options, keep_tape=True)
+    h, _ = persistent.forward(*case.forward, case.loop, keep_tape=True)
     # One step from a state of which only the product sees the rounded one.
     exact = [np.asarray(each, np.float64) for each in (gx[0], h0, b_hn)]
     product = rounded(h0).astype(np.float64) @ rounded(weight).astype(np.float64).T
-    wanted, _ = equations.step(exact[0], product, exact[2], exact[1], xp=xp)
+    wanted, _ = equations.step(exact[0], product, exact[2], exact[1], xp=EXACT.xp)
     assert_close(h[0], wanted, 3e-7)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend, reference
+from gru_xp.arrays import libraries, transfer
+from gru_xp.checking import reference
 
 T, N, I, H = 5, 3, 8, 16  # noqa: E741
 ATOL = 2e-6
@@ -61,7 +62,7 @@ class Route(NamedTuple):
 
 def missing(route: Route) -> str:
     """Say why a route cannot be taken here; an empty string where it can."""
-    reason = backend.unusable(route.library) or backend.unusable(route.backend)
+    reason = libraries.unusable(route.library) or libraries.unusable(route.backend)
     if reason or route.backend != "cupy":
         return reason
     if route.library == "torch":
@@ -90,7 +91,7 @@ def draw(*shape: int) -> np.ndarray[Any, Any]:
 
 def named_weights(layer: Any) -> dict[str, Any]:
     return {
-        name.removesuffix("_l0"): np.asarray(backend.to_numpy(each), np.float64)
+        name.removesuffix("_l0"): np.asarray(transfer.to_numpy(each), np.float64)
         for name, each in layer.parameters().items()
     }
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend, reference
+from gru_xp.arrays import transfer
+from gru_xp.checking import reference
+from gru_xp.core.parameters import shapes
 from gru_xp.functional import (
     GRUParams,
     gru,
@@ -17,7 +19,6 @@ from gru_xp.functional import (
     gru_cell_backward,
     gru_gates,
 )
-from gru_xp.parameters import shapes
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw
 
@@ -37,7 +38,7 @@ def inputs(lib: Library) -> tuple[Any, Any, Any]:
 
 
 def host(params: GRUParams) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: backend.to_numpy(array) for name, array in params.named().items()}
+    return {name: transfer.to_numpy(array) for name, array in params.named().items()}
 
 
 def test_a_cell_steps_through_time_and_back(lib: Library) -> None:
@@ -199,7 +200,6 @@ class TestTorch:
         )
 
     # Dynamo warns that it looks through array_api_compat's caches, which is what it should do.
-    @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
     def test_compile_traces_through_in_one_graph(self, lib: Library, torch: Any) -> None:
         params, (x, h, _) = make_params(lib), inputs(lib)
         compiled = torch.compile(
@@ -347,7 +347,7 @@ def test_arrays_spread_over_several_devices_go_through(lib: Library) -> None:
     )
     params = make_params(lib)
     x = lib.array(draw(4, I, seed=0))
-    wanted = backend.to_numpy(gru_cell(params, x)[0])
+    wanted = transfer.to_numpy(gru_cell(params, x)[0])
     spread = gru_cell(jax.device_put(params, everywhere), jax.device_put(x, rows))[0]
     assert len(spread.sharding.device_set) == 2
-    np.testing.assert_allclose(backend.to_numpy(spread), wanted, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(transfer.to_numpy(spread), wanted, rtol=0, atol=1e-14)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import gru_xp
+from gru_xp.arrays import libraries
 from tests.cuda import Machine
 
 FOLDER = Path(__file__).parents[1] / "backends" / "cupy"
@@ -96,8 +96,7 @@ def gpu_paths(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Any:
     cupy.cuda.set_allocator = lambda allocator: None
     cupy._core.set_compute_type = set_compute_type
     cupy._core._routines_linalg.COMPUTE_TYPE_DEFAULT = 0
-    monkeypatch.setitem(gru_xp.backend.NAMESPACES, "cupy", "array_api_compat.numpy")
-    monkeypatch.setattr(gru_xp.backend, "unusable", lambda name: None)
+    monkeypatch.setitem(libraries._namespaces, "cupy", libraries.namespace("numpy"))
     spec = importlib.util.spec_from_file_location("gpu_paths", FOLDER / "gpu_paths.py")
     assert spec is not None
     assert spec.loader is not None

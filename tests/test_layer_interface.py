@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend, dtypes, functional
+from gru_xp import functional
+from gru_xp.arrays import dtypes, libraries, transfer
+from gru_xp.arrays.place import Place
 from tests.library import Library
 from tests.test_cell_values import draw
 from tests.test_layer_values import LENGTHS, H, I, N, T, host, make_gru, padding
@@ -292,8 +294,7 @@ def test_gradients_of_another_shape_are_refused(lib: Library, name: str) -> None
 
 def test_arrays_of_another_library_are_refused(lib: Library) -> None:
     other = "array_api_strict" if lib.name != "array_api_strict" else "numpy"
-    xp = backend.namespace(other)
-    foreign = backend.from_numpy(np.zeros((T, N, I)), xp=xp, dtype=xp.float64)
+    foreign = transfer.from_numpy(np.zeros((T, N, I)), Place.named(other, dtype="float64"))
     gru = make_gru(lib)
     with pytest.raises(TypeError, match=rf"input is an array of {other}, the weights are of"):
         gru(foreign)
@@ -424,13 +425,13 @@ def test_lengths_and_dh_n_of_another_library_are_refused(lib: Library) -> None:
     other = "torch_like" if lib.name == "array_api_strict" else "array_api_strict"
     if other == "torch_like":
         pytest.skip("needs a third library")
-    xp = backend.namespace(other)
+    xp = libraries.namespace(other)
     gru, x = make_gru(lib), lib.array(draw(T, N, I, seed=0))
     with pytest.raises(TypeError, match="lengths is an array of array_api_strict"):
         gru(x, lengths=xp.asarray([1, 2, 3]))
     y, h_n = gru(x)
     with pytest.raises(TypeError, match="dh_n is an array of array_api_strict"):
-        gru.backward(y, backend.from_numpy(lib.numpy(h_n), xp=xp, dtype=xp.float64))
+        gru.backward(y, transfer.from_numpy(lib.numpy(h_n), Place.named(other, dtype="float64")))
 
 
 def test_a_stream_says_what_it_takes(lib: Library) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import backend, reference
+from gru_xp.arrays import transfer
+from gru_xp.checking import reference
 from tests.library import Library
 from tests.test_cell_values import draw
 
@@ -33,7 +34,7 @@ def make_gru(
 
 
 def host(arrays: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: backend.to_numpy(array) for name, array in arrays.items()}
+    return {name: transfer.to_numpy(array) for name, array in arrays.items()}
 
 
 def padding(lengths: list[int], *, batch_first: bool = False) -> np.ndarray[Any, Any]:

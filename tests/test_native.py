@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import recurrence
-from gru_xp.products import matmul
-from tests.native import DTYPES, PORTABLE, XP, Case, assert_same_bits, draw_case, run
+from gru_xp.core import recurrence
+from gru_xp.core.loop import PLAIN, Loop
+from gru_xp.core.products import matmul
+from tests.native import DTYPES, PLACE, PORTABLE, Case, assert_same_bits, draw_case, run
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -124,8 +125,8 @@ def test_a_number_alone_has_the_bits_that_it_has_in_an_array(
     assert_same_bits({"alone": alone}, {"alone": apply(x)})
 
 
-def forward(functions: Any, case: Case, **options: Any) -> Any:
-    return functions.forward(case.gx, case.h0, case.weight_hh, case.b_hn, **options)
+def forward(functions: Any, case: Case, loop: Loop = PLAIN) -> Any:
+    return functions.forward(case.gx, case.h0, case.weight_hh, case.b_hn, loop, keep_tape=True)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "longdouble"])
@@ -133,11 +134,11 @@ def test_other_dtypes_are_left_to_the_portable_loop(native: Any, dtype: str) -> 
     case = draw_case(3, 2, 4, dtype)
     assert forward(native_module(), case) is NotImplemented
     _, tape = forward(PORTABLE, case)
-    back = (case.dh, case.dh_last, tape, case.weight_hh)
+    back = (case.dh, case.dh_last, tape, case.weight_hh, PLAIN)
     assert native_module().backward(*back) is NotImplemented
     assert native_module().matmul(case.h0, case.weight_hh.T) is NotImplemented
     got, wanted = run(through_the_package(), case), run(PORTABLE, case)
-    got["product"] = matmul(case.h0, case.weight_hh.T, case.gx[0, 0], xp=XP)
+    got["product"] = matmul(case.h0, case.weight_hh.T, case.gx[0, 0], place=PLACE)
     wanted["product"] = case.h0 @ case.weight_hh.T + case.gx[0, 0]
     for name, array in wanted.items():
         assert got[name].dtype == array.dtype
@@ -173,17 +174,15 @@ def test_a_backward_of_mixed_dtypes_is_declined(native: Any, place: int) -> None
     arrays = [case.dh, case.dh_last, *tape, case.weight_hh]
     arrays[place] = arrays[place].astype(np.float32)
     dh, dh_last, *tape_arrays, weight_hh = arrays
-    back = (dh, dh_last, type(tape)(*tape_arrays), weight_hh)
+    back = (dh, dh_last, type(tape)(*tape_arrays), weight_hh, PLAIN)
     assert native_module().backward(*back) is NotImplemented
 
 
 def test_the_reset_gate_before_the_product_is_left_to_the_portable_loop(native: Any) -> None:
     case = draw_case(3, 2, 4, "float64", bias=False)
-    assert forward(native_module(), case, reset_after=False) is NotImplemented
-    h, tape = forward(through_the_package(), case, reset_after=False)
-    wanted, portable_tape = forward(PORTABLE, case, reset_after=False)
-    back = (case.dh, None, tape, case.weight_hh)
-    assert native_module().backward(*back, reset_after=False) is NotImplemented
+    loop = Loop(reset_after=False)
+    h, tape = forward(through_the_package(), case, loop)
+    wanted, portable_tape = forward(PORTABLE, case, loop)
     assert portable_tape.gh_n is tape.gh_n is None
     assert_same_bits({"h": h, "r": tape.r}, {"h": wanted, "r": portable_tape.r})
 
@@ -245,8 +244,8 @@ class through_the_package:  # noqa: N801
 
     @staticmethod
     def forward(*arguments: Any, **options: Any) -> Any:
-        return recurrence.forward(*arguments, **options, xp=XP)
+        return recurrence.forward(*arguments, **options, place=PLACE)
 
     @staticmethod
     def backward(*arguments: Any, **options: Any) -> Any:
-        return recurrence.backward(*arguments, **options, xp=XP)
+        return recurrence.backward(*arguments, **options, place=PLACE)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp.accelerators import GROUP
+from gru_xp.core.accelerators import GROUP
 from tests.native import assert_same_bits, draw_case, run, train_cell, train_layer
 
 # T, N, H: of one share, by rows, by few rows, by columns; see tests/test_native_bits.py
@@ -42,12 +42,12 @@ def long_calls(native: Any) -> dict[str, Any]:
     import gru_xp_numpy
 
     case = draw_case(160, 64, 256, "float64")
-    _, tape = gru_xp_numpy.forward(*case[:4])
+    _, tape = gru_xp_numpy.forward(*case[:4], case.loop, keep_tape=True)
     matrix = np.ones((1400, 1400))
     weights = (np.ones((900, 300)), np.ones((900, 300)))
     return {
-        "forward": lambda: gru_xp_numpy.forward(*case[:4]),
-        "backward": lambda: gru_xp_numpy.backward(case.dh, None, tape, case.weight_hh),
+        "forward": lambda: gru_xp_numpy.forward(*case[:4], case.loop, keep_tape=True),
+        "backward": lambda: gru_xp_numpy.backward(case.dh, None, tape, case.weight_hh, case.loop),
         "matmul": lambda: native.matmul(matrix, matrix, None),
         "step": lambda: native.step(
             np.ones((3000, 300)), np.ones((3000, 300)), *weights, None, None

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gru_xp import use_accelerators
-from gru_xp.products import matmul
-from tests.native import DTYPES, XP, assert_same_bits
+from gru_xp.core.products import matmul
+from tests.native import DTYPES, PLACE, assert_same_bits
 
 # M, K, N around the tiles (1 to 8 rows) and the vectors (2 to 16 numbers, up to 6 of them); then
 # what is empty, or deep.
@@ -130,10 +130,10 @@ def test_a_window_that_slides_is_the_matrix_that_it_shows(isa: str, native: Any)
 def test_products_go_to_the_accelerator_unless_it_is_off(native: Any, dtype: str) -> None:
     a, b = draw(13, 700, dtype=dtype, seed=0), draw(700, 35, dtype=dtype, seed=1)
     bias = draw(35, dtype=dtype, seed=2)
-    assert_same_bits({"": matmul(a, b, bias, xp=XP)}, {"": native.matmul(a, b, bias)})
+    assert_same_bits({"": matmul(a, b, bias, place=PLACE)}, {"": native.matmul(a, b, bias)})
     with use_accelerators(False):
-        assert_same_bits({"": matmul(a, b, bias, xp=XP)}, {"": a @ b + bias})
-        assert_same_bits({"": matmul(a, b, xp=XP)}, {"": a @ b})
+        assert_same_bits({"": matmul(a, b, bias, place=PLACE)}, {"": a @ b + bias})
+        assert_same_bits({"": matmul(a, b, place=PLACE)}, {"": a @ b})
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_other_dtypes_are_left_to_numpy(
     a, b = a.astype(of_a), b.astype(of_b)
     bias = None if of_bias is None else a[0].astype(of_bias)
     assert native.matmul(a, b, bias) is NotImplemented
-    got = matmul(a, b, bias, xp=XP)
+    got = matmul(a, b, bias, place=PLACE)
     wanted = a @ b if bias is None else a @ b + bias
     assert_same_bits({"": got}, {"": wanted})
 

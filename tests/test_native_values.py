@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp import recurrence
+from gru_xp.core import recurrence
 from tests.native import (
     DTYPES,
+    PLACE,
     PORTABLE,
-    XP,
     Case,
     assert_close,
     assert_same_bits,
@@ -64,9 +64,7 @@ def test_every_option_equals_the_portable_loop(
     case = draw_case(steps, rows, 19, dtype, **options)  # type: ignore[arg-type]
     got = run(gru_xp_numpy, case)
     assert_close(got, run(PORTABLE, case))
-    h, none = gru_xp_numpy.forward(
-        *case[:4], lengths=case.lengths, reverse=reverse, keep_tape=False
-    )
+    h, none = gru_xp_numpy.forward(*case[:4], case.loop, keep_tape=False)
     assert none is None
     assert_same_bits({"h": h}, {"h": got["h"]})
 
@@ -191,11 +189,11 @@ def test_the_other_byte_order_gives_the_values_of_the_machines(native: Any, dtyp
 
     case = draw_case(4, 3, 19, dtype)
     swapped = Case(*(each.astype(each.dtype.newbyteorder()) for each in case[:6]))
-    assert gru_xp_numpy.forward(*swapped[:4]) is NotImplemented
+    assert gru_xp_numpy.forward(*swapped[:4], case.loop, keep_tape=True) is NotImplemented
     for place in range(4):
         arrays = list(case[:4])
         arrays[place] = swapped[place]
-        h, _ = recurrence.forward(*arrays, xp=XP)
+        h, _ = recurrence.forward(*arrays, case.loop, keep_tape=True, place=PLACE)
         np.testing.assert_allclose(
             h, run(PORTABLE, case)["h"], rtol=0, atol=64 * np.finfo(dtype).eps
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gru_xp import backend
+from gru_xp.arrays import libraries
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -18,9 +18,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[-1][:30] for block in BLOCKS])
 def test_a_block_of_code_runs(block: str) -> None:
-    for name in backend.NAMESPACES:
-        if re.search(rf"^import {name}\b", block, re.MULTILINE) and backend.unusable(name):
-            pytest.skip(backend.unusable(name))
+    for name in libraries.NAMESPACES:
+        if re.search(rf"^import {name}\b", block, re.MULTILINE) and libraries.unusable(name):
+            pytest.skip(libraries.unusable(name))
     if 'device="cuda"' in block and not importlib.import_module("torch").cuda.is_available():
         pytest.skip("torch is installed but finds no CUDA device")
     exec(compile(block, "README.md", "exec"), {})
@@ -48,16 +48,16 @@ def run_pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_backend_that_is_asked_for_and_missing_fails_the_run() -> None:
-    missing = [name for name in backend.NAMESPACES if backend.unusable(name)]
+    missing = [name for name in libraries.NAMESPACES if libraries.unusable(name)]
     if not missing:
         pytest.skip("every backend is usable here")
     done = run_pytest("--backend", missing[0], "tests/test_cell_values.py")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert f"--backend {missing[0]}: {backend.unusable(missing[0])}" in done.stderr
+    assert f"--backend {missing[0]}: {libraries.unusable(missing[0])}" in done.stderr
 
 
 def test_the_header_lists_what_was_found_and_what_was_not() -> None:
     header = run_pytest("--collect-only", "tests/test_readme.py").stdout
-    for name in backend.NAMESPACES:
-        wanted = f"backend {name}: not tested, " if backend.unusable(name) else f"backend {name} "
+    for name in libraries.NAMESPACES:
+        wanted = f"backend {name}: not tested, " if libraries.unusable(name) else f"backend {name} "
         assert wanted in header

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gru_xp import portable, recurrence, reference, sequence
+from gru_xp.checking import reference
+from gru_xp.core import portable, recurrence, sequence
+from gru_xp.core.loop import PLAIN, Loop
 from gru_xp.functional import GRUParams
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw
@@ -30,13 +32,9 @@ def run(
 ) -> dict[str, Any]:
     """States and all gradients of one direction."""
     x, h0, dh, dh_last = (lib.array(each) for each in arrays)
-    options: dict[str, Any] = {
-        "lengths": None if lengths is None else lib.array(lengths, "int64"),
-        "reverse": reverse,
-        "xp": lib.xp,
-    }
-    h, tape = sequence.forward(params, x, h0, **options)
-    dparams, dx, dh0 = sequence.backward(params, x, tape, dh, dh_last, **options)
+    loop = Loop(lengths=None if lengths is None else lib.array(lengths, "int64"), reverse=reverse)
+    h, tape = sequence.forward(params, x, h0, loop, keep_tape=True, place=lib.place())
+    dparams, dx, dh0 = sequence.backward(params, x, tape, dh, dh_last, loop, place=lib.place())
     return {"h": h, "x": dx, "h0": dh0, **dparams.named()}
 
 
@@ -73,14 +71,14 @@ def test_the_recurrence_alone_is_the_adjoint_of_itself(lib: Library, reverse: bo
     gx, h0, dh = draw(T, N, 3 * H, seed=0), draw(N, H, seed=1), draw(T, N, H, seed=2)
     params = make_params(lib)
     b_hn = params.bias_hh[2 * H :]  # type: ignore[index]
+    loop, place = Loop(reverse=reverse), lib.place()
 
     def states(gx: Any) -> Any:
-        return recurrence.forward(
-            lib.array(gx), lib.array(h0), params.weight_hh, b_hn, reverse=reverse, xp=lib.xp
-        )
+        arrays = (lib.array(gx), lib.array(h0), params.weight_hh, b_hn)
+        return recurrence.forward(*arrays, loop, keep_tape=True, place=place)
 
     dgx, dgh_n, _ = recurrence.backward(
-        lib.array(dh), None, states(gx)[1], params.weight_hh, reverse=reverse, xp=lib.xp
+        lib.array(dh), None, states(gx)[1], params.weight_hh, loop, place=place
     )
     direction, step = draw(*gx.shape, seed=7), 1e-6
     up, down = (lib.numpy(states(gx + sign * step * direction)[0]) for sign in (1, -1))
@@ -98,16 +96,17 @@ def test_what_padding_holds_never_matters(lib: Library, reverse: bool) -> None:
     poisoned = np.where(padding[..., None], np.nan, gx)
     results = []
     for each in (gx, poisoned):
-        options: dict[str, Any] = {
-            "lengths": lib.array(lengths, "int64"),
-            "reverse": reverse,
-            "xp": lib.xp,
-        }
-        h, tape = recurrence.forward(
-            lib.array(each), lib.array(draw(N, H, seed=1)), params.weight_hh, None, **options
-        )
+        loop = Loop(lengths=lib.array(lengths, "int64"), reverse=reverse)
+        arrays = (lib.array(each), lib.array(draw(N, H, seed=1)), params.weight_hh, None)
+        h, tape = recurrence.forward(*arrays, loop, keep_tape=True, place=lib.place())
+        assert tape is not None
         back = recurrence.backward(
-            lib.array(draw(T, N, H, seed=2)), None, tape, params.weight_hh, **options
+            lib.array(draw(T, N, H, seed=2)),
+            None,
+            tape,
+            params.weight_hh,
+            loop,
+            place=lib.place(),
         )
         results.append([lib.numpy(array) for array in (h, *back)])
         assert all(np.isfinite(lib.numpy(array)).all() for array in tape)
@@ -138,8 +137,9 @@ def test_empty_and_single_sequences(lib: Library, steps: int, rows: int, reverse
 def test_without_a_tape_the_states_are_the_same(lib: Library) -> None:
     params = make_params(lib)
     x, h0 = lib.array(draw(T, N, I, seed=0)), lib.array(draw(N, H, seed=1))
-    kept, tape = sequence.forward(params, x, h0, xp=lib.xp)
-    bare, none = sequence.forward(params, x, h0, keep_tape=False, xp=lib.xp)
+    place = lib.place()
+    kept, tape = sequence.forward(params, x, h0, PLAIN, keep_tape=True, place=place)
+    bare, none = sequence.forward(params, x, h0, PLAIN, keep_tape=False, place=place)
     assert tape is not None
     assert none is None
     lib.assert_close(bare, lib.numpy(kept), atol=1e-15)
@@ -148,8 +148,9 @@ def test_without_a_tape_the_states_are_the_same(lib: Library) -> None:
 def test_without_dx_no_gradient_of_the_input_is_made(lib: Library) -> None:
     params = make_params(lib)
     x, h0, dh, _ = (lib.array(each) for each in arrays())
-    _, tape = sequence.forward(params, x, h0, xp=lib.xp)
-    _, dx, _ = sequence.backward(params, x, tape, dh, None, with_dx=False, xp=lib.xp)
+    place = lib.place()
+    _, tape = sequence.forward(params, x, h0, PLAIN, keep_tape=True, place=place)
+    _, dx, _ = sequence.backward(params, x, tape, dh, None, PLAIN, with_dx=False, place=place)
     assert dx is None
 
 
@@ -179,25 +180,25 @@ def test_an_accelerator_equals_the_portable_pair_on_any_input(
     gx, h0, weight_hh = lib.array(projections, dtype), array(rows, size), array(3 * size, size)
     b_hn = array(size) if bias and reset_after else None
     dh, dh_last = array(steps, rows, size), array(rows, size) if with_last else None
-    options: dict[str, Any] = {
-        "lengths": lib.array(lengths, "int64") if ragged else None,
-        "reverse": reverse,
-        "reset_after": reset_after,
-        "xp": lib.xp,
-    }
+    loop = Loop(
+        lengths=lib.array(lengths, "int64") if ragged else None,
+        reverse=reverse,
+        reset_after=reset_after,
+    )
+    arguments, place = (gx, h0, weight_hh, b_hn, loop), lib.place(dtype)
 
-    h, tape = recurrence.forward(gx, h0, weight_hh, b_hn, **options)
-    bare, none = recurrence.forward(gx, h0, weight_hh, b_hn, keep_tape=False, **options)
+    h, tape = recurrence.forward(*arguments, keep_tape=True, place=place)
+    bare, none = recurrence.forward(*arguments, keep_tape=False, place=place)
     assert none is None
     eps = float(np.finfo(dtype).eps)
     lib.assert_close(bare, lib.numpy(h), atol=64 * eps)
-    got = (h, *recurrence.backward(dh, dh_last, tape, weight_hh, **options))
-    portable_h, portable_tape = portable.forward(gx, h0, weight_hh, b_hn, **options)
+    got = (h, *recurrence.backward(dh, dh_last, tape, weight_hh, loop, place=place))
+    portable_h, portable_tape = portable.forward(*arguments, keep_tape=True, place=place)
     # Each backward takes either's tape: a call may be declined on the way back alone.
-    crossed = portable.backward(dh, dh_last, tape, weight_hh, **options)
+    crossed = portable.backward(dh, dh_last, tape, weight_hh, loop, place=place)
     wanted = (
         portable_h,
-        *portable.backward(dh, dh_last, portable_tape, weight_hh, **options),
+        *portable.backward(dh, dh_last, portable_tape, weight_hh, loop, place=place),
     )
     for one, other, third in zip(got, wanted, (h, *crossed), strict=True):
         expected = lib.numpy(other)
@@ -214,8 +215,8 @@ def test_jax_compiles_ten_thousand_steps_in_seconds(lib: Library) -> None:
     x, h0 = lib.array(draw(10_000, 1, I, seed=0)), lib.array(draw(1, H, seed=1))
 
     def both(params: Any, x: Any, h0: Any) -> Any:
-        h, tape = sequence.forward(params, x, h0, xp=lib.xp)
-        return sequence.backward(params, x, tape, h, None, xp=lib.xp)
+        h, tape = sequence.forward(params, x, h0, PLAIN, keep_tape=True, place=lib.place())
+        return sequence.backward(params, x, tape, h, None, PLAIN, place=lib.place())
 
     start = time.perf_counter()
     compiled = jax.jit(both).lower(params, x, h0).compile()
@@ -232,15 +233,16 @@ def test_jax_grad_through_the_scan_equals_our_backward(lib: Library) -> None:
     jax = pytest.importorskip("jax", reason="about JAX")
     params = make_params(lib)
     x, h0, dh, _ = (lib.array(each) for each in arrays())
-    lengths = lib.array([4, 0, 2], "int64")
+    loop, place = Loop(lengths=lib.array([4, 0, 2], "int64")), lib.place()
 
     @jax.jit
     def loss(params: Any, x: Any, h0: Any) -> Any:
-        return (sequence.forward(params, x, h0, lengths=lengths, xp=lib.xp)[0] * dh).sum()
+        h, _ = sequence.forward(params, x, h0, loop, keep_tape=True, place=place)
+        return (h * dh).sum()
 
     got = jax.grad(loss, argnums=(0, 1, 2))(params, x, h0)
-    _, tape = sequence.forward(params, x, h0, lengths=lengths, xp=lib.xp)
-    wanted = sequence.backward(params, x, tape, dh, None, lengths=lengths, xp=lib.xp)
+    _, tape = sequence.forward(params, x, h0, loop, keep_tape=True, place=place)
+    wanted = sequence.backward(params, x, tape, dh, None, loop, place=place)
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         lib.assert_close(one, lib.numpy(other), atol=1e-13)
 
@@ -258,9 +260,9 @@ def test_autograd_through_padding_of_nan_is_finite(lib: Library, reverse: bool) 
         lib.array(draw(N, H, seed=1)),
         params.weight_hh.requires_grad_(),
         None,
-        lengths=lib.array([4, 0, 2], "int64"),
-        reverse=reverse,
-        xp=lib.xp,
+        Loop(lengths=lib.array([4, 0, 2], "int64"), reverse=reverse),
+        keep_tape=True,
+        place=lib.place(),
     )
     h.sum().backward()
     assert np.isfinite(lib.numpy(gx.grad)).all()

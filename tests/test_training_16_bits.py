@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gru_xp import backend, dtypes
+from gru_xp.arrays import dtypes, libraries, transfer
 from gru_xp.training import loss_scale, optimizer, text
 from gru_xp.training.errors import DivergenceError
 from gru_xp.training.loss_scale import LossScale
@@ -57,9 +57,9 @@ def test_weights_and_state_have_16_bits_and_adam_has_32(lib: Library, dtype: str
         assert list(arrays) == list(model.params)
         assert names_of_dtypes(*arrays.values()) == {"float32"}
     for name, master in adam.masters.items():
-        rounded = backend.to_numpy(lib.xp.astype(master, getattr(lib.xp, dtype)))
-        np.testing.assert_array_equal(backend.to_numpy(model.params[name]), rounded)
-        assert np.any(backend.to_numpy(master) != rounded.astype(np.float32))
+        rounded = transfer.to_numpy(lib.xp.astype(master, getattr(lib.xp, dtype)))
+        np.testing.assert_array_equal(transfer.to_numpy(model.params[name]), rounded)
+        assert np.any(transfer.to_numpy(master) != rounded.astype(np.float32))
 
 
 def test_a_trained_model_writes(lib: Library, dtype: str) -> None:
@@ -78,7 +78,7 @@ def test_gradients_do_not_depend_on_the_scale(lib: Library) -> None:
     loss = loss_and_gradients(model, *given)[0]
     for scale in (1.0, 2.0**4, 2.0**10):
         scaled, gradients, _ = loss_and_gradients(model, *given, loss_scale=scale)
-        assert float(backend.to_numpy(scaled)) == float(backend.to_numpy(loss))
+        assert float(transfer.to_numpy(scaled)) == float(transfer.to_numpy(loss))
         for name, gradient in gradients.items():
             lib.assert_close(gradient, lib.numpy(wanted[name]), atol=2e-3, dtype="float32")
 
@@ -108,7 +108,7 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(
     assert trainer._loss_scale[:2] == (2.0**29, 0)
     # The step is made all the same: the text is read on, and the schedule goes on.
     assert (trainer.steps_done, len(trainer.losses), adam.steps) == (1, 1, 0)
-    assert np.any(backend.to_numpy(trainer._h) != backend.to_numpy(h))
+    assert np.any(transfer.to_numpy(trainer._h) != transfer.to_numpy(h))
 
     rates = []
     rate = optimizer.cosine_learning_rate
@@ -124,7 +124,7 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(
     assert trainer._loss_scale[:2] == (2.0**10, 1)
     for name, param in params.items():
         # The first update: Adam's running means had not counted the skipped step.
-        moved = backend.to_numpy(trainer._adam.masters[name]) - backend.to_numpy(param)
+        moved = transfer.to_numpy(trainer._adam.masters[name]) - transfer.to_numpy(param)
         assert np.max(np.abs(moved)) <= 1.2 * rate(1, steps=10, warm_up=0, peak=0.01)
 
 
@@ -197,7 +197,7 @@ def test_a_resumed_run_reaches_the_same_bits(
     for name, param in whole.model.params.items():
         assert names_of_dtypes(second.model.params[name]) == {dtype}
         np.testing.assert_array_equal(
-            backend.to_numpy(second.model.params[name]), backend.to_numpy(param)
+            transfer.to_numpy(second.model.params[name]), transfer.to_numpy(param)
         )
 
 
@@ -212,7 +212,7 @@ def test_float64_trains_in_float64() -> None:
 def test_a_dtype_that_the_backend_lacks_is_refused(lib: Library) -> None:
     if lib.dtype("bfloat16") is not None:
         pytest.skip(f"{lib.name} has it")
-    with pytest.raises(backend.BackendError, match=f"{lib.name} has no dtype bfloat16: use"):
+    with pytest.raises(libraries.BackendError, match=f"{lib.name} has no dtype bfloat16: use"):
         Trainer(config(lib, dtype="bfloat16"), CORPUS)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gru_xp.training import checkpoint, files
+from gru_xp import files
+from gru_xp.training import checkpoint
 from gru_xp.training.checkpoint import Checkpoint
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import CheckpointError

@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gru_xp import GRUCell, backend, dtypes
+from gru_xp import GRUCell
+from gru_xp.arrays import dtypes, transfer
+from gru_xp.arrays.place import Place
 from gru_xp.training import optimizer
 from gru_xp.training.model import CharModel
 from gru_xp.training.trainer import loss_and_gradients
 from tests.library import Library
 
 V, H, T, N, LAYERS = 5, 4, 6, 3, 2
+HOST = Place.named("numpy")
 
 
 def build(lib: Library, dtype: str = "float64", seed: int = 0) -> CharModel:
     """Make a model whose every weight is drawn, the output's bias too."""
     rng = np.random.default_rng(seed)
-    like = CharModel.initial(V, H, LAYERS, rng=0, xp=np, dtype=np.float64).params
+    like = CharModel.initial(V, H, LAYERS, rng=0, place=HOST).params
     shapes = {name: tuple(array.shape) for name, array in like.items()}
     return CharModel(
         {name: lib.array(rng.normal(size=shape) * 0.5, dtype) for name, shape in shapes.items()}
@@ -81,9 +84,7 @@ def test_forward_is_cell_steps_and_a_projection(lib: Library) -> None:
     assert tape is not None
 
 
-@pytest.mark.parametrize(
-    "name", list(CharModel.initial(1, 1, LAYERS, rng=0, xp=np, dtype=float).params)
-)
+@pytest.mark.parametrize("name", list(CharModel.initial(1, 1, LAYERS, rng=0, place=HOST).params))
 def test_gradients_are_those_of_finite_differences(lib: Library, name: str) -> None:
     model, given = build(lib), on(lib, *chunk())
     masks = [lib.array(mask) for mask in drawn_masks()]
@@ -95,7 +96,7 @@ def test_gradients_are_those_of_finite_differences(lib: Library, name: str) -> N
 
     def loss_at(shift: float) -> float:
         moved = CharModel({**model.params, name: lib.array(weight + shift * direction)})
-        return float(backend.to_numpy(loss_and_gradients(moved, *given, masks=masks)[0]))
+        return float(transfer.to_numpy(loss_and_gradients(moved, *given, masks=masks)[0]))
 
     slope = (loss_at(step) - loss_at(-step)) / (2 * step)
     assert np.sum(lib.numpy(gradients[name]) * direction) == pytest.approx(slope, abs=1e-9)
@@ -130,7 +131,7 @@ def test_a_training_step_is_torchs(lib: Library) -> None:
         model.params, state = optimizer.adam(
             model.params, gradients, state, learning_rate=0.01, xp=lib.xp
         )
-        assert float(backend.to_numpy(loss)) == pytest.approx(their_loss.item(), abs=1e-13)
+        assert float(transfer.to_numpy(loss)) == pytest.approx(their_loss.item(), abs=1e-13)
     lib.assert_close(h, their_h, atol=1e-12)
     for name, wanted in theirs.items():
         # Adam divides by the root of the square: a small gradient's rounding is made larger.
@@ -138,9 +139,9 @@ def test_a_training_step_is_torchs(lib: Library) -> None:
 
 
 def test_a_seed_gives_the_same_weights_on_every_library(lib: Library) -> None:
-    ours = CharModel.initial(V, H, rng=3, xp=lib.xp, dtype=lib.xp.float32, device=lib.device).params
-    wanted = CharModel.initial(V, H, rng=3, xp=np, dtype=np.float32).params
-    other = CharModel.initial(V, H, rng=4, xp=np, dtype=np.float32).params
+    ours = CharModel.initial(V, H, rng=3, place=lib.place("float32")).params
+    wanted = CharModel.initial(V, H, rng=3, place=HOST).params
+    other = CharModel.initial(V, H, rng=4, place=HOST).params
     assert list(ours) == list(wanted)
     for name, array in ours.items():
         lib.assert_close(array, wanted[name], atol=0, dtype="float32")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gru_xp import backend
+from gru_xp.arrays import transfer
 from gru_xp.training import optimizer
 from tests.library import Library
 
@@ -162,7 +162,7 @@ def test_clipping_scales_all_by_their_joint_norm(lib: Library) -> None:
 def test_the_norm_of_16_bits_neither_overflows_nor_rounds(lib: Library, dtype: str) -> None:
     lib.skip_without(dtype)
     gradients = {"a": lib.array([300.0, 0.0], dtype), "b": lib.array([[400.0]], dtype)}
-    norm = backend.to_numpy(optimizer.global_norm(gradients, xp=lib.xp))
+    norm = transfer.to_numpy(optimizer.global_norm(gradients, xp=lib.xp))
     assert float(norm) == pytest.approx(500, abs=1e-4)
     clipped = optimizer.clip_by_global_norm(gradients, 1.0, xp=lib.xp)
     lib.assert_close(clipped["a"], [0.6, 0.0], atol=1e-6, dtype="float32")
@@ -172,7 +172,7 @@ def test_the_norm_of_16_bits_neither_overflows_nor_rounds(lib: Library, dtype: s
 @pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan])
 def test_the_norm_is_not_finite_where_one_gradient_is_not(lib: Library, odd: float) -> None:
     gradients = {"a": lib.array([3.0, 0.0]), "b": lib.array([[4.0, odd]])}
-    assert not np.isfinite(backend.to_numpy(optimizer.global_norm(gradients, xp=lib.xp)))
+    assert not np.isfinite(transfer.to_numpy(optimizer.global_norm(gradients, xp=lib.xp)))
 
 
 def test_clipping_leaves_zeros_zero(lib: Library) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gru_xp import backend
+from gru_xp.arrays import transfer
+from gru_xp.arrays.place import Place
 from gru_xp.training.model import CharModel
 from gru_xp.training.sampling import sample
 from gru_xp.training.text import Vocabulary
@@ -17,7 +18,7 @@ VOCABULARY = Vocabulary("\nabcdef")
 
 
 def build(lib: Library | None = None) -> CharModel:
-    model = CharModel.initial(len(VOCABULARY), 6, 2, rng=5, xp=np, dtype=np.float32)
+    model = CharModel.initial(len(VOCABULARY), 6, 2, rng=5, place=Place.named("numpy"))
     scaled = {name: 4 * array for name, array in model.params.items()}
     # The unknown would be the likeliest by far, were it ever written.
     scaled["output.bias"] = scaled["output.bias"] + np.float32([9] + 7 * [0])
@@ -38,7 +39,7 @@ def test_temperature_zero_takes_the_likeliest_of_the_whole_past() -> None:
     written = write(model, prompt=prompt, temperature=0.0, length=12)
     read = VOCABULARY.encode(prompt + written)
     logits, _, _ = model.forward(read[:, None], model.start(1))
-    known = backend.to_numpy(logits)[len(prompt) - 1 : -1, 0, 1:]
+    known = transfer.to_numpy(logits)[len(prompt) - 1 : -1, 0, 1:]
     assert written == "".join(VOCABULARY.character(1 + k) for k in np.argmax(known, axis=-1))
 
 
@@ -51,7 +52,7 @@ def test_an_empty_prompt_is_read_as_a_newline() -> None:
 def test_draws_follow_the_softmax_of_the_tempered_logits() -> None:
     model = build()
     logits, _, _ = model.forward(VOCABULARY.encode("a")[:, None], model.start(1))
-    weights = np.exp(backend.to_numpy(logits)[0, 0, 1:].astype(np.float64) / 2.0)
+    weights = np.exp(transfer.to_numpy(logits)[0, 0, 1:].astype(np.float64) / 2.0)
     generator = np.random.default_rng(1)
     first = [
         write(model, prompt="a", length=1, temperature=2.0, rng=generator) for _ in range(3000)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gru_xp import GRUCell, backend
+from gru_xp import GRUCell
+from gru_xp.arrays import transfer
 from gru_xp.training import text
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import CheckpointError, DivergenceError, TextError
@@ -42,7 +43,7 @@ def numbers(trainer: Trainer) -> dict[str, Any]:
 def bits_by_cell(trainer: Trainer) -> float:
     """Held-out bits per character, one float64 cell step a character."""
     params = {
-        name: backend.to_numpy(array).astype(np.float64)
+        name: transfer.to_numpy(array).astype(np.float64)
         for name, array in trainer.model.params.items()
     }
     cell = GRUCell(len(trainer.vocabulary), trainer.config.hidden_size, dtype="float64").eval()

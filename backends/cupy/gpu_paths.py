@@ -13,6 +13,8 @@ import cupy
 import gru_xp_cupy
 import numpy as np
 
+from gru_xp.accelerator_api import Loop
+
 # T, N, H around the edges of tiles and blocks.
 SIZES = ((3, 1, 8), (4, 3, 24), (3, 17, 72), (2, 35, 136))
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
@@ -37,7 +39,7 @@ def run(path: str, precision: str, size: tuple[int, int, int], /) -> None:
     kinds = core._routines_linalg
     kind = kinds.COMPUTE_TYPE_TF32 if precision == "tf32" else kinds.COMPUTE_TYPE_DEFAULT
     core.set_compute_type(np.float32, kind)
-    options = {"lengths": cupy.asarray(np.arange(rows) % (steps + 1)), "reverse": bool(rows % 2)}
+    loop = Loop(lengths=cupy.asarray(np.arange(rows) % (steps + 1)), reverse=bool(rows % 2))
     weight_hh = draw(3 * hidden, hidden)
     with gru_xp_cupy.use_persistent_kernel(path == "persistent"):
         if path == "persistent" and not gru_xp_cupy.persistent_kernel_runs(
@@ -45,12 +47,12 @@ def run(path: str, precision: str, size: tuple[int, int, int], /) -> None:
         ):
             raise RuntimeError(f"the persistent kernel does not run {size} in {precision}")
         gx, h0 = draw(steps, rows, 3 * hidden), draw(rows, hidden)
-        forward = gru_xp_cupy.forward(gx, h0, weight_hh, draw(hidden), **options)
+        forward = gru_xp_cupy.forward(gx, h0, weight_hh, draw(hidden), loop, keep_tape=True)
         if forward is NotImplemented:
             raise RuntimeError(f"{size} in {precision} was declined")
         h, tape = forward
         dh, dh_last = draw(steps, rows, hidden), draw(rows, hidden)
-        gradients = gru_xp_cupy.backward(dh, dh_last, tape, weight_hh, **options)
+        gradients = gru_xp_cupy.backward(dh, dh_last, tape, weight_hh, loop)
     for each in (h, *gradients):
         if not bool(cupy.isfinite(each.astype(np.float64)).all()):
             raise RuntimeError(f"a result of {size} in {precision} is not finite")

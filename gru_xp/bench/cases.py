@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gru_xp.parameters import shapes
+from gru_xp.core.parameters import shapes
 
 HostArray = np.ndarray[Any, Any]
 

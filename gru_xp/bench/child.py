@@ -8,12 +8,12 @@ import os
 import sys
 from typing import Any
 
-from gru_xp import accelerators
-from gru_xp.backend import BackendError
+from gru_xp.arrays.libraries import BackendError
 from gru_xp.bench import gpu, machine, memory, timing
 from gru_xp.bench.cases import KINDS, Case, Job, cases, work
 from gru_xp.bench.contestants import OWN, Call, Contestant, contestants
 from gru_xp.bench.errors import BenchError, FailedError
+from gru_xp.core import accelerators
 
 INTERRUPTED = 128 + 2
 

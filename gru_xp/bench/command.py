@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gru_xp import backend as array_libraries
+from gru_xp.arrays import libraries
 from gru_xp.bench.cases import CPU_PRECISIONS, PRECISIONS
 
 # The rest is imported where it is used, so that `gru-xp --help` does not wait for it.
@@ -93,7 +93,7 @@ def _peer(text: str) -> str:
 @click.option(
     "--backend",
     "name",
-    type=click.Choice(["auto", *array_libraries.NAMESPACES]),
+    type=click.Choice(["auto", *libraries.NAMESPACES]),
     default="numpy",
     show_default=True,
     help="Array library of gru_xp: cupy meets torch on the GPU, all others run on the CPU.",
@@ -136,9 +136,9 @@ def bench(
     from gru_xp.bench import memory as memory_of
     from gru_xp.bench import peers as others
     from gru_xp.bench.cases import CELLS, GPU_SIZES, SIZES, THREADS, Job, dtype_of
-    from gru_xp.training.files import write_whole
+    from gru_xp.files import write_whole
 
-    name, _ = array_libraries.resolve(name)
+    name, _ = libraries.resolve(name)
     on_gpu = name == "cupy"
     if precision not in CPU_PRECISIONS and not on_gpu:
         raise click.UsageError(
@@ -186,7 +186,7 @@ def bench(
 
 def _check_writable(path: Path | None) -> None:
     """Try the folder before minutes go into a measurement that could not be kept."""
-    from gru_xp.training.files import make_writable_folder
+    from gru_xp.files import make_writable_folder
 
     if path is not None:
         make_writable_folder(path.parent)

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from gru_xp import GRU, GRUCell, accelerators, backend, dtypes, to_numpy, use_accelerators
+from gru_xp import GRU, GRUCell, to_numpy, use_accelerators
+from gru_xp.arrays import dtypes, transfer
+from gru_xp.arrays.place import Place
 from gru_xp.bench import clocks
 from gru_xp.bench.cases import HostArray, Job, Work
 from gru_xp.bench.errors import UnavailableError
+from gru_xp.core import accelerators
 
 OWN = "gru_xp"
 PORTABLE = "gru_xp portable"
@@ -59,8 +62,7 @@ class Own(Contestant):
     ) -> None:
         self.name = PERSISTENT if persistent else OWN if accelerated else PORTABLE
         self._backend = backend_name
-        self._xp = backend.namespace(backend_name)
-        self._dtype = dtypes.as_dtype(self._xp, dtype)
+        self._place = Place.named(backend_name, dtype=dtype)
         self._wait = _waiting(backend_name)
         self._seconds = clocks.cupy if backend_name == "cupy" else clocks.wall
         self._context: Context = nullcontext if accelerated else lambda: use_accelerators(False)
@@ -113,7 +115,9 @@ class Own(Contestant):
         """See `Contestant`."""
         if not self._can(work, training=False):
             return None
-        cell = GRUCell(work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._dtype)
+        cell = GRUCell(
+            work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._place.dtype
+        )
         cell.load_state_dict(work.weights)
         cell.eval()
         x, h = self._array(work.x[0]), self._array(work.h0)
@@ -129,16 +133,18 @@ class Own(Contestant):
         if self._kernel is None:
             return True
         _, rows, _, hidden = work.size
-        dtype = dtypes.dtype_name(self._dtype)
+        dtype = dtypes.dtype_name(self._place.dtype)
         return bool(self._kernel.persistent_kernel_runs(rows, hidden, dtype, training=training))
 
     def _layer(self, work: Work) -> tuple[GRU, Any, Any]:
-        layer = GRU(work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._dtype)
+        layer = GRU(
+            work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._place.dtype
+        )
         layer.load_state_dict({f"{name}_l0": array for name, array in work.weights.items()})
         return layer, self._array(work.x), self._array(work.h0[None])
 
     def _array(self, array: HostArray) -> Any:
-        return backend.from_numpy(array, xp=self._xp, dtype=self._dtype)
+        return transfer.from_numpy(array, self._place)
 
 
 def _waiting(backend_name: str) -> Callable[[Any], Any]:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from gru_xp import accelerators
+from gru_xp.core import accelerators
 
 _PACKAGES = (
     "gru-xp", "numpy", "array-api-compat", "torch", "onnx", "onnxruntime", "jax", "jaxlib",

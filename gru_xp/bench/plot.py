@@ -10,7 +10,7 @@ import numpy as np
 
 from gru_xp.bench.contestants import OWN
 from gru_xp.bench.report import Document, case_of
-from gru_xp.training.files import write_whole
+from gru_xp.files import write_whole
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

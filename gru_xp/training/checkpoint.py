@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gru_xp import backend, dtypes
+from gru_xp.arrays import transfer
+from gru_xp.arrays.libraries import BackendError
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array
+from gru_xp.files import write_whole
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import CheckpointError
-from gru_xp.training.files import write_whole
 from gru_xp.training.model import CharModel
-from gru_xp.typing import Array
 
 FILE = "checkpoint.safetensors"
 CONFIG_FILE = "config.json"
@@ -37,11 +39,8 @@ class Checkpoint(NamedTuple):
             If one is missing or has another shape.
         """
         return {
-            name: backend.from_numpy(
-                self._array(prefix + name, tuple(array.shape)),
-                xp=backend.array_namespace(array),
-                dtype=array.dtype,
-                device=backend.device(array),
+            name: transfer.from_numpy(
+                self._array(prefix + name, tuple(array.shape)), Place.of(array)
             )
             for name, array in like.items()
         }
@@ -81,18 +80,16 @@ class Checkpoint(NamedTuple):
         BackendError
             If the backend is not usable here.
         """
-        xp = backend.namespace(backend_name)
         try:
-            dtype = dtypes.as_dtype(xp, self.config.dtype)
-        except backend.BackendError:
-            dtype = xp.float32
+            place = Place.named(backend_name, dtype=self.config.dtype)
+        except BackendError:
+            place = Place.named(backend_name)
         model = CharModel.initial(
             1 + len(self.characters),
             self.config.hidden_size,
             self.config.layers,
             rng=0,
-            xp=xp,
-            dtype=dtype,
+            place=place,
         )
         model.params = self.arrays_like(model.params, prefix="model.")
         return model

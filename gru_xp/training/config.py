@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from gru_xp import dtypes
+from gru_xp.arrays import dtypes
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gru_xp import backend
+from gru_xp import to_numpy
 from gru_xp.training import losses
 from gru_xp.training.batches import Indices, side_by_side
 from gru_xp.training.model import CharModel
@@ -40,5 +40,5 @@ def _total_loss(model: CharModel, inputs: Indices, targets: Indices) -> float:
         chunk = slice(start, start + _CHUNK)
         logits, h, _ = model.forward(model.indices(inputs[chunk]), h, keep_tape=False)
         of_chunk, _ = losses.cross_entropy(logits, model.indices(targets[chunk]), xp=model.xp)
-        total += float(np.sum(backend.to_numpy(of_chunk), dtype=np.float64))
+        total += float(np.sum(to_numpy(of_chunk), dtype=np.float64))
     return total

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
-from gru_xp.typing import Array
+from gru_xp.arrays.typing import Array
 
 START = 2.0**16
 GROWTH_INTERVAL = 2000

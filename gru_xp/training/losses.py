@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gru_xp.backend import device
-from gru_xp.dtypes import at_least_float32
-from gru_xp.typing import Array, Namespace
+from gru_xp.arrays.devices import device
+from gru_xp.arrays.dtypes import at_least_float32
+from gru_xp.arrays.typing import Array, Namespace
 
 
 def cross_entropy(logits: Array, targets: Array, /, *, xp: Namespace) -> tuple[Array, Array]:

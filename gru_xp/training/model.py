@@ -7,11 +7,14 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from gru_xp import backend, parameters, stack
-from gru_xp.parameters import GRUParams
-from gru_xp.products import matmul, sum_of_rows
-from gru_xp.stack import Form, GRUTape
-from gru_xp.typing import Array, Device, DType, Namespace
+from gru_xp.arrays import transfer
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array, Namespace
+from gru_xp.core import parameters, stack
+from gru_xp.core.loop import PLAIN
+from gru_xp.core.parameters import Form, GRUParams
+from gru_xp.core.products import matmul, sum_of_rows
+from gru_xp.core.stack import GRUTape
 
 _GRU = "gru."
 """What the names of the GRU's weights start with."""
@@ -55,9 +58,7 @@ class CharModel:
         layers: int = 1,
         *,
         rng: np.random.Generator | int,
-        xp: Namespace,
-        dtype: DType,
-        device: Device | None = None,
+        place: Place,
     ) -> Self:
         """Draw all weights from U(-1/sqrt(H), 1/sqrt(H)); the output's bias starts at zero.
 
@@ -68,14 +69,21 @@ class CharModel:
             width = hidden_size if layer else vocabulary_size
             of_layer = parameters.shapes(width, hidden_size)
             shapes |= {f"{_GRU}{name}_l{layer}": shape for name, shape in of_layer.items()}
-        params = parameters.initial(shapes, hidden_size, rng=rng, xp=xp, dtype=dtype, device=device)
-        params["output.bias"] = xp.zeros(vocabulary_size, dtype=dtype, device=device)
+        params = parameters.initial(shapes, hidden_size, place, rng=rng)
+        params["output.bias"] = place.xp.zeros(
+            vocabulary_size, dtype=place.dtype, device=place.device
+        )
         return cls(params)
+
+    @property
+    def place(self) -> Place:
+        """Where the weights are."""
+        return Place.of(self.params["output.bias"])
 
     @property
     def xp(self) -> Namespace:
         """Namespace of the weights' library."""
-        return backend.array_namespace(self.params["output.bias"])
+        return self.place.xp
 
     @property
     def layers(self) -> int:
@@ -102,21 +110,21 @@ class CharModel:
 
     def start(self, rows: int, /) -> Array:
         """States (layers, rows, H) before the first character: zeros."""
-        like = self.params["output.bias"]
-        shape = (self.layers, rows, self.hidden_size)
-        return self.xp.zeros(shape, dtype=like.dtype, device=backend.device(like))
+        place, shape = self.place, (self.layers, rows, self.hidden_size)
+        return place.xp.zeros(shape, dtype=place.dtype, device=place.device)
 
     def indices(self, host: np.ndarray[Any, Any], /) -> Array:
         """Copy indices into the vocabulary to where the weights are, as int32."""
-        place = backend.device(self.params["output.bias"])
-        return backend.from_numpy(host, xp=self.xp, dtype=self.xp.int32, device=place)
+        place = self.place
+        return transfer.from_numpy(host, place._replace(dtype=place.xp.int32))
 
     def logits(self, h: Array, /) -> Array:
         """Logits (..., V) of the next character, of states (..., H)."""
-        xp = self.xp
+        place = self.place
+        xp = place.xp
         rows = xp.reshape(h, (-1, self.hidden_size))
         weight, bias = self.params["output.weight"], self.params["output.bias"]
-        scores = matmul(rows, weight.T, bias, xp=xp)
+        scores = matmul(rows, weight.T, bias, place=place)
         return xp.reshape(scores, (*h.shape[:-1], self.vocabulary_size))
 
     def forward(
@@ -149,20 +157,20 @@ class CharModel:
             States after the chunk.
         tape : ModelTape or None
         """
-        xp = self.xp
-        like = self.params["output.bias"]
-        classes = xp.arange(self.vocabulary_size, dtype=inputs.dtype, device=backend.device(like))
-        x = xp.astype(inputs[..., None] == classes, like.dtype)
+        place = self.place
+        xp = place.xp
+        classes = xp.arange(self.vocabulary_size, dtype=inputs.dtype, device=place.device)
+        x = xp.astype(inputs[..., None] == classes, place.dtype)
         h, h_last, tape = stack.forward(
             self.gru,
             x,
             h0,
-            lengths=None,
+            PLAIN,
+            Form(),
             masks=masks[:-1],
-            form=Form(),
             keep_tape=keep_tape,
             owner="CharModel",
-            xp=xp,
+            place=place,
         )
         mask = masks[-1] if masks else None
         h = h if mask is None else h * mask
@@ -170,12 +178,21 @@ class CharModel:
 
     def backward(self, tape: ModelTape, dlogits: Array, /) -> dict[str, Array]:
         """Gradients with respect to `params`, given that of the logits (T, N, V)."""
-        xp = self.xp
+        place = self.place
+        xp = place.xp
         flat = xp.reshape(dlogits, (-1, self.vocabulary_size))
-        dh = xp.reshape(matmul(flat, self.params["output.weight"], xp=xp), tape.h.shape)
+        dh = xp.reshape(matmul(flat, self.params["output.weight"], place=place), tape.h.shape)
         dh = dh if tape.mask is None else dh * tape.mask
         of_layers, _, _ = stack.backward(
-            self.gru, tape.gru, dh, None, form=Form(), with_dx=False, owner="CharModel", xp=xp
+            self.gru,
+            tape.gru,
+            dh,
+            None,
+            PLAIN,
+            Form(),
+            with_dx=False,
+            owner="CharModel",
+            place=place,
         )
         gradients = {
             f"{_GRU}{name}_l{layer}": array
@@ -183,6 +200,6 @@ class CharModel:
             for name, array in each.named().items()
         }
         rows = xp.reshape(tape.h, (-1, self.hidden_size))
-        gradients["output.weight"] = matmul(flat.T, rows, xp=xp)
-        gradients["output.bias"] = sum_of_rows(flat, xp=xp)
+        gradients["output.weight"] = matmul(flat.T, rows, place=place)
+        gradients["output.bias"] = sum_of_rows(flat, place=place)
         return gradients

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gru_xp.dtypes import at_least_float32, cast
-from gru_xp.typing import Array, Namespace
+from gru_xp.arrays.dtypes import at_least_float32, cast
+from gru_xp.arrays.typing import Array, Namespace
 
 Arrays = dict[str, Array]
 

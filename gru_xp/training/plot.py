@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gru_xp.training.files import write_whole
+from gru_xp.files import write_whole
 
 FILE = "loss.png"
 

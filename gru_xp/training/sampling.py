@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp import GRUCell, backend
+from gru_xp import GRUCell, to_numpy
+from gru_xp.arrays.typing import Array
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Vocabulary
-from gru_xp.typing import Array
 
 
 def sample(
@@ -63,7 +63,7 @@ def sample(
     for number in vocabulary.encode(prompt or "\n"):
         h = read(int(number))
     for _ in range(length):
-        logits = backend.to_numpy(model.logits(h)).astype(np.float64)
+        logits = to_numpy(model.logits(h)).astype(np.float64)
         logits[Vocabulary.UNKNOWN] = -np.inf
         number = _draw(logits, temperature, generator)
         yield vocabulary.character(number)
@@ -72,15 +72,15 @@ def sample(
 
 def _cells(model: CharModel) -> list[GRUCell]:
     """Return a cell with the weights of each GRU layer, that keeps no tape."""
-    like = model.params["output.bias"]
+    place = model.place
     cells = []
     for params in model.gru:
         cell = GRUCell(
             params.weight_ih.shape[1],
             model.hidden_size,
-            backend=backend.name_of(model.xp),
-            device=backend.device(like),
-            dtype=like.dtype,
+            backend=place.library,
+            device=place.device,
+            dtype=place.dtype,
         )
         cell.load_state_dict(params.named())
         cells.append(cell.eval())

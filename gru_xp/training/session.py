@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from gru_xp.files import make_writable_folder
 from gru_xp.training import checkpoint, text
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import SessionError
-from gru_xp.training.files import make_writable_folder
 from gru_xp.training.trainer import Trainer
 
 SAVE_SECONDS = 15.0

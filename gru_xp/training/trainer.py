@@ -8,7 +8,9 @@ from typing import Literal, Self
 
 import numpy as np
 
-from gru_xp import backend, dtypes
+from gru_xp.arrays import dtypes, transfer
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array
 from gru_xp.training import losses, optimizer
 from gru_xp.training.batches import Streams
 from gru_xp.training.checkpoint import Checkpoint
@@ -18,7 +20,6 @@ from gru_xp.training.evaluation import held_out_bits
 from gru_xp.training.loss_scale import LossScale, unscaled
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Corpus, Vocabulary
-from gru_xp.typing import Array
 
 # With the default options, these were the best of those tried on the default text.
 MAX_NORM = 1.0
@@ -64,7 +65,7 @@ class Trainer:
     def __init__(self, config: TrainingConfig, corpus: Corpus) -> None:
         self.config = config
         self.corpus = corpus
-        xp = backend.namespace(config.backend)
+        place = Place.named(config.backend, dtype=config.dtype)
         self.vocabulary = Vocabulary(corpus.training)
         self._streams = Streams(
             self.vocabulary.encode(corpus.training),
@@ -76,10 +77,9 @@ class Trainer:
             config.hidden_size,
             config.layers,
             rng=config.seed,
-            xp=xp,
-            dtype=dtypes.as_dtype(xp, config.dtype),
+            place=place,
         )
-        self._adam = optimizer.adam_start(self.model.params, xp=xp)
+        self._adam = optimizer.adam_start(self.model.params, xp=place.xp)
         self._loss_scale = LossScale.start(config.dtype)
         self._h = self.model.start(config.batch_size)
         self.losses: list[float] = []
@@ -122,7 +122,7 @@ class Trainer:
         )
         norm = optimizer.global_norm(gradients, xp=model.xp)
         # Both in one copy to the host, which waits for the device.
-        loss_and_norm = backend.to_numpy(model.xp.stack([loss, norm]))
+        loss_and_norm = transfer.to_numpy(model.xp.stack([loss, norm]))
         bits = float(loss_and_norm[0]) / math.log(2)
         if not math.isfinite(bits):
             raise DivergenceError(
@@ -175,10 +175,8 @@ class Trainer:
         generator = np.random.default_rng([config.seed, step])
         shape = (config.seq_len, config.batch_size, config.hidden_size)
         return [
-            backend.from_numpy(
-                (generator.random(shape, dtype=np.float32) < keep) / keep,
-                xp=model.xp,
-                dtype=self._h.dtype,
+            transfer.from_numpy(
+                (generator.random(shape, dtype=np.float32) < keep) / keep, model.place
             )
             for _ in range(config.layers)
         ]
@@ -196,7 +194,7 @@ class Trainer:
             **{f"adam.square.{name}": array for name, array in self._adam.square.items()},
             "state": dtypes.at_least_float32(self._h, xp=xp),  # NumPy's files have no bfloat16
         }
-        arrays = {name: backend.to_numpy(array) for name, array in named.items()}
+        arrays = {name: transfer.to_numpy(array) for name, array in named.items()}
         arrays["adam.steps"] = np.asarray([self._adam.steps], dtype=np.float64)
         arrays["loss_scale"] = np.asarray(self._loss_scale[:2], dtype=np.float64)
         arrays["losses"] = np.asarray(self.losses, dtype=np.float64).reshape(-1, 1)

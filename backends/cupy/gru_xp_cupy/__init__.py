@@ -6,6 +6,7 @@ Results have the same bits on every run.
 """
 
 from gru_xp_cupy.functions import (
+    OPTIONS,
     backward,
     describe,
     forward,
@@ -13,4 +14,11 @@ from gru_xp_cupy.functions import (
     use_persistent_kernel,
 )
 
-__all__ = ["backward", "describe", "forward", "persistent_kernel_runs", "use_persistent_kernel"]
+__all__ = [
+    "OPTIONS",
+    "backward",
+    "describe",
+    "forward",
+    "persistent_kernel_runs",
+    "use_persistent_kernel",
+]

@@ -6,7 +6,7 @@ from typing import Any
 
 import cupy
 
-from gru_xp.tape import Tape
+from gru_xp.accelerator_api import Tape
 
 NULL = 0
 """As a pointer among a kernel's arguments."""

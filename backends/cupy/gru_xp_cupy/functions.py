@@ -1,4 +1,4 @@
-"""The accelerator's functions, as `gru_xp.recurrence` and `gru_xp.accelerators` define them."""
+"""The accelerator's functions, as `gru_xp.accelerator_api` defines them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
-from gru_xp.tape import Tape
+from gru_xp.accelerator_api import Loop, Tape
 from gru_xp_cupy import persistent, steps
 from gru_xp_cupy.sources import NUMBERS
 from gru_xp_cupy.trust import trusted
+
+OPTIONS = frozenset({"lengths", "reverse"})
+"""Of a `Loop`."""
 
 _persistent: ContextVar[bool] = ContextVar(
     "gru_xp_persistent_kernel", default=os.environ.get("GRU_XP_PERSISTENT_KERNEL", "0") == "1"
@@ -36,42 +39,19 @@ def use_persistent_kernel(enabled: bool = True) -> Iterator[None]:
         _persistent.reset(token)
 
 
-def forward(
-    gx: Any,
-    h0: Any,
-    weight_hh: Any,
-    b_hn: Any,
-    /,
-    *,
-    lengths: Any = None,
-    reverse: bool = False,
-    keep_tape: bool = True,
-    reset_after: bool = True,
-) -> Any:
-    """Run the loop over time forward; see `gru_xp.recurrence.forward`."""
-    for path in _paths(gx, h0, weight_hh, b_hn, reset_after=reset_after):
-        result = path.forward(
-            gx, h0, weight_hh, b_hn, lengths=lengths, reverse=reverse, keep_tape=keep_tape
-        )
+def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
+    """Run the loop over time forward; see `gru_xp.accelerator_api.Accelerator`."""
+    for path in _paths(gx, h0, weight_hh, b_hn):
+        result = path.forward(gx, h0, weight_hh, b_hn, loop, keep_tape=keep_tape)
         if result is not NotImplemented:
             return result
     return NotImplemented
 
 
-def backward(
-    dh: Any,
-    dh_last: Any,
-    tape: Tape,
-    weight_hh: Any,
-    /,
-    *,
-    lengths: Any = None,
-    reverse: bool = False,
-    reset_after: bool = True,
-) -> Any:
-    """Run the loop over time back; see `gru_xp.recurrence.backward`."""
-    for path in _paths(dh, dh_last, *tape, weight_hh, reset_after=reset_after):
-        result = path.backward(dh, dh_last, tape, weight_hh, lengths=lengths, reverse=reverse)
+def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
+    """Run the loop over time back; see `gru_xp.accelerator_api.Accelerator`."""
+    for path in _paths(dh, dh_last, *tape, weight_hh):
+        result = path.backward(dh, dh_last, tape, weight_hh, loop)
         if result is not NotImplemented:
             return result
     return NotImplemented
@@ -99,10 +79,10 @@ def describe() -> str:
     return "CUDA" + (", persistent kernel: experimental" if _persistent.get() else "")
 
 
-def _paths(array: Any, /, *others: Any, reset_after: bool) -> Iterator[ModuleType]:
+def _paths(array: Any, /, *others: Any) -> Iterator[ModuleType]:
     """Ways to run a call, the fastest first."""
     dtype, rows = array.dtype.name, array.shape[1]
-    if not reset_after or dtype not in NUMBERS or 0 in array.shape:
+    if dtype not in NUMBERS or 0 in array.shape:
         return
     # The kernels take every array to be of the first one's dtype.
     if any(other is not None and other.dtype != array.dtype for other in others):

@@ -9,7 +9,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from gru_xp.tape import Tape
+from gru_xp.accelerator_api import Loop, Tape
 from gru_xp_cupy import compiled
 from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
 from gru_xp_cupy.plan import THREADS, Device, Plan, plan
@@ -20,17 +20,7 @@ _GATES = {"persistent_forward": 3, "persistent_backward": 1}
 """Gates whose products a kernel's block sums up apart."""
 
 
-def forward(
-    gx: Any,
-    h0: Any,
-    weight_hh: Any,
-    b_hn: Any,
-    /,
-    *,
-    lengths: Any,
-    reverse: bool,
-    keep_tape: bool,
-) -> Any:
+def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
     """See `gru_xp.recurrence.forward`; NotImplemented where it does not fit on the device."""
     steps, rows, _ = gx.shape
     size = h0.shape[1]
@@ -38,30 +28,21 @@ def forward(
     if launch is None:
         return NotImplemented
     way, kernel = launch
-    states = initial_states(h0, steps, reverse=reverse)
+    states = initial_states(h0, steps, reverse=loop.reverse)
     tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
     arguments = (
         *(contiguous(each) for each in (gx, weight_hh, b_hn)),
         states,
         *tape,
-        contiguous(lengths, np.int64),
+        contiguous(loop.lengths, np.int64),
         cupy.zeros(1, np.uint32),
-        *_integers(steps, rows, size, way.units, way.splits, reverse),
+        *_integers(steps, rows, size, way.units, way.splits, loop.reverse),
     )
     kernel((way.blocks,), (THREADS,), arguments, shared_mem=way.shared_bytes)
-    return states_of(states, tape if keep_tape else None, reverse=reverse)
+    return states_of(states, tape if keep_tape else None, reverse=loop.reverse)
 
 
-def backward(
-    dh: Any,
-    dh_last: Any,
-    tape: Tape,
-    weight_hh: Any,
-    /,
-    *,
-    lengths: Any,
-    reverse: bool,
-) -> Any:
+def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
     """See `gru_xp.recurrence.backward`; NotImplemented where it does not fit on the device."""
     steps, rows, size = dh.shape
     launch = _launch("persistent_backward", rows, size, dh.dtype.name)
@@ -76,9 +57,9 @@ def backward(
         dgx,
         dgh_n,
         dh0,
-        contiguous(lengths, np.int64),
+        contiguous(loop.lengths, np.int64),
         cupy.zeros(1, np.uint32),
-        *_integers(steps, rows, size, way.units, way.splits, reverse),
+        *_integers(steps, rows, size, way.units, way.splits, loop.reverse),
     )
     kernel((way.blocks,), (THREADS,), arguments, shared_mem=way.shared_bytes)
     return dgx, dgh_n, dh0

@@ -7,8 +7,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from gru_xp.portable import times
-from gru_xp.tape import Tape
+from gru_xp.accelerator_api import Loop, Tape, portable
 from gru_xp_cupy import compiled
 from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
 from gru_xp_cupy.sources import NUMBERS
@@ -24,46 +23,31 @@ def sizes_to_check(rows: int, dtype: str, /) -> tuple[tuple[int, int], ...]:
 
 
 def forward(
-    gx: Any,
-    h0: Any,
-    weight_hh: Any,
-    b_hn: Any,
-    /,
-    *,
-    lengths: Any,
-    reverse: bool,
-    keep_tape: bool,
+    gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool
 ) -> tuple[Any, Tape | None]:
     """See `gru_xp.recurrence.forward`; T and N are at least 1."""
     steps, rows, _ = gx.shape
     size = h0.shape[1]
-    gx, b_hn, lengths = contiguous(gx), contiguous(b_hn), contiguous(lengths, np.int64)
+    gx, b_hn, lengths = contiguous(gx), contiguous(b_hn), contiguous(loop.lengths, np.int64)
     kernel = compiled.gates("forward_gates", NUMBERS[gx.dtype.name])
-    states = initial_states(h0, steps, reverse=reverse)
+    states = initial_states(h0, steps, reverse=loop.reverse)
     tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
     gh = cupy.empty((rows, 3 * size), gx.dtype)
-    for t in times(steps, reverse):
-        h, h_next = (states[t + 1], states[t]) if reverse else (states[t], states[t + 1])
+    for t in portable.times(steps, loop.reverse):
+        h, h_next = (states[t + 1], states[t]) if loop.reverse else (states[t], states[t + 1])
         cupy.matmul(h, weight_hh.T, out=gh)
         arguments = (gx, gh, b_hn, h, h_next, *tape, lengths, t, rows, size)
         kernel((_blocks(rows, size),), (_THREADS,), arguments)
-    return states_of(states, tape if keep_tape else None, reverse=reverse)
+    return states_of(states, tape if keep_tape else None, reverse=loop.reverse)
 
 
 def backward(
-    dh: Any,
-    dh_last: Any,
-    tape: Tape,
-    weight_hh: Any,
-    /,
-    *,
-    lengths: Any,
-    reverse: bool,
+    dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /
 ) -> tuple[Any, Any, Any]:
     """See `gru_xp.recurrence.backward`; T and N are at least 1."""
     steps, rows, size = dh.shape
     dtype = dh.dtype
-    dh, lengths = contiguous(dh), contiguous(lengths, np.int64)
+    dh, lengths = contiguous(dh), contiguous(loop.lengths, np.int64)
     kept = [contiguous(each) for each in tape]
     kernel = compiled.gates("backward_gates", NUMBERS[dtype.name])
     computed = np.dtype(np.float64 if dtype.name == "float64" else np.float32)
@@ -76,7 +60,7 @@ def backward(
     product, dh0 = (cupy.empty((rows, size), dtype) for _ in range(2))
     dgh = cupy.empty((rows, 3 * size), dtype)
     behind = -1
-    for t in (*times(steps, not reverse), -1):
+    for t in (*portable.times(steps, not loop.reverse), -1):
         arguments = (dh, *kept, dgx, dgh_n, lengths, carried, product, dgh, dh0)
         kernel((_blocks(rows, size),), (_THREADS,), (*arguments, behind, t, rows, size))
         if t >= 0:

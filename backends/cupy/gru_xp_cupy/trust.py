@@ -9,8 +9,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from gru_xp import backend, portable
-from gru_xp.tape import Tape
+from gru_xp.accelerator_api import Loop, Place, Tape, portable
 
 _STEPS = 4
 _ROUNDINGS = 32  # of the dtype's, by which two orders of the sums may differ
@@ -76,22 +75,23 @@ def _largest_error(
     def draw(*shape: int, bound: float = 0.5) -> Any:
         return cupy.asarray(rng.uniform(-bound, bound, shape)).astype(dtype)
 
-    xp = backend.namespace("cupy")
     gx, h0 = draw(_STEPS, rows, 3 * hidden), draw(rows, hidden)
     weight_hh, b_hn = draw(3 * hidden, hidden, bound=hidden**-0.5), draw(hidden)
     dh, dh_last = draw(_STEPS, rows, hidden), draw(rows, hidden)
     lengths = cupy.asarray(np.arange(_STEPS, _STEPS - rows, -1) % (_STEPS + 1))
+    place = Place("cupy", None, gx.dtype)  # None is the current device
     errors = []
     for reverse in (False, True):
-        options: dict[str, Any] = {"lengths": lengths, "reverse": reverse}
-        h, tape = portable.forward(gx, h0, weight_hh, b_hn, **options, xp=xp)
-        results = forward(gx, h0, weight_hh, b_hn, keep_tape=True, **options)
+        loop = Loop(lengths=lengths, reverse=reverse)
+        arguments = (gx, h0, weight_hh, b_hn, loop)
+        h, tape = portable.forward(*arguments, keep_tape=True, place=place)
+        results = forward(*arguments, keep_tape=True)
         if results is NotImplemented:
             raise RuntimeError("it declined the case of the check")
         own_h, own_tape = results
         assert tape is not None
-        gradients = portable.backward(dh, dh_last, tape, weight_hh, **options, xp=xp)
-        own = backward(dh, dh_last, Tape(*own_tape), weight_hh, **options)
+        gradients = portable.backward(dh, dh_last, tape, weight_hh, loop, place=place)
+        own = backward(dh, dh_last, Tape(*own_tape), weight_hh, loop)
         if own is NotImplemented:
             raise RuntimeError("it declined the case of the check")
         for wanted, got in zip((h, *gradients), (own_h, *own), strict=True):

@@ -4,6 +4,6 @@ The portable loop is unrolled under ``jax.jit``, so that compiling it takes minu
 steps; a scan compiles its one step. The equations are the package's own.
 """
 
-from gru_xp_jax.scan import backward, forward
+from gru_xp_jax.scan import OPTIONS, backward, forward
 
-__all__ = ["backward", "forward"]
+__all__ = ["OPTIONS", "backward", "forward"]

@@ -6,6 +6,7 @@ number of threads, and each row's bits do not depend on the other rows nor on th
 """
 
 from gru_xp_numpy.functions import (
+    OPTIONS,
     backward,
     describe,
     forward,
@@ -18,6 +19,7 @@ from gru_xp_numpy.functions import (
 )
 
 __all__ = [
+    "OPTIONS",
     "backward",
     "describe",
     "forward",

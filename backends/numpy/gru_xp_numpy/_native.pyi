@@ -1,6 +1,6 @@
 from typing import Any
 
-from gru_xp.typing import Array
+from gru_xp.accelerator_api import Array
 
 def forward(
     gx: Array,

@@ -1,4 +1,4 @@
-"""The accelerator's functions, as `gru_xp.recurrence` and `gru_xp.accelerators` define them."""
+"""The accelerator's functions, as `gru_xp.accelerator_api` defines them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 import warnings
 from typing import Any
 
-from gru_xp.tape import Tape
-from gru_xp.typing import Array
+from gru_xp.accelerator_api import Array, Loop, Tape
 
 try:
     import gru_xp_numpy._native as _native
@@ -19,52 +18,40 @@ except ImportError as error:
     ) from error
 
 
+OPTIONS = frozenset({"lengths", "reverse"})
+"""Of a `Loop`."""
+
+
 def forward(
     gx: Array,
     h0: Array,
     weight_hh: Array,
     b_hn: Array | None,
+    loop: Loop,
     /,
     *,
-    lengths: Array | None = None,
-    reverse: bool = False,
-    keep_tape: bool = True,
-    reset_after: bool = True,
+    keep_tape: bool,
 ) -> Any:
-    """Run the loop over time forward; see `gru_xp.recurrence.forward`."""
-    if not reset_after:
-        return NotImplemented
-    result = _native.forward(gx, h0, weight_hh, b_hn, lengths, reverse, keep_tape)
+    """Run the loop over time forward; see `gru_xp.accelerator_api.Accelerator`."""
+    result = _native.forward(gx, h0, weight_hh, b_hn, loop.lengths, loop.reverse, keep_tape)
     if result is NotImplemented:
         return NotImplemented
     h, tape = result
     return h, None if tape is None else Tape(*tape)
 
 
-def backward(
-    dh: Array,
-    dh_last: Array | None,
-    tape: Tape,
-    weight_hh: Array,
-    /,
-    *,
-    lengths: Array | None = None,
-    reverse: bool = False,
-    reset_after: bool = True,
-) -> Any:
-    """Run the loop over time back; see `gru_xp.recurrence.backward`."""
-    if not reset_after:
-        return NotImplemented
-    return _native.backward(dh, dh_last, *tape, weight_hh, lengths, reverse)
+def backward(dh: Array, dh_last: Array | None, tape: Tape, weight_hh: Array, loop: Loop, /) -> Any:
+    """Run the loop over time back; see `gru_xp.accelerator_api.Accelerator`."""
+    return _native.backward(dh, dh_last, *tape, weight_hh, loop.lengths, loop.reverse)
 
 
 def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:
-    """Return ``a @ b``, plus `bias` for every row; see `gru_xp.products.matmul`."""
+    """Multiply matrices; see `gru_xp.accelerator_api.OptionalFunctions`."""
     return _native.matmul(a, b, bias)
 
 
 step = _native.step
-"""A whole step of a cell in eval; see `gru_xp.accelerators.quick_step`."""
+"""A whole step of a cell in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
 
 
 def set_num_threads(count: int, /) -> None:

@@ -1,4 +1,4 @@
-"""dtypes by name; which one a call computes in, and how arguments and results come into theirs."""
+"""dtypes by name, and arrays cast from one to another."""
 
 from __future__ import annotations
 
@@ -7,22 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.backend import BackendError, name_of
-from gru_xp.typing import Array, Device, DType, Namespace
+from gru_xp.arrays.libraries import BackendError, namespace
+from gru_xp.arrays.typing import Array, Device, DType, Namespace
 
 NAMES = ("float32", "float64", "float16", "bfloat16")
 """Of the dtypes that weights may have."""
-
-
-def computing_dtype(weight: Array, *others: Array | None, xp: Namespace) -> DType:
-    """Promote the floating dtypes; an integer or boolean array takes on the others'."""
-    dtype = weight.dtype
-    for other in others:
-        if other is None or other.dtype == dtype:
-            continue
-        if is_real_floating(other.dtype, xp=xp):
-            dtype = xp.result_type(dtype, other.dtype)
-    return dtype
 
 
 def is_real_floating(dtype: DType, /, *, xp: Namespace) -> bool:
@@ -47,13 +36,15 @@ def at_least_float32(array: Array, /, *, xp: Namespace) -> Array:
 
 def like(gradient: Array | None, value: Array | None, /, *, xp: Namespace) -> Array | None:
     """Cast a gradient to the dtype of what it belongs to, unless that is an integer's."""
-    if gradient is None or value is None or not is_real_floating(value.dtype, xp=xp):
+    if gradient is None or value is None or value.dtype == gradient.dtype:
+        return gradient
+    if not is_real_floating(value.dtype, xp=xp):
         return gradient
     return cast(gradient, value.dtype, xp=xp)
 
 
-def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = None) -> DType:
-    """Turn a dtype's name or any library's floating dtype into that of `xp`; None is float32.
+def as_dtype(library: str, dtype: DType | str | None, /, *, device: Device = None) -> DType:
+    """Turn a dtype's name or any library's floating dtype into that of a backend; None is float32.
 
     Raises
     ------
@@ -69,13 +60,14 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
             f"expected a real floating dtype, got {dtype!r}: use float16, bfloat16, float32 or "
             "float64"
         )
+    xp = namespace(library)
     native = getattr(xp, name, None)
-    if native is None and (name, name_of(xp)) == ("bfloat16", "cupy"):
+    if native is None and (name, library) == ("bfloat16", "cupy"):
         return _bfloat16_of_cupy()
     if native is None:
         others = [each for each in NAMES if hasattr(xp, each)]
         raise BackendError(
-            f"{name_of(xp)} has no dtype {name}: use {' or '.join(others)}, or another backend: "
+            f"{library} has no dtype {name}: use {' or '.join(others)}, or another backend: "
             "torch and jax have all of them"
         )
     if name == "float64" and name not in xp.__array_namespace_info__().dtypes(
@@ -83,10 +75,10 @@ def as_dtype(xp: Namespace, dtype: DType | str | None, /, *, device: Device = No
     ):
         remedy = (
             "call jax.config.update('jax_enable_x64', True) first, or use float32"
-            if name_of(xp) == "jax"
+            if library == "jax"
             else "use float32"
         )
-        raise BackendError(f"{name_of(xp)} has float64 switched off here: {remedy}")
+        raise BackendError(f"{library} has float64 switched off here: {remedy}")
     return native
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gru_xp.typing import Array, Namespace
+from gru_xp.arrays.typing import Array, Namespace
 
 
 class Gates(NamedTuple):

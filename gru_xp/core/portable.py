@@ -1,15 +1,20 @@
-"""The recurrence in standard array operations alone; see `gru_xp.recurrence` for the contract."""
+"""The recurrence in standard array operations alone; see `gru_xp.core.recurrence`.
+
+`step`, `backward_slopes`, `step_back` and `input_gradients` are its parts, for accelerators that
+run them in a loop of their own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gru_xp import equations
-from gru_xp.backend import device
-from gru_xp.dtypes import where
-from gru_xp.tape import Tape, valid_steps
-from gru_xp.typing import Array, Namespace
+from gru_xp.arrays.dtypes import where
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array, Namespace
+from gru_xp.core import equations
+from gru_xp.core.loop import Loop
+from gru_xp.core.tape import Tape, valid_steps
 
 
 def forward(
@@ -17,24 +22,24 @@ def forward(
     h0: Array,
     weight_hh: Array,
     b_hn: Array | None,
+    loop: Loop,
     /,
     *,
-    lengths: Array | None = None,
-    reverse: bool = False,
-    keep_tape: bool = True,
-    reset_after: bool = True,
-    xp: Namespace,
+    keep_tape: bool,
+    place: Place,
 ) -> tuple[Array, Tape | None]:
     """Run the loop over time forward."""
-    steps = gx.shape[0]
-    mask = None if lengths is None else valid_steps(lengths, steps, xp=xp)
-    if mask is not None:
+    xp = place.xp
+    steps, reverse = gx.shape[0], loop.reverse
+    mask = None
+    if loop.lengths is not None:
+        mask = valid_steps(loop.lengths, steps, xp=xp, device=place.device)
         gx = where(mask, gx, xp.zeros_like(gx), xp=xp)
     states = [h0]
     gates = []
     for t in times(steps, reverse):
         h = states[-1]
-        h_next, of_step = step(gx[t, ...], h, weight_hh, b_hn, reset_after=reset_after, xp=xp)
+        h_next, of_step = step(gx[t, ...], h, weight_hh, b_hn, loop, xp=xp)
         states.append(h_next if mask is None else where(mask[t, ...], h_next, h, xp=xp))
         if keep_tape:
             gates.append(of_step)
@@ -46,7 +51,7 @@ def forward(
     if not keep_tape:
         return h, None
     if not gates:
-        return h, Tape(h_prev, h, h, h, h if reset_after else None)
+        return h, Tape(h_prev, h, h, h, h if loop.reset_after else None)
     return h, Tape(h_prev, *(_stacked(kind, xp=xp) for kind in zip(*gates, strict=True)))
 
 
@@ -55,13 +60,13 @@ def step(
     h: Array,
     weight_hh: Array,
     b_hn: Array | None,
+    loop: Loop,
     /,
     *,
-    reset_after: bool,
     xp: Namespace,
 ) -> tuple[Array, equations.Gates]:
     """One step of the loop, product included."""
-    if reset_after:
+    if loop.reset_after:
         return equations.step(gx, xp.matmul(h, weight_hh.T), b_hn, h, xp=xp)
     return equations.step_reset_before(gx, h, weight_hh, xp=xp)
 
@@ -76,31 +81,33 @@ def backward(
     dh_last: Array | None,
     tape: Tape,
     weight_hh: Array,
+    loop: Loop,
     /,
     *,
-    lengths: Array | None = None,
-    reverse: bool = False,
-    reset_after: bool = True,
-    xp: Namespace,
+    place: Place,
 ) -> tuple[Array, Array, Array]:
     """Run the loop over time back."""
+    xp = place.xp
     steps, rows, size = dh.shape
     carried = dh_last
     if carried is None:
-        carried = xp.zeros((rows, size), dtype=dh.dtype, device=device(dh))
+        carried = xp.zeros((rows, size), dtype=dh.dtype, device=place.device)
     if steps == 0:
-        dgx = xp.zeros((0, rows, 3 * size), dtype=dh.dtype, device=device(dh))
+        dgx = xp.zeros((0, rows, 3 * size), dtype=dh.dtype, device=place.device)
         return dgx, xp.zeros_like(dh), carried + 0  # + 0: a copy
-    slopes = backward_slopes(tape, lengths, reset_after=reset_after, xp=xp)
+    mask = None
+    if loop.lengths is not None:
+        mask = valid_steps(loop.lengths, steps, xp=xp, device=place.device)
+    slopes = backward_slopes(tape, mask, loop, xp=xp)
     totals = []
     products = []
-    for t in times(steps, not reverse):
+    for t in times(steps, not loop.reverse):
         total = dh[t, ...] + carried
         of_step = Slopes(*(None if slope is None else slope[t, ...] for slope in slopes))
-        dgh, carried = step_back(total, of_step, weight_hh, reset_after=reset_after, xp=xp)
+        dgh, carried = step_back(total, of_step, weight_hh, loop, xp=xp)
         totals.append(total)
         products.append(dgh)
-    if not reverse:
+    if not loop.reverse:
         totals.reverse()
         products.reverse()
     dgh = xp.stack(products)
@@ -122,20 +129,17 @@ class Slopes(NamedTuple):
     """(T, N, H). The reset gate, where it acts before the product."""
 
 
-def backward_slopes(
-    tape: Tape, lengths: Array | None, /, *, reset_after: bool, xp: Namespace
-) -> Slopes:
-    """Derivatives that the loop back needs, from the tape."""
+def backward_slopes(tape: Tape, mask: Array | None, loop: Loop, /, *, xp: Namespace) -> Slopes:
+    """Derivatives that the loop back needs, from the tape; `mask` is that of `valid_steps`."""
     gates = equations.Gates(*tape[1:])
     gx_n = r = None
-    if reset_after:
+    if loop.reset_after:
         of_r, of_z, gx_n, of_n = equations.slopes(tape.h_prev, gates)
     else:
         of_r, of_z, of_n = equations.slopes_reset_before(tape.h_prev, gates)
         r = tape.r
     of_gates, h = xp.stack([of_r, of_z, of_n], axis=2), tape.z
-    if lengths is not None:
-        mask = valid_steps(lengths, h.shape[0], xp=xp)
+    if mask is not None:
         of_gates = where(mask[..., None], of_gates, xp.zeros_like(of_gates), xp=xp)
         h = where(mask, h, xp.ones_like(h), xp=xp)
         gx_n = None if gx_n is None else where(mask, gx_n, xp.zeros_like(gx_n), xp=xp)
@@ -143,7 +147,7 @@ def backward_slopes(
 
 
 def step_back(
-    total: Array, slopes: Slopes, weight_hh: Array, /, *, reset_after: bool, xp: Namespace
+    total: Array, slopes: Slopes, weight_hh: Array, loop: Loop, /, *, xp: Namespace
 ) -> tuple[Array, Array]:
     """One step of the loop back.
 
@@ -151,7 +155,7 @@ def step_back(
     to its recurrent products (N, 3H), and to the state that it started from.
     """
     rows, size = total.shape
-    if reset_after:
+    if loop.reset_after:
         dgh = xp.reshape(slopes.gates * total[:, None, :], (rows, 3 * size))
         return dgh, total * slopes.h + xp.matmul(dgh, weight_hh)
     dgh_n = total * slopes.gates[:, 2, :]

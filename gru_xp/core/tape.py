@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gru_xp.backend import device
-from gru_xp.typing import Array, Namespace
+from gru_xp.arrays.typing import Array, Device, Namespace
 
 
 class Tape(NamedTuple):
@@ -23,7 +22,9 @@ class Tape(NamedTuple):
     """``W_nh h_prev + b_nh``; None where the reset gate acts before the product."""
 
 
-def valid_steps(lengths: Array, steps: int, /, *, xp: Namespace) -> Array:
-    """Boolean mask (T, N, 1) of the steps that are no padding."""
-    times = xp.arange(steps, dtype=lengths.dtype, device=device(lengths))
+def valid_steps(
+    lengths: Array, steps: int, /, *, xp: Namespace, device: Device | None = None
+) -> Array:
+    """Boolean mask (T, N, 1) of the steps that are no padding; `device` is that of `lengths`."""
+    times = xp.arange(steps, dtype=lengths.dtype, device=device)
     return (times[:, None] < lengths[None, :])[:, :, None]

@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gru_xp import backend, dtypes, reference, sequence
-from gru_xp.accelerators import find, use_accelerators
-from gru_xp.backend import BackendError
-from gru_xp.parameters import GRUParams, shapes
-from gru_xp.typing import Array, Device, Namespace
+from gru_xp.arrays import devices, libraries, transfer
+from gru_xp.arrays.libraries import BackendError
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array
+from gru_xp.checking import reference
+from gru_xp.core import sequence
+from gru_xp.core.accelerators import find, use_accelerators
+from gru_xp.core.loop import Loop
+from gru_xp.core.parameters import GRUParams, shapes
 
 _STEPS, _ROWS, _INPUT, _HIDDEN = 4, 3, 5, 4
 _LENGTHS = (4, 0, 2)
@@ -49,7 +53,7 @@ class _Case(NamedTuple):
 
 
 def check_backends(names: list[str] | None = None) -> list[CheckResult]:
-    """Run forward and backward on backends and compare them with `gru_xp.reference`.
+    """Run forward and backward on backends and compare them with `gru_xp.checking.reference`.
 
     Parameters
     ----------
@@ -68,9 +72,9 @@ def check_backends(names: list[str] | None = None) -> list[CheckResult]:
         If a backend was asked for that is not usable.
     """
     if names is None:
-        names = [name for name in backend.NAMESPACES if not backend.unusable(name)]
+        names = [name for name in libraries.NAMESPACES if not libraries.unusable(name)]
     for name in names:
-        backend.namespace(name)
+        libraries.namespace(name)
     cases = [_case(reverse) for reverse in (False, True)]
     return [result for name in names for result in _check(name, cases)]
 
@@ -98,35 +102,32 @@ def _case(reverse: bool) -> _Case:
 
 
 def _check(name: str, cases: list[_Case]) -> Iterator[CheckResult]:
-    xp = backend.namespace(name)
     found = find(name)
-    for device in backend.devices(name):
+    for device in devices.devices(name):
         for dtype in _DTYPES:
             try:
-                dtypes.as_dtype(xp, dtype, device=device)
+                place = Place.named(name, device, dtype)
             except BackendError:
                 continue  # a library may have float64 switched off, or a device be without it
             for path in ("portable", *([found.reason] if found.module else [])):
                 with use_accelerators(path != "portable"), _full_precision(name):
-                    yield _compare(cases, xp=xp, device=device, dtype=dtype, path=path)
+                    yield _compare(cases, place, dtype=dtype, path=path)
 
 
-def _compare(
-    cases: list[_Case], *, xp: Namespace, device: Device, dtype: str, path: str
-) -> CheckResult:
+def _compare(cases: list[_Case], place: Place, /, *, dtype: str, path: str) -> CheckResult:
     tolerance = 64 * float(np.finfo(dtype).eps)
     forward_error = backward_error = float("nan")
     message = ""
     try:
-        errors = [_errors(case, xp=xp, device=device, dtype=dtype) for case in cases]
+        errors = [_errors(case, place) for case in cases]
         forward_error, backward_error = (max(kind) for kind in zip(*errors, strict=True))
     except Exception as error:  # a broken library or driver raises anything: report, go on
         message = f"{type(error).__name__}: {error}"
     # A NaN is no number below the tolerance, so that it fails too.
     passed = forward_error <= tolerance and backward_error <= tolerance
     return CheckResult(
-        backend.name_of(xp),
-        backend.device_name(device),
+        place.library,
+        devices.device_name(place.device),
         dtype,
         path,
         forward_error,
@@ -137,27 +138,24 @@ def _compare(
     )
 
 
-def _errors(case: _Case, *, xp: Namespace, device: Device, dtype: str) -> tuple[float, float]:
-    native = dtypes.as_dtype(xp, dtype, device=device)
-
+def _errors(case: _Case, place: Place) -> tuple[float, float]:
     def array(host: np.ndarray[Any, Any]) -> Array:
-        return backend.from_numpy(host, xp=xp, dtype=native, device=device)
+        return transfer.from_numpy(host, place)
 
     params = GRUParams(**{name: array(host) for name, host in case.weights.items()})
     x = array(case.x)
-    lengths = xp.asarray(
-        _LENGTHS, dtype=xp.int64 if dtype == "float64" else xp.int32, device=device
-    )
-    options: dict[str, Any] = {"lengths": lengths, "reverse": case.reverse, "xp": xp}
-    h, tape = sequence.forward(params, x, array(case.h0), **options)
+    integer = place.xp.int64 if place.dtype == place.xp.float64 else place.xp.int32
+    lengths = transfer.from_numpy(np.asarray(_LENGTHS), place._replace(dtype=integer))
+    loop = Loop(lengths=lengths, reverse=case.reverse)
+    h, tape = sequence.forward(params, x, array(case.h0), loop, keep_tape=True, place=place)
     assert tape is not None
     dparams, dx, dh0 = sequence.backward(
-        params, x, tape, array(case.dh), array(case.dh_last), **options
+        params, x, tape, array(case.dh), array(case.dh_last), loop, place=place
     )
-    forward_error = float(np.max(np.abs(backend.to_numpy(h) - case.states)))
+    forward_error = float(np.max(np.abs(transfer.to_numpy(h) - case.states)))
     got = {**dparams.named(), "x": dx, "h0": dh0}
     backward_error = max(
-        float(np.max(np.abs(backend.to_numpy(got[name]) - wanted)) / np.max(np.abs(wanted)))
+        float(np.max(np.abs(transfer.to_numpy(got[name]) - wanted)) / np.max(np.abs(wanted)))
         for name, wanted in case.gradients.items()
     )
     return forward_error, backward_error

@@ -1,45 +1,77 @@
-"""Checks of what users pass in, each with one error that says what to do.
+"""Checks of the shapes that users pass in, each with one error that says what to do.
 
-Of arrays only shapes, dtypes, libraries and devices are looked at, never values, so that
-``jax.jit`` and ``torch.compile`` can trace through. Lengths on the host are read.
+No values of arrays are looked at, so that ``jax.jit`` and ``torch.compile`` can trace through;
+but lengths on the host are read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gru_xp import backend, dtypes
-from gru_xp.dtypes import is_real_floating
-from gru_xp.parameters import GRUParams, shapes
-from gru_xp.typing import Array, Namespace
+from gru_xp.arrays import door, dtypes, transfer
+from gru_xp.arrays.libraries import library_of
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array
+from gru_xp.core.parameters import Form, GRUParams, shapes
 
 
-def check_params(params: GRUParams, /, *, owner: str) -> tuple[int, int]:
-    """Check the packed arrays against each other and return (input_size, hidden_size)."""
+def check_params(params: Any, /, *, owner: str) -> Place:
+    """Check the weights of a cell against each other, and return their place."""
+    arrays = _arrays(params, owner)
+    place = door.place_of(owner, **arrays)
+    _check_packed(params, owner)
+    return place
+
+
+def check_layers(params: Sequence[Any], form: Form, /, *, owner: str) -> Place:
+    """Check the weights of all layers and directions against each other; return their place."""
+    if not params or len(params) % form.directions:
+        raise ValueError(
+            f"{owner}: expected weights for {form.directions} direction(s) of at least one layer, "
+            f"got {len(params)} GRUParams"
+        )
+    arrays: dict[str, Array | None] = {}
+    for k, each in enumerate(params):
+        of_layer = _arrays(each, f"{owner}: params[{k}]")
+        arrays |= {f"params[{k}].{name}": array for name, array in of_layer.items()}
+    place = door.place_of(owner, **arrays)
+    hidden_size = input_size = None
+    for k, each in enumerate(params):
+        name = f"params[{k}]"
+        in_size, size = _check_packed(each, f"{owner}: {name}")
+        hidden_size = size if hidden_size is None else hidden_size
+        if k >= form.directions:
+            input_size = form.directions * hidden_size
+        elif input_size is None:
+            input_size = in_size
+        if (in_size, size) != (input_size, hidden_size):
+            raise ValueError(
+                f"{owner}: expected {name} to take input size {input_size} to hidden size "
+                f"{hidden_size}, got {in_size} and {size}"
+            )
+    return place
+
+
+def _arrays(params: Any, owner: str) -> dict[str, Array | None]:
+    """Arrays of a GRUParams by their names, both biases or neither."""
     if not isinstance(params, GRUParams):
         raise TypeError(f"{owner}: expected a GRUParams, got {type(params).__name__}")
-    weight_ih, weight_hh, bias_ih, bias_hh = params
-    for name, array in params._asdict().items():
-        if array is None and name.startswith("bias"):
-            continue
-        if not backend.is_array(array):
-            raise TypeError(f"{owner}: {name} must be an array, got {type(array).__name__}")
-        if "float" not in dtypes.dtype_name(array.dtype):
-            raise TypeError(f"{owner}: {name} must be of a floating dtype, got {array.dtype}")
-        if not backend.same_device(weight_ih, array):
-            raise ValueError(
-                f"{owner}: {name} is on device {backend.device(array)}, weight_ih on "
-                f"{backend.device(weight_ih)}: move one"
-            )
+    if (params.bias_ih is None) != (params.bias_hh is None):
+        raise ValueError(f"{owner}: expected both of bias_ih and bias_hh, or neither")
+    return params._asdict()
+
+
+def _check_packed(params: GRUParams, owner: str) -> tuple[int, int]:
+    """Check the shapes of packed weights against each other; return I and H."""
+    weight_ih, weight_hh, bias_ih, _ = params
     for name, weight in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):
         if weight.ndim != 2 or weight.shape[1] == 0:
             raise ValueError(
                 f"{owner}: {name} must be 2-D and not empty, got shape {tuple(weight.shape)}"
             )
-    if (bias_ih is None) != (bias_hh is None):
-        raise ValueError(f"{owner}: expected both of bias_ih and bias_hh, or neither")
     input_size, hidden_size = weight_ih.shape[1], weight_hh.shape[1]
     expected = shapes(input_size, hidden_size, bias=bias_ih is not None)
     for name, array in params.named().items():
@@ -49,45 +81,6 @@ def check_params(params: GRUParams, /, *, owner: str) -> tuple[int, int]:
                 f"and hidden size {hidden_size}, got {tuple(array.shape)}"
             )
     return input_size, hidden_size
-
-
-def check_array(value: Any, like: Array, /, *, name: str, owner: str, xp: Namespace) -> None:
-    """Check that a value is an array of the weights' library, on their device, of numbers."""
-    if type(value) is type(like) is np.ndarray and value.dtype == like.dtype:
-        return  # at once: what follows takes longer than a small step's arithmetic
-    ours = backend.name_of(xp)
-    if not backend.is_array(value):
-        raise TypeError(
-            f"{owner}: expected {name} to be an array of {ours}, as the weights are, got "
-            f"{type(value).__name__}: pass {_example(ours)}"
-        )
-    theirs = backend.name_of(backend.array_namespace(value))
-    if theirs != ours:
-        raise TypeError(
-            f"{owner}: {name} is an array of {theirs}, the weights are of {ours}: convert {name} "
-            f"({_example(ours)}) or move the weights with .to(backend={theirs!r})"
-        )
-    if not backend.same_device(like, value):
-        raise ValueError(
-            f"{owner}: {name} is on device {backend.device(value)}, the weights are on "
-            f"{backend.device(like)}: move {name}, or the weights with .to(device=...)"
-        )
-    if value.dtype != like.dtype and not (
-        is_real_floating(value.dtype, xp=xp) or xp.isdtype(value.dtype, ("integral", "bool"))
-    ):
-        raise TypeError(
-            f"{owner}: expected {name} of a real floating or integer dtype, got {value.dtype}: "
-            "cast it first"
-        )
-
-
-def _example(name: str) -> str:
-    calls = {
-        "torch": "torch.as_tensor(...)",
-        "jax": "jax.numpy.asarray(...)",
-        "numpy": "numpy.asarray(...), from another library gru_xp.to_numpy(...)",
-    }
-    return calls.get(name, f"{name}.asarray(...)")
 
 
 def check_step(
@@ -172,26 +165,27 @@ def check_sequence(
 
 def check_lengths(
     lengths: Any,
+    place: Place,
     /,
     *,
     steps: int,
     rows: int,
     batched: bool,
-    like: Array,
+    copies: bool = False,
     owner: str,
-    xp: Namespace,
 ) -> Array:
-    """Check the lengths of a ragged batch and return them as an integer array beside `like`.
+    """Check the lengths of a ragged batch and return them as an integer array of the place.
 
     Integers on the host are checked against T. Arrays of other libraries than NumPy are not read,
     which would stop a trace and wait for a GPU: a length beyond T means T there, below 0 means 0.
+    With `copies`, what is returned shares no memory with `lengths`.
     """
     if not batched:
         raise ValueError(
             f"{owner}: lengths need a batch axis, got an input without one: leave lengths away, "
             "or give input of 3 dimensions"
         )
-    on_host = not backend.is_array(lengths) or isinstance(lengths, np.ndarray)
+    on_host = library_of(lengths) in (None, "numpy")
     if on_host:
         try:
             lengths = np.asarray(lengths)
@@ -202,7 +196,7 @@ def check_lengths(
         if lengths.size == 0:
             lengths = lengths.astype(np.int32)
     else:
-        check_array(lengths, like, name="lengths", owner=owner, xp=xp)
+        door.admit(owner, place, lengths=lengths)
     dtype = dtypes.dtype_name(lengths.dtype)
     if not dtype.startswith(("int", "uint")):
         raise TypeError(f"{owner}: expected lengths to be integers, got {dtype}")
@@ -211,26 +205,22 @@ def check_lengths(
             f"{owner}: expected lengths of shape ({rows},), one for each row of the batch, got "
             f"{tuple(lengths.shape)}"
         )
+    xp = place.xp
     if not on_host:  # a small dtype would not count all T steps
-        return xp.astype(lengths, xp.int32) if dtype.endswith(("t8", "16")) else lengths
+        if dtype.endswith(("t8", "16")):
+            return xp.astype(lengths, xp.int32)
+        return transfer.private(lengths, place) if copies else lengths
     wrong = np.flatnonzero((lengths < 0) | (lengths > steps))
     if wrong.size:
         raise ValueError(
             f"{owner}: expected lengths between 0 and the {steps} steps of the input, got "
             f"{lengths[wrong[0]]} for row {wrong[0]}"
         )
-    return backend.from_numpy(lengths, xp=xp, dtype=xp.int32, device=backend.device(like))
+    return transfer.from_numpy(lengths, place._replace(dtype=xp.int32))
 
 
 def check_masks(
-    masks: tuple[Array, ...],
-    shape: tuple[int, ...],
-    /,
-    *,
-    layers: int,
-    owner: str,
-    like: Array,
-    xp: Namespace,
+    masks: Sequence[Array], shape: tuple[int, ...], /, *, layers: int, owner: str
 ) -> None:
     """Check dropout masks: none, or one for each layer but the last."""
     if masks and len(masks) != layers - 1:
@@ -239,5 +229,4 @@ def check_masks(
             f"none, got {len(masks)}"
         )
     for index, mask in enumerate(masks):
-        check_array(mask, like, name=f"masks[{index}]", owner=owner, xp=xp)
         check_shape(mask, shape, name=f"masks[{index}]", owner=owner)

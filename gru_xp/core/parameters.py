@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gru_xp import backend, dtypes
-from gru_xp.typing import Array, Device, DType, Namespace
+from gru_xp.arrays import door, dtypes, transfer
+from gru_xp.arrays.libraries import is_writeable, resolve
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array, Device, DType, Namespace
 
 
 class GRUParams(NamedTuple):
@@ -35,7 +37,21 @@ class GRUParams(NamedTuple):
 
     def named(self) -> dict[str, Array]:
         """Arrays by torch's names, the absent biases left out."""
-        return {name: array for name, array in self._asdict().items() if array is not None}
+        return {
+            name: array for name, array in zip(self._fields, self, strict=True) if array is not None
+        }
+
+
+class Form(NamedTuple):
+    """How layers and directions are put together; the same for forward and backward."""
+
+    batch_first: bool = False
+    bidirectional: bool = False
+
+    @property
+    def directions(self) -> int:
+        """1, or 2 where it is bidirectional."""
+        return 1 + self.bidirectional
 
 
 class IncompatibleKeys(NamedTuple):
@@ -71,12 +87,10 @@ def shapes(input_size: int, hidden_size: int, *, bias: bool = True) -> dict[str,
 def initial(
     wanted: Mapping[str, tuple[int, ...]],
     hidden_size: int,
+    place: Place,
     /,
     *,
     rng: np.random.Generator | int | None,
-    xp: Namespace,
-    dtype: DType,
-    device: Device,
 ) -> dict[str, Array]:
     """Draw weights of the wanted shapes from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn.GRUCell does.
 
@@ -86,9 +100,7 @@ def initial(
     generator = np.random.default_rng(rng)
     bound = 1 / math.sqrt(hidden_size)
     return {
-        name: backend.from_numpy(
-            generator.uniform(-bound, bound, shape), xp=xp, dtype=dtype, device=device
-        )
+        name: transfer.from_numpy(generator.uniform(-bound, bound, shape), place)
         for name, shape in wanted.items()
     }
 
@@ -105,61 +117,26 @@ def with_gate(packed: Array, index: int, rows: Array, /, *, xp: Namespace) -> Ar
     """Return `packed` with a gate's rows replaced: in place, but for arrays that do not change."""
     size = rows.shape[0]
     before, after = index * size, (index + 1) * size
-    if backend.is_writeable(packed):
+    if is_writeable(packed):
         packed[before:after, ...] = rows
         return packed
     return xp.concat([packed[:before, ...], rows, packed[after:, ...]], axis=0)
 
 
-def converted(
-    value: Any, like: Array, /, *, name: str, shape: tuple[int, ...] | None = None, xp: Namespace
-) -> Array:
-    """Copy an array, of NumPy or of `like`'s own library, to `like`'s dtype and device.
-
-    Raises
-    ------
-    TypeError
-        If it is no array, or one of a third library.
-    ValueError
-        If its shape is another, or it is on another device.
-    """
-    expected = like.shape if shape is None else shape
-    if not backend.is_array(value):
-        raise TypeError(
-            f"{name}: expected an array of {backend.name_of(xp)} or NumPy, got "
-            f"{type(value).__name__}: wrap it in numpy.asarray(...)"
-        )
-    if tuple(value.shape) != tuple(expected):
-        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(value.shape)}")
-    if not dtypes.dtype_name(value.dtype).startswith(("float", "bfloat", "int", "uint", "bool")):
-        raise TypeError(f"{name}: expected real numbers, got dtype {value.dtype}")
-    if isinstance(value, np.ndarray):
-        return backend.from_numpy(value, xp=xp, dtype=like.dtype, device=backend.device(like))
-    theirs = backend.name_of(backend.array_namespace(value))
-    if theirs != backend.name_of(xp):
-        raise TypeError(
-            f"{name}: expected an array of {backend.name_of(xp)} or NumPy, got one of {theirs}: "
-            "convert it with gru_xp.to_numpy(...)"
-        )
-    if not backend.same_device(like, value):
-        raise ValueError(
-            f"{name}: expected an array on device {backend.device(like)}, got one on "
-            f"{backend.device(value)}: move it first"
-        )
-    return xp.astype(backend.detached(value), like.dtype, copy=True)
-
-
 def written(
-    weights: Mapping[str, Array], values: Mapping[str, Any], /, *, xp: Namespace
+    weights: Mapping[str, Array], values: Mapping[str, Any], place: Place, /
 ) -> dict[str, Array]:
     """Copy values into weights of the same names: in place, but for arrays that do not change.
 
     All values are checked before the first is written.
     """
-    fresh = {name: converted(values[name], weights[name], name=name, xp=xp) for name in values}
+    fresh = {
+        name: door.taken_over(name, value, place, shape=tuple(weights[name].shape))
+        for name, value in values.items()
+    }
     result = dict(weights)
     for name, value in fresh.items():
-        if backend.is_writeable(weights[name]):
+        if is_writeable(weights[name]):
             weights[name][...] = value
         else:
             result[name] = value
@@ -167,74 +144,92 @@ def written(
 
 
 def packed(
-    given: Mapping[str, Mapping[str, Any]], /, *, like: Mapping[str, Array], xp: Namespace
+    given: Mapping[str, Mapping[str, Any]], like: Mapping[str, Array], place: Place, /
 ) -> dict[str, Array]:
-    """Pack gates' arrays by name into new weights of the shapes, library and device of `like`.
+    """Pack gates' arrays by name into new weights of the shapes of `like`.
 
-    The dtype is theirs, promoted; that of `like` where they are all integers.
+    The dtype is theirs, promoted; that of the place where they are all integers.
     """
     for name, gates in given.items():
         if name not in like and any(value is not None for value in gates.values()):
             raise ValueError(f"{', '.join(gates)}: made with bias=False, leave them out")
     values = [value for name in like for value in given[name].values()]
-    first = next(iter(like.values()))
-    dtype = _promoted([value.dtype for value in values if hasattr(value, "dtype")], xp=xp)
-    place = backend.device(first)
-    native = dtypes.as_dtype(xp, first.dtype if dtype is None else dtype, device=place)
-    model = xp.zeros((), dtype=native, device=place)
+    dtype = _promoted([value.dtype for value in values if hasattr(value, "dtype")], place)
+    if dtype is not None:
+        place = place._replace(dtype=dtype)
     result = {}
     for name, target in like.items():
         shape = (target.shape[0] // 3, *target.shape[1:])
         rows = [
-            converted(value, model, name=gate_name, shape=shape, xp=xp)
+            door.taken_over(gate_name, value, place, shape=shape)
             for gate_name, value in given[name].items()
         ]
-        result[name] = xp.concat(rows, axis=0)
+        result[name] = place.xp.concat(rows, axis=0)
     return result
 
 
-def _promoted(given: list[DType], /, *, xp: Namespace) -> DType | None:
+def _promoted(given: list[DType], place: Place, /) -> DType | None:
     """Promote the floating ones of dtypes that may be NumPy's or the library's own."""
     floating = {
-        dtypes.as_dtype(xp, name)
+        dtypes.as_dtype(place.library, name, device=place.device)
         for name in {dtypes.dtype_name(dtype) for dtype in given}
         if "float" in name
     }
-    return xp.result_type(*floating) if floating else None
+    return place.xp.result_type(*floating) if floating else None
 
 
-def moved(
-    weights: Mapping[str, Array],
-    /,
-    *,
-    backend_name: str | None,
-    device: Device | str | int | None,
-    dtype: DType | str | None,
-    xp: Namespace,
-) -> dict[str, Array]:
-    """Copy weights to another library, device or dtype; None keeps what is there."""
-    first = next(iter(weights.values()))
-    there = xp if backend_name is None else backend.namespace(backend.resolve(backend_name)[0])
-    stays = backend.name_of(there) == backend.name_of(xp)
-    place = backend.as_device(there, device)
-    if place is None and stays:
-        place = backend.device(first)
-    native = dtypes.as_dtype(there, first.dtype if dtype is None else dtype, device=place)
+def moved(weights: Mapping[str, Array], old: Place, new: Place, /) -> dict[str, Array]:
+    """Copy weights from one place to another."""
 
     def move(array: Array) -> Array:
-        if stays and place == backend.device(array):
-            with backend.on_device_of(array):
-                return xp.astype(array, native, copy=True)
+        if (new.library, new.device) == (old.library, old.device):
+            return new.xp.astype(array, new.dtype, copy=True)
         # Through the host: one device may lack the dtype that the other has.
-        return backend.from_numpy(backend.to_numpy(array), xp=there, dtype=native, device=place)
+        return transfer.from_numpy(transfer.to_numpy(array), new)
 
-    return {name: move(array) for name, array in weights.items()}
+    with old.current():
+        return {name: move(array) for name, array in weights.items()}
+
+
+def destination(
+    place: Place,
+    /,
+    *,
+    backend: str | None,
+    device: Device | str | int | None,
+    dtype: DType | str | None,
+) -> Place:
+    """Find where weights go that a user moves; None keeps what is there.
+
+    The device is the library's default where the library changes.
+    """
+    library = place.library if backend is None else resolve(backend)[0]
+    if device is None and library == place.library:
+        device = place.device
+    return Place.named(library, device, place.dtype if dtype is None else dtype)
 
 
 def cast_params(params: GRUParams, dtype: DType, /, *, xp: Namespace) -> GRUParams:
     """`cast` for each of the packed arrays."""
+    for array in params:
+        if array is not None and array.dtype != dtype:
+            break
+    else:
+        return params  # at once, as nearly always
     return GRUParams(
         *(None if array is None else dtypes.cast(array, dtype, xp=xp) for array in params)
+    )
+
+
+def like_params(gradients: GRUParams, params: GRUParams, /, *, xp: Namespace) -> GRUParams:
+    """Cast gradients to the dtypes of the weights that they belong to."""
+    for gradient, array in zip(gradients, params, strict=True):
+        if array is not None and array.dtype != gradient.dtype:
+            break
+    else:
+        return gradients
+    return GRUParams(
+        *(dtypes.like(one, array, xp=xp) for one, array in zip(gradients, params, strict=True))
     )
 
 

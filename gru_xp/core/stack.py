@@ -6,27 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gru_xp import sequence, validation
-from gru_xp.backend import device, runs_on_device_of_weights
-from gru_xp.dtypes import cast, computing_dtype, like, where
-from gru_xp.parameters import GRUParams, cast_params
-from gru_xp.tape import Tape, valid_steps
-from gru_xp.typing import Array, Namespace
-
-
-class Form(NamedTuple):
-    """What kind of GRU it is, besides its weights; the same for forward and backward."""
-
-    batch_first: bool = False
-    bidirectional: bool = False
-    reset_after: bool = True
-
-    @property
-    def directions(self) -> int:
-        """1, or 2 where it is bidirectional."""
-        return 1 + self.bidirectional
+from gru_xp.arrays.door import admit
+from gru_xp.arrays.dtypes import cast, like, where
+from gru_xp.arrays.place import Place, runs_there
+from gru_xp.arrays.transfer import private
+from gru_xp.arrays.typing import Array, Namespace
+from gru_xp.core import checks, sequence
+from gru_xp.core.loop import Loop
+from gru_xp.core.parameters import Form, GRUParams, cast_params, like_params
+from gru_xp.core.tape import Tape, valid_steps
 
 
 class GRUTape(NamedTuple):
@@ -61,72 +52,95 @@ class GateValues(NamedTuple):
     """Candidate."""
 
 
-@runs_on_device_of_weights
+@runs_there
 def forward(
     params: Sequence[GRUParams],
     x: Array,
     h0: Array | None,
+    loop: Loop,
+    form: Form,
     /,
     *,
-    lengths: Array | Sequence[int] | None,
-    masks: Sequence[Array],
-    form: Form,
+    masks: Sequence[Array] = (),
     keep_tape: bool,
+    copies: bool = False,
     owner: str,
-    xp: Namespace,
+    place: Place,
 ) -> tuple[Array, Array, GRUTape | None]:
-    """`functional.gru` for weights that are known to be sound; `owner` is whom errors name."""
-    weight, size = params[0].weight_ih, params[0].weight_hh.shape[1]
-    masks = tuple(masks)
-    validation.check_array(x, weight, name="input", owner=owner, xp=xp)
-    steps, rows = validation.check_sequence(
-        x, input_size=weight.shape[1], batch_first=form.batch_first, owner=owner
+    """`functional.gru` for weights that are known to be sound.
+
+    Parameters
+    ----------
+    params, x, h0, masks, keep_tape
+        As in `functional.gru`.
+    loop : Loop
+        Of the forward directions; its lengths as they were given.
+    form : Form
+    copies : bool
+        Whether the tape holds copies of `x`, `h0` and lengths in place of the arrays themselves.
+    owner : str
+        Whom errors name.
+    place : Place
+        Of the weights.
+    """
+    input_size, size = params[0].weight_ih.shape[1], params[0].weight_hh.shape[1]
+    named = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
+    call = admit(owner, place, input=x, h0=h0, **named)
+    steps, rows = checks.check_sequence(
+        x, input_size=input_size, batch_first=form.batch_first, owner=owner
     )
     batched = x.ndim == 3
     h_shape = (len(params), rows, size) if batched else (len(params), size)
     if h0 is not None:
-        validation.check_array(h0, weight, name="h0", owner=owner, xp=xp)
-        validation.check_shape(h0, h_shape, name="h0", owner=owner)
-    if lengths is not None:
-        lengths = validation.check_lengths(
-            lengths, steps=steps, rows=rows, batched=batched, like=x, owner=owner, xp=xp
-        )
+        checks.check_shape(h0, h_shape, name="h0", owner=owner)
     layers = len(params) // form.directions
-    validation.check_masks(
-        masks, (steps, rows, form.directions * size), layers=layers, owner=owner, like=x, xp=xp
-    )
+    checks.check_masks(masks, (steps, rows, form.directions * size), layers=layers, owner=owner)
+    if loop.lengths is not None:
+        lengths = checks.check_lengths(
+            loop.lengths,
+            place,
+            steps=steps,
+            rows=rows,
+            batched=batched,
+            copies=copies,
+            owner=owner,
+        )
+        loop = replace(loop, lengths=lengths)
 
-    dtype = computing_dtype(*(each for one in params for each in one), x, h0, *masks, xp=xp)
-    weights = [cast_params(each, dtype, xp=xp) for each in params]
-    valid = None if lengths is None else valid_steps(lengths, steps, xp=xp)
+    xp, dtype = call.xp, call.dtype
+    if copies:
+        x = private(x, place)
+        h0 = None if h0 is None else private(h0, place)
+    valid = _valid(loop, steps, call)
     if h0 is None:
-        states = xp.zeros((len(params), rows, size), dtype=dtype, device=device(x))
+        states = xp.zeros((len(params), rows, size), dtype=dtype, device=call.device)
     else:
-        states = xp.reshape(cast(h0, dtype, xp=xp), (len(params), rows, size))
+        states = cast(h0, dtype, xp=xp)
+        states = states if batched else states[:, None, :]
 
     y = _where(valid, time_first(cast(x, dtype, xp=xp), form, xp=xp), xp=xp)
+    loops = _loops(loop, form)
     inputs: list[Array] = []
     tapes: list[Any] = []
     last: list[Array] = []
     for layer in range(layers):
         inputs.append(y)
         outputs = []
-        for k in _places(layer, form):
+        for direction, each in enumerate(loops):
+            k = layer * len(loops) + direction
             h, tape = sequence.forward(
-                weights[k],
+                cast_params(params[k], dtype, xp=xp),
                 y,
                 states[k, ...],
-                lengths=lengths,
-                reverse=_reverse(k, form),
+                each,
                 keep_tape=keep_tape,
-                reset_after=form.reset_after,
-                xp=xp,
+                place=call,
             )
             outputs.append(_where(valid, h, xp=xp))
             tapes.append(tape)
-            end = 0 if _reverse(k, form) else -1
+            end = 0 if each.reverse else -1
             last.append(h[end, ...] if steps else states[k, ...])
-        y = xp.concat(outputs, axis=-1) if form.bidirectional else outputs[0]
+        y = xp.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
         if masks and layer + 1 < layers:
             y = _where(valid, y * cast(masks[layer], dtype, xp=xp), xp=xp)
     if len(last) == 1:
@@ -136,68 +150,70 @@ def forward(
     y = as_given(y, form, batched=batched, xp=xp)
     if not keep_tape:
         return y, h_n, None
-    return y, h_n, GRUTape(x, h0, lengths, masks, tuple(inputs), tuple(tapes))
+    return y, h_n, GRUTape(x, h0, loop.lengths, tuple(masks), tuple(inputs), tuple(tapes))
 
 
-@runs_on_device_of_weights
+@runs_there
 def backward(
     params: Sequence[GRUParams],
     tape: GRUTape,
     dy: Array,
     dh_n: Array | None,
+    loop: Loop,
+    form: Form,
     /,
     *,
-    form: Form,
     with_dx: bool = True,
     owner: str,
-    xp: Namespace,
+    place: Place,
 ) -> tuple[list[GRUParams], Array, Array]:
-    """`functional.gru_backward` for weights that are known to be sound; dx is None if unwanted."""
-    weight, size = params[0].weight_ih, params[0].weight_hh.shape[1]
+    """`functional.gru_backward` for weights that are known to be sound; dx is None if unwanted.
+
+    `loop` is that of the forward directions, its lengths those of the tape.
+    """
+    size = params[0].weight_hh.shape[1]
     steps, rows, _ = tape.inputs[0].shape
     batched = tape.x.ndim == 3
     h_shape = (len(params), rows, size) if batched else (len(params), size)
     y_shape = (*tape.x.shape[:-1], form.directions * size)
-    validation.check_array(dy, weight, name="dy", owner=owner, xp=xp)
-    validation.check_shape(dy, y_shape, name="dy", owner=owner)
+    admit(owner, place, dy=dy, dh_n=dh_n)
+    checks.check_shape(dy, y_shape, name="dy", owner=owner)
     if dh_n is not None:
-        validation.check_array(dh_n, weight, name="dh_n", owner=owner, xp=xp)
-        validation.check_shape(dh_n, h_shape, name="dh_n", owner=owner)
+        checks.check_shape(dh_n, h_shape, name="dh_n", owner=owner)
 
     dtype = tape.inputs[0].dtype
-    weights = [cast_params(each, dtype, xp=xp) for each in params]
-    valid = None if tape.lengths is None else valid_steps(tape.lengths, steps, xp=xp)
+    call = place if place.dtype == dtype else place._replace(dtype=dtype)
+    xp = call.xp
+    valid = _valid(loop, steps, call)
     dlast = None
     if dh_n is not None:
-        dlast = xp.reshape(cast(dh_n, dtype, xp=xp), (len(params), rows, size))
+        dlast = cast(dh_n, dtype, xp=xp)
+        dlast = dlast if batched else dlast[:, None, :]
 
     dout = _where(valid, time_first(cast(dy, dtype, xp=xp), form, xp=xp), xp=xp)
+    loops = _loops(loop, form)
     gradients: dict[int, GRUParams] = {}
     dh0: dict[int, Array] = {}
     for layer in reversed(range(len(tape.inputs))):
         if tape.masks and layer + 1 < len(tape.inputs):
             dout = _where(valid, dout * cast(tape.masks[layer], dtype, xp=xp), xp=xp)
         dinputs = []
-        for direction, k in enumerate(_places(layer, form)):
+        for direction, each in enumerate(loops):
+            k = layer * len(loops) + direction
             gradients[k], dinput, dh0[k] = sequence.backward(
-                weights[k],
+                cast_params(params[k], dtype, xp=xp),
                 tape.inputs[layer],
                 tape.tapes[k],
                 dout[..., direction * size : (direction + 1) * size],
                 None if dlast is None else dlast[k, ...],
-                lengths=tape.lengths,
-                reverse=_reverse(k, form),
-                reset_after=form.reset_after,
+                each,
                 with_dx=with_dx or layer > 0,
-                xp=xp,
+                place=call,
             )
             dinputs.append(dinput)
         if dinputs[0] is not None:
-            dout = dinputs[0] + dinputs[1] if form.bidirectional else dinputs[0]
-    dparams = [
-        GRUParams(*(like(g, value, xp=xp) for g, value in zip(gradients[k], each, strict=True)))
-        for k, each in enumerate(params)
-    ]
+            dout = dinputs[0] + dinputs[1] if len(dinputs) > 1 else dinputs[0]
+    dparams = [like_params(gradients[k], each, xp=xp) for k, each in enumerate(params)]
     dh_all = xp.reshape(xp.stack([dh0[k] for k in range(len(params))]), h_shape)
     dx = None
     if with_dx:
@@ -205,11 +221,11 @@ def backward(
     return dparams, dx, like(dh_all, tape.h0, xp=xp)
 
 
-@runs_on_device_of_weights
-def gates(tape: GRUTape, /, *, form: Form, xp: Namespace) -> GateValues:
+@runs_there
+def gates(tape: GRUTape, form: Form, /, *, place: Place) -> GateValues:
     """Gates of every step, layer and direction, from a forward's tape."""
-    steps = tape.inputs[0].shape[0]
-    valid = None if tape.lengths is None else valid_steps(tape.lengths, steps, xp=xp)
+    xp = place.xp
+    valid = _valid(Loop(lengths=tape.lengths), tape.inputs[0].shape[0], place)
 
     def stacked(name: str) -> Array:
         arrays = [_where(valid, getattr(each, name), xp=xp) for each in tape.tapes]
@@ -220,6 +236,18 @@ def gates(tape: GRUTape, /, *, form: Form, xp: Namespace) -> GateValues:
         return xp.stack(arrays)
 
     return GateValues(stacked("r"), stacked("z"), stacked("n"))
+
+
+def _loops(loop: Loop, form: Form, /) -> tuple[Loop, ...]:
+    """One loop for each direction of a layer, in the order of the weights."""
+    return (loop, replace(loop, reverse=True)) if form.bidirectional else (loop,)
+
+
+def _valid(loop: Loop, steps: int, place: Place, /) -> Array | None:
+    """Mask of the steps that are no padding, None where there is none."""
+    if loop.lengths is None:
+        return None
+    return valid_steps(loop.lengths, steps, xp=place.xp, device=place.device)
 
 
 def time_first(array: Array, form: Form, /, *, xp: Namespace) -> Array:
@@ -239,35 +267,3 @@ def as_given(array: Array, form: Form, /, *, batched: bool, xp: Namespace) -> Ar
 def _where(valid: Array | None, array: Array, /, *, xp: Namespace) -> Array:
     """The array with zeros in padding, so that no product sees what it held: 0 * NaN is NaN."""
     return array if valid is None else where(valid, array, xp.zeros_like(array), xp=xp)
-
-
-def _places(layer: int, form: Form) -> range:
-    """Where a layer's directions stand among the weights and states."""
-    return range(layer * form.directions, (layer + 1) * form.directions)
-
-
-def _reverse(place: int, form: Form) -> bool:
-    return form.bidirectional and place % 2 == 1
-
-
-def check_params(params: Sequence[Any], form: Form, /, *, owner: str) -> None:
-    """Check the weights of all layers and directions against each other."""
-    if not params or len(params) % form.directions:
-        raise ValueError(
-            f"{owner}: expected weights for {form.directions} direction(s) of at least one layer, "
-            f"got {len(params)} GRUParams"
-        )
-    hidden_size = input_size = None
-    for k, each in enumerate(params):
-        name = f"params[{k}]"
-        in_size, size = validation.check_params(each, owner=f"{owner}: {name}")
-        hidden_size = size if hidden_size is None else hidden_size
-        if k >= form.directions:
-            input_size = form.directions * hidden_size
-        elif input_size is None:
-            input_size = in_size
-        if (in_size, size) != (input_size, hidden_size):
-            raise ValueError(
-                f"{owner}: expected {name} to take input size {input_size} to hidden size "
-                f"{hidden_size}, got {in_size} and {size}"
-            )

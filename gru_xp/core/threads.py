@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 
-from gru_xp import accelerators
+from gru_xp.core import accelerators
 
 
 def set_num_threads(count: int, /) -> None:

@@ -1,0 +1,168 @@
+"""What an accelerator is: the functions that a module may have to run a library's GRU faster.
+
+These protocols say what `gru_xp` calls, with which arguments, and what must come back. An
+accelerator is a module with functions of these names; none of it is imported from here.
+
+For all of them holds: the same numbers as without the accelerator within rounding, the same dtypes,
+the arrays' own device; no argument is modified, none is kept; the same bits on every run. A call
+that a function does not take (a dtype, a size, a device) it declines by returning NotImplemented,
+before it has changed anything; the portable path then runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from gru_xp.arrays.typing import Array
+from gru_xp.core.loop import Loop
+from gru_xp.core.parameters import Form, GRUParams
+from gru_xp.core.tape import Tape
+
+
+class Accelerator(Protocol):
+    """What every accelerator has."""
+
+    OPTIONS: frozenset[str]
+    """Names of the options of a `Loop` that it takes. A loop that uses any other one does not
+    reach it."""
+
+    @staticmethod
+    def forward(
+        gx: Array,
+        h0: Array,
+        weight_hh: Array,
+        b_hn: Array | None,
+        loop: Loop,
+        /,
+        *,
+        keep_tape: bool,
+    ) -> Any:
+        """Run the loop over time; see `gru_xp.core.recurrence.forward`.
+
+        Returns
+        -------
+        h, tape
+            The tape may be the portable loop's or one's own: either backward takes either's.
+        """
+
+    @staticmethod
+    def backward(
+        dh: Array, dh_last: Array | None, tape: Tape, weight_hh: Array, loop: Loop, /
+    ) -> Any:
+        """Run the loop over time back; see `gru_xp.core.recurrence.backward`.
+
+        Returns
+        -------
+        dgx, dgh_n, dh0
+        """
+
+
+class NativeStream(Protocol):
+    """What `OptionalFunctions.stream` returns; its calls may be declined one by one."""
+
+    state: Array | None
+    """States of all layers, (num_layers, N, H) or (num_layers, H), None for zeros; what is
+    assigned is sound, and may be kept."""
+
+    def step(self, x: Array, /) -> Any:
+        """Take one step (I,) or (N, I), and return the last layer's state, (H,) or (N, H)."""
+
+    def chunk(self, x: Array, /) -> Any:
+        """Take a chunk, as `OptionalFunctions.sequence` takes x, and return its y."""
+
+
+class OptionalFunctions(Protocol):
+    """What an accelerator may have besides, where a measurement asks for it.
+
+    `step`, `sequence` and `stream` are for calls whose arithmetic is shorter than the way to it.
+    They are asked first, and get arrays as the user gave them: unchecked, of any library, shape or
+    dtype. They decline whatever they do not know at once, a wrong argument too: what runs then has
+    the right words for it.
+    """
+
+    @staticmethod
+    def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:
+        """Product of matrices (M, K) and (K, N), plus `bias` (N,) for every row.
+
+        For the large products before and after the loop. The arrays have been checked.
+        """
+
+    @staticmethod
+    def step(
+        x: Array,
+        h: Array | None,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        /,
+    ) -> Any:
+        """One step of a cell in eval.
+
+        Parameters
+        ----------
+        x : array, (I,) or (N, I)
+        h : array, (H,) or (N, H), or None
+            None means zeros.
+        weight_ih, weight_hh, bias_ih, bias_hh : array
+            As in `GRUParams`; these are sound.
+
+        Returns
+        -------
+        h_t : array, (H,) or (N, H)
+        """
+
+    @staticmethod
+    def sequence(
+        x: Array, h0: Array | None, params: Sequence[GRUParams], loop: Loop, form: Form, /
+    ) -> Any:
+        """A whole GRU in eval, without a tape.
+
+        Parameters
+        ----------
+        x, h0 : array
+            As in `gru_xp.functional.gru`; h0 may be None, which means zeros.
+        params : sequence of GRUParams
+            Of all layers and directions; these are sound.
+        loop : Loop
+            Its lengths may be anything that a user can give.
+        form : Form
+
+        Returns
+        -------
+        y, h_n
+            As `gru_xp.functional.gru` returns them.
+        """
+
+    @staticmethod
+    def stream(params: Sequence[GRUParams], loop: Loop, form: Form, /) -> Any:
+        """A GRU that is fed step by step, from a state of zeros.
+
+        Parameters
+        ----------
+        params : sequence of GRUParams
+            Of all layers; these are sound, and nobody changes them as long as the stream lives.
+        loop : Loop
+        form : Form
+
+        Returns
+        -------
+        NativeStream
+        """
+
+    @staticmethod
+    def describe() -> str:
+        """Say what this is in some words, for the list of backends."""
+
+    @staticmethod
+    def set_num_threads(count: int, /) -> None:
+        """Set how many threads a call uses at most; see `gru_xp.set_num_threads`."""
+
+    @staticmethod
+    def get_num_threads() -> int:
+        """Return how many threads a call uses at most."""
+
+    @staticmethod
+    def measure_fma_peak(dtype: str, seconds: float = 0.2) -> float:
+        """Measure the FLOP/s of one thread's multiply-adds, for the shares in ``gru-xp bench``."""

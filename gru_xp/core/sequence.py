@@ -1,0 +1,103 @@
+"""One direction of one GRU layer: the large products before and after the recurrence.
+
+The input projection, and in the backward pass the gradients of the input, weights and biases, are
+each one product over all T * N rows, never one a step. Below the public calls nothing is checked:
+all arrays share one namespace, dtype and device, and what x holds in padding is finite.
+"""
+
+from __future__ import annotations
+
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Array, Namespace
+from gru_xp.core import recurrence
+from gru_xp.core.loop import Loop
+from gru_xp.core.parameters import GRUParams
+from gru_xp.core.products import matmul, sum_of_rows
+from gru_xp.core.tape import Tape
+
+
+def forward(
+    params: GRUParams, x: Array, h0: Array, loop: Loop, /, *, keep_tape: bool, place: Place
+) -> tuple[Array, Tape | None]:
+    """States (T, N, H) and tape for an input (T, N, I) and an initial state (N, H)."""
+    xp = place.xp
+    bias, b_hn = _biases(params, loop, xp=xp)
+    gx = matmul(_rows(x, xp=xp), params.weight_ih.T, bias, place=place)
+    return recurrence.forward(
+        _steps(gx, x, xp=xp), h0, params.weight_hh, b_hn, loop, keep_tape=keep_tape, place=place
+    )
+
+
+def _biases(
+    params: GRUParams, loop: Loop, /, *, xp: Namespace
+) -> tuple[Array | None, Array | None]:
+    """Biases of the input projection, and the one that stays in the loop."""
+    _, weight_hh, b_ih, b_hh = params
+    if b_ih is None or b_hh is None:
+        return None, None
+    if not loop.reset_after:
+        return b_ih + b_hh, None
+    # All join the input projection but the one that the reset gate scales.
+    rz = 2 * weight_hh.shape[1]
+    return xp.concat([b_ih[:rz] + b_hh[:rz], b_ih[rz:]]), b_hh[rz:]
+
+
+def backward(
+    params: GRUParams,
+    x: Array,
+    tape: Tape,
+    dh: Array,
+    dh_last: Array | None,
+    loop: Loop,
+    /,
+    *,
+    with_dx: bool = True,
+    place: Place,
+) -> tuple[GRUParams, Array, Array]:
+    """Gradients of the weights, of x (None without `with_dx`) and of h0, given those of `forward`.
+
+    `dh` (T, N, H) belongs to the states, `dh_last` (N, H) to the state at the end of the loop.
+    """
+    xp = place.xp
+    dgx, dgh_n, dh0 = recurrence.backward(dh, dh_last, tape, params.weight_hh, loop, place=place)
+    rz = 2 * dgh_n.shape[-1]
+    dgx_rows, dgh_n_rows = _rows(dgx, xp=xp), _rows(dgh_n, xp=xp)
+    h_rows = _rows(tape.h_prev, xp=xp)
+    n_rows = h_rows if loop.reset_after else _rows(tape.r * tape.h_prev, xp=xp)
+    # A gate's recurrent product and its input projection have the same gradient, but for n.
+    dweight_hh = xp.concat(
+        [
+            matmul(dgx_rows[:, :rz].T, h_rows, place=place),
+            matmul(dgh_n_rows.T, n_rows, place=place),
+        ]
+    )
+    dbias_ih = dbias_hh = None
+    if params.bias_ih is not None:
+        dbias_ih = sum_of_rows(dgx_rows, place=place)
+        dbias_hh = xp.concat([dbias_ih[:rz], sum_of_rows(dgh_n_rows, place=place)])
+    gradients = GRUParams(
+        weight_ih=matmul(dgx_rows.T, _rows(x, xp=xp), place=place),
+        weight_hh=dweight_hh,
+        bias_ih=dbias_ih,
+        bias_hh=dbias_hh,
+    )
+    dx = None
+    if with_dx:
+        dx = _steps(matmul(dgx_rows, params.weight_ih, place=place), x, xp=xp)
+    return gradients, dx, dh0
+
+
+# Products are of two dimensions, as some libraries batch a 3-D one instead. One step is indexed:
+# a cell's whole arithmetic takes not much longer than a few reshapes.
+
+
+def _rows(array: Array, /, *, xp: Namespace) -> Array:
+    """(T, N, K) as (T * N, K)."""
+    steps, batch, width = array.shape
+    return array[0, ...] if steps == 1 else xp.reshape(array, (steps * batch, width))
+
+
+def _steps(rows: Array, like: Array, /, *, xp: Namespace) -> Array:
+    """(T * N, K) as (T, N, K), with the T and N of `like`."""
+    steps, batch, _ = like.shape
+    return rows[None, ...] if steps == 1 else xp.reshape(rows, (steps, batch, rows.shape[1]))

@@ -1,0 +1,144 @@
+"""One step of a cell, forward and backward: the recurrence with T = 1.
+
+`gru_xp.functional` has these for users, and says what arguments and results are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gru_xp.arrays.door import admit
+from gru_xp.arrays.dtypes import cast, like
+from gru_xp.arrays.place import Place, runs_there
+from gru_xp.arrays.transfer import private
+from gru_xp.arrays.typing import Array
+from gru_xp.core import checks, equations, sequence
+from gru_xp.core.loop import PLAIN
+from gru_xp.core.parameters import GRUParams, cast_params, like_params
+from gru_xp.core.tape import Tape
+
+
+class CellTape(NamedTuple):
+    """What the backward pass of one step needs of its forward pass.
+
+    `x` and `h` are the arguments as they were given; the others have the computing dtype.
+    """
+
+    x: Array
+    """(I,) or (N, I)"""
+    h: Array
+    """(H,) or (N, H): the state before the step; zeros where none was given."""
+    r: Array
+    """Reset gate, (N, H), as the three below."""
+    z: Array
+    n: Array
+    gh_n: Array
+
+
+@runs_there
+def forward(
+    params: GRUParams,
+    x: Array,
+    h: Array | None,
+    /,
+    *,
+    keep_tape: bool,
+    copies: bool = False,
+    owner: str,
+    place: Place,
+) -> tuple[Array, CellTape | None]:
+    """`gru_cell` for weights that are known to be sound.
+
+    Parameters
+    ----------
+    params, x, h, keep_tape
+        As in `gru_cell`.
+    copies : bool
+        Whether the tape holds copies of `x` and `h` in place of the arrays themselves.
+    owner : str
+        Whom errors name.
+    place : Place
+        Of the weights.
+    """
+    input_size, hidden_size = params.weight_ih.shape[1], params.weight_hh.shape[1]
+    call = admit(owner, place, input=x, hidden=h)
+    checks.check_step(x, h, input_size=input_size, hidden_size=hidden_size, owner=owner)
+
+    xp, dtype = call.xp, call.dtype
+    if copies:
+        x = private(x, place)
+    if h is None:
+        h = xp.zeros((*x.shape[:-1], hidden_size), dtype=dtype, device=call.device)
+    elif copies:
+        h = private(h, place)
+    states, tape = sequence.forward(
+        cast_params(params, dtype, xp=xp),
+        _sequence(cast(x, dtype, xp=xp)),
+        _rows(cast(h, dtype, xp=xp)),
+        PLAIN,
+        keep_tape=keep_tape,
+        place=call,
+    )
+    h_t = states[0, ...] if x.ndim == 2 else states[0, 0, ...]
+    if tape is None:
+        return h_t, None
+    _, r, z, n, gh_n = tape
+    assert gh_n is not None  # as the reset gate acts after the product
+    return h_t, CellTape(x, h, r[0, ...], z[0, ...], n[0, ...], gh_n[0, ...])
+
+
+@runs_there
+def backward(
+    params: GRUParams, tape: CellTape, delta: Array, /, *, owner: str, place: Place
+) -> tuple[GRUParams, Array, Array]:
+    """`gru_cell_backward` for weights that are known to be sound."""
+    admit(owner, place, delta=delta)
+    checks.check_delta(delta, tuple(tape.h.shape), owner=owner)
+
+    dtype = tape.r.dtype
+    call = place if place.dtype == dtype else place._replace(dtype=dtype)
+    xp = call.xp
+    gradients, dx, dh = sequence.backward(
+        cast_params(params, dtype, xp=xp),
+        _sequence(cast(tape.x, dtype, xp=xp)),
+        _tape_of_sequence(tape, place=call),
+        _sequence(cast(delta, dtype, xp=xp)),
+        None,
+        PLAIN,
+        place=call,
+    )
+    if delta.ndim == 2:
+        dx = dx[0, ...]
+    else:
+        dx, dh = dx[0, 0, ...], dh[0, ...]
+    return (
+        like_params(gradients, params, xp=xp),
+        like(dx, tape.x, xp=xp),
+        like(dh, tape.h, xp=xp),
+    )
+
+
+@runs_there
+def gate_gradients(tape: CellTape, delta: Array, /, *, place: Place) -> equations.GateSlopes:
+    """Gradients with respect to the gates r, z and n of a step, in the shape of `delta`."""
+    xp, dtype = place.xp, tape.r.dtype
+    dh_t = xp.reshape(cast(delta, dtype, xp=xp), tape.r.shape)
+    h = xp.reshape(cast(tape.h, dtype, xp=xp), tape.r.shape)
+    of_gates = equations.gate_slopes(h, equations.Gates(*tape[2:]))
+    return equations.GateSlopes(*(xp.reshape(dh_t * slope, delta.shape) for slope in of_gates))
+
+
+def _rows(array: Array, /) -> Array:
+    """(N, K) of what may have no batch axis."""
+    return array if array.ndim == 2 else array[None, :]
+
+
+def _sequence(array: Array, /) -> Array:
+    """(1, N, K) of what may have no batch axis."""
+    return array[None, ...] if array.ndim == 2 else array[None, None, :]
+
+
+def _tape_of_sequence(tape: CellTape, /, *, place: Place) -> Tape:
+    _, h, r, z, n, gh_n = tape
+    h = _sequence(cast(h, r.dtype, xp=place.xp))
+    return Tape(h, r[None, ...], z[None, ...], n[None, ...], gh_n[None, ...])
