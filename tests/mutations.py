@@ -504,8 +504,8 @@ MUTATIONS = [
     Mutation(
         "a module's place left behind where its weights move",
         "gru_xp.module",
-        "        self._place = Place.of(next(iter(weights.values())))\n",
-        "        self._place = vars(self).get('_place') or Place.of(next(iter(weights.values())))\n",
+        "_place = Place.of(next(iter(weights.values())))\n",
+        "_place = vars(self).get('_place') or Place.of(next(iter(weights.values())))\n",
         INTERFACE,
     ),
     Mutation(

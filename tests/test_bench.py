@@ -18,8 +18,9 @@ from gru_xp import cli  # noqa: E402
 from gru_xp.arrays import libraries  # noqa: E402
 from gru_xp.bench import cases, memory, parent, peers  # noqa: E402
 from gru_xp.bench.cases import Job, Size  # noqa: E402
-from gru_xp.bench.contestants import Own, contestants  # noqa: E402
+from gru_xp.bench.contestants import contestants  # noqa: E402
 from gru_xp.bench.errors import UnavailableError  # noqa: E402
+from gru_xp.bench.own import Own  # noqa: E402
 from gru_xp.core import accelerators  # noqa: E402
 
 TINY = ("--sizes", "5x2x8x6,3x4x5x6", "--steps", "8", "--threads", "1", "--repeats", "2")
@@ -66,11 +67,14 @@ def test_a_benchmark_of_gru_xp_alone_prints_and_writes_everything(run: Run) -> N
     assert ran.status == 0, ran.err
     for word in ("recurrence: ", "1 thread", "5x2x8x6", "3x4x5x6", "cell of 8", "MiB", "portable"):
         assert word in ran.out
-    assert "1 thread, 3x4x5x6 training\n" in ran.err
+    for case in ("3x4x5x6 training", "cell of 8", "cell of 8 training", "GRU of 8, T = 1 training"):
+        assert f"1 thread, {case}\n" in ran.err
+    assert "GRU of 8, T = 1" in ran.out
     assert "<svg" in Path("out/all.svg").read_text()
     assert sorted(os.listdir("out")) == ["all.json", "all.svg"]
 
     document = json.loads(Path("out/all.json").read_text())
+    assert document["schema_version"] == 1
     assert document["arguments"] == sys.argv[1:]
     assert {"python", "numpy", "gru-xp"} <= set(document["versions"])
     assert document["processor"]
@@ -79,7 +83,8 @@ def test_a_benchmark_of_gru_xp_alone_prints_and_writes_everything(run: Run) -> N
     assert part["threads"] == 1
     kinds = [(each["kind"], each["T"], each["H"]) for each in part["cases"]]
     assert kinds == [
-        ("forward", 5, 6), ("training", 5, 6), ("forward", 3, 6), ("training", 3, 6), ("step", 1, 8)
+        ("forward", 5, 6), ("training", 5, 6), ("forward", 3, 6), ("training", 3, 6),
+        ("step", 1, 8), ("step training", 1, 8), ("single training", 1, 8),
     ]  # fmt: skip
     for each in part["cases"]:
         assert list(each["contestants"]) == ["gru_xp", "gru_xp portable"]
@@ -96,7 +101,7 @@ def test_each_peer_agrees_with_gru_xp_and_is_timed(run: Run, peer: str) -> None:
     document = json.loads(Path("all.json").read_text())
     assert document["memory"] == []
     assert peer in document["versions"]
-    can = {"torch": {"forward", "training", "step"}, "jax": {"forward", "training"}}
+    can = {"torch": set(cases.KINDS), "jax": {"forward", "training", "single training"}}
     (part,) = document["threads"]
     timed = {each["kind"] for each in part["cases"] if peer in each["contestants"]}
     assert timed == set(part["summary"][peer]) == can.get(peer, {"forward"})
@@ -117,7 +122,7 @@ def test_gru_xp_runs_on_other_backends(name: str) -> None:
         pytest.skip(reason)
     answer = parent.run(Job((Size(5, 2, 8, 6),), (4,), 1, (), True, name, "float32", repeats=1))
     assert answer["recurrence"] == accelerators.running(name)
-    assert [list(each["times"]) for each in answer["cases"]] == [["gru_xp", "gru_xp portable"]] * 3
+    assert [list(each["times"]) for each in answer["cases"]] == [["gru_xp", "gru_xp portable"]] * 5
 
 
 def test_the_memory_of_torch_is_beside_that_of_gru_xp() -> None:

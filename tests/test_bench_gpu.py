@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,7 @@ from gru_xp.bench import (  # noqa: E402
     timing,
 )
 from gru_xp.bench.cases import GPU_SIZES, Case, Job, Size  # noqa: E402
-from gru_xp.bench.contestants import Call, Contestant  # noqa: E402
+from gru_xp.bench.contestant import Call, Contestant  # noqa: E402
 from gru_xp.bench.errors import FailedError  # noqa: E402
 from gru_xp.core import accelerators  # noqa: E402
 from tests.cuda import Machine  # noqa: E402
@@ -238,7 +238,7 @@ def test_the_persistent_kernel_is_a_contestant_where_it_runs(
         assert all(call.seconds is clocks.cupy for call in calls if call is not None)
         own = calls[int(runs)]
         assert own is not None
-        assert own.context is (switch if runs else contestants.nullcontext)
+        assert own.context is (switch if runs else nullcontext)
 
 
 def test_there_is_no_persistent_kernel_without_the_accelerator_nor_for_float64(

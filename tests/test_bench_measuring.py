@@ -13,7 +13,7 @@ import pytest
 
 from gru_xp.bench import cases, machine, memory, parent, report, timing
 from gru_xp.bench.cases import Case, Job, Size
-from gru_xp.bench.contestants import Call, Contestant
+from gru_xp.bench.contestant import Call, Contestant
 from gru_xp.bench.errors import BenchError, FailedError
 from gru_xp.core import accelerators
 

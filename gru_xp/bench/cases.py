@@ -34,7 +34,7 @@ SIZES = (
     Size(50, 64, 512, 1024),
     Size(20, 128, 1024, 2048),
 )
-CELLS = (64, 256, 512)
+CELLS = (16, 64, 256, 512)
 THREADS = (1, 2)
 
 GPU_SIZES = tuple(
@@ -53,19 +53,28 @@ def dtype_of(precision: str, /) -> str:
     return "float32" if precision == "tf32" else precision
 
 
-KINDS = ("forward", "training", "step")
+KINDS = ("forward", "training", "step", "step training", "single training")
+"""Of a case; "single training" is that of a sequence of one step."""
 
 
 class Case(NamedTuple):
-    """One thing that every contestant does: a sequence's forward, its training, a cell's step."""
+    """One thing that contestants do, with a sequence or with a single step."""
 
     kind: str
     size: Size
 
     def __str__(self) -> str:
-        if self.kind == "step":
+        what = self.kind.removeprefix("single ").removeprefix("step").strip()
+        return f"{self.subject} {what}".strip()
+
+    @property
+    def subject(self) -> str:
+        """What does it, whatever the kind."""
+        if self.kind.startswith("step"):
             return f"cell of {self.size.hidden}"
-        return f"{self.size} {self.kind}"
+        if self.kind.startswith("single"):
+            return f"GRU of {self.size.hidden}, T = 1"
+        return str(self.size)
 
     @property
     def flops(self) -> int:
@@ -73,13 +82,15 @@ class Case(NamedTuple):
         steps, rows, inputs, hidden = self.size
         forward = 2 * steps * rows * 3 * hidden * (inputs + hidden)
         # Each product of the forward has two in the backward: for its input and for its weight.
-        return 3 * forward if self.kind == "training" else forward
+        return 3 * forward if "training" in self.kind else forward
 
 
 def cases(sizes: tuple[Size, ...], cells: tuple[int, ...]) -> list[Case]:
-    """Return every case of the sizes, and of cells with as many inputs as hidden units."""
-    sequences = [Case(kind, size) for size in sizes for kind in ("forward", "training")]
-    return sequences + [Case("step", Size(1, 1, hidden, hidden)) for hidden in cells]
+    """Return every case of the sizes, and of single steps with as many inputs as hidden units."""
+    sequences = [Case(kind, size) for size in sizes for kind in KINDS[:2]]
+    return sequences + [
+        Case(kind, Size(1, 1, hidden, hidden)) for hidden in cells for kind in KINDS[2:]
+    ]
 
 
 class Work(NamedTuple):

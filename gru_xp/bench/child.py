@@ -10,8 +10,9 @@ from typing import Any
 
 from gru_xp.arrays.libraries import BackendError
 from gru_xp.bench import gpu, machine, memory, timing
-from gru_xp.bench.cases import KINDS, Case, Job, cases, work
-from gru_xp.bench.contestants import OWN, Call, Contestant, contestants
+from gru_xp.bench.cases import Case, Job, cases, work
+from gru_xp.bench.contestant import OWN, Contestant
+from gru_xp.bench.contestants import contestants
 from gru_xp.bench.errors import BenchError, FailedError
 from gru_xp.core import accelerators
 
@@ -95,7 +96,7 @@ def _measure_on_gpu(
 
 def _measure(case: Case, made: list[Contestant], job: Job) -> dict[str, Any]:
     data = work(case.size, job.dtype)
-    prepared = {each.name: _prepared(each, case, data) for each in made}
+    prepared = {each.name: each.prepare(case, data) for each in made}
     calls = {name: call for name, call in prepared.items() if call is not None}
     timing.agree(calls, case, job.precision)
     times = timing.measure(calls, job.repeats)
@@ -104,13 +105,6 @@ def _measure(case: Case, made: list[Contestant], job: Job) -> dict[str, Any]:
         "size": case.size,
         "times": {name: each._asdict() for name, each in times.items()},
     }
-
-
-def _prepared(contestant: Contestant, case: Case, data: Any) -> Call | None:
-    prepare = dict(
-        zip(KINDS, (contestant.forward, contestant.training, contestant.step), strict=True)
-    )
-    return prepare[case.kind](data)
 
 
 def _peak(job: Job) -> float | None:

@@ -82,7 +82,7 @@ def _peer(text: str) -> str:
     "cells",
     metavar="H,...",
     callback=_listed(_count),
-    help="Hidden units of the cells that make one step.  [default: 64,256,512, cupy none]",
+    help="Hidden units of what makes one step.  [default: 16,64,256,512, cupy none]",
 )
 @click.option(
     "--threads",
@@ -127,7 +127,7 @@ def bench(
 ) -> None:
     """Time gru_xp side by side with torch, ONNX Runtime and JAX, where they are installed.
 
-    Forward and training of whole sequences, one step of a cell, the peak memory of training. The
+    Forward and training of whole sequences, and of one step, the peak memory of training. The
     same weights for all, and what they compute is compared first. Progress goes to stderr.
     """
     import json

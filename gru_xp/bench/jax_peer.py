@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.bench.cases import HostArray, Job, Work
-from gru_xp.bench.contestants import Call, Contestant
+from gru_xp.bench.contestant import Call, Contestant
 
 jax: Any = importlib.import_module("jax")  # Any: the types are checked without JAX too
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gru_xp.bench.cases import Size, work
-from gru_xp.bench.contestants import Contestant
+from gru_xp.bench.contestant import Contestant
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

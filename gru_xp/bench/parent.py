@@ -11,7 +11,7 @@ from typing import Any
 
 from gru_xp.bench import machine
 from gru_xp.bench.cases import Case, Job
-from gru_xp.bench.contestants import OWN
+from gru_xp.bench.contestant import OWN
 from gru_xp.bench.errors import BenchError
 
 _START = """

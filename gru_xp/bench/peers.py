@@ -7,7 +7,7 @@ from importlib import util
 from typing import NamedTuple
 
 from gru_xp.bench.cases import Job
-from gru_xp.bench.contestants import Contestant
+from gru_xp.bench.contestant import Contestant
 from gru_xp.bench.errors import UnavailableError
 
 

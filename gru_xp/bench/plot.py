@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.bench.contestants import OWN
+from gru_xp.bench.contestant import OWN
 from gru_xp.bench.report import Document, case_of
 from gru_xp.files import write_whole
 

@@ -10,9 +10,12 @@ import numpy as np
 
 from gru_xp.bench import floor, machine
 from gru_xp.bench.cases import Case, Job, Size
-from gru_xp.bench.contestants import OWN
+from gru_xp.bench.contestant import OWN
 
 Document = dict[str, Any]
+
+SCHEMA_VERSION = 1
+"""Of the document; what it holds, or what that means, does not change without it."""
 
 
 def document(
@@ -38,6 +41,7 @@ def document(
     """
     told = [note for each in measured for note in each["notes"]]
     return {
+        "schema_version": SCHEMA_VERSION,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "arguments": arguments,
         "backend": job.backend,
@@ -66,7 +70,7 @@ def _threads_part(measured: Document, precision: str) -> Document:
 def _add_floors(parts: list[Document], precision: str, chip: floor.Chip) -> None:
     for part in parts:
         case = case_of(part)
-        if case.kind != "training":  # the bound is one of the forward
+        if "training" not in case.kind:  # the bound is one of the forward
             part["floor_us_per_step"] = 1e6 * floor.step_seconds(case.size, precision, chip)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from gru_xp.bench.cases import KINDS, Case, Size
-from gru_xp.bench.contestants import EXPERIMENTAL, OWN
+from gru_xp.bench.cases import KINDS, Size
+from gru_xp.bench.contestant import EXPERIMENTAL, OWN
 from gru_xp.bench.report import Document, case_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _times_table(part: Document) -> Table:
         title += f", whose peak is {peak / 1e9:,.0f} GFLOP/s"
     table = _table(title, "TxNxIxH", "")
     floors = {
-        _label(case_of(each)): each["floor_us_per_step"]
+        case_of(each).subject: each["floor_us_per_step"]
         for each in part["cases"]
         if "floor_us_per_step" in each
     }
@@ -71,11 +71,13 @@ def _times_table(part: Document) -> Table:
     for each in part["cases"]:
         case = case_of(each)
         for name, numbers in each["contestants"].items():
-            rows.setdefault(_label(case), {}).setdefault(name, {})[case.kind] = numbers
+            rows.setdefault(case.subject, {}).setdefault(name, {})[case.kind] = numbers
     for label, contestants in rows.items():
         for place, (name, kinds) in enumerate(contestants.items()):
-            shown = (kinds.get("forward", kinds.get("step")), kinds.get("training"))
-            forward, training = (_cells(numbers, with_share=bool(peak)) for numbers in shown)
+            by_column = {kind.endswith("training"): numbers for kind, numbers in kinds.items()}
+            forward, training = (
+                _cells(by_column.get(column), with_share=bool(peak)) for column in (False, True)
+            )
             floor = [_time(floors.get(label) if place == 0 else None)] if floors else []
             shown_name = f"{name} (experimental)" if name in EXPERIMENTAL else name
             table.add_row("" if place else label, shown_name, *forward, *floor, *training)
@@ -95,10 +97,6 @@ def _time(microseconds: float | None) -> str:
         return ""
     digits = 2 if microseconds < 10 else 1 if microseconds < 100 else 0
     return f"{microseconds:,.{digits}f}"
-
-
-def _label(case: Case) -> str:
-    return str(case) if case.kind == "step" else str(case.size)
 
 
 def _summary_table(summary: Document) -> Table:

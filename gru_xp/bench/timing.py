@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gru_xp.bench.cases import Case, HostArray
-from gru_xp.bench.contestants import EXPERIMENTAL, OWN, Call
+from gru_xp.bench.contestant import EXPERIMENTAL, OWN, Call
 from gru_xp.bench.errors import BenchError, FailedError
 
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 1e-1}

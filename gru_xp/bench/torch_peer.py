@@ -7,7 +7,7 @@ from typing import Any
 
 from gru_xp.bench import clocks
 from gru_xp.bench.cases import HostArray, Job, Work
-from gru_xp.bench.contestants import Call, Contestant
+from gru_xp.bench.contestant import Call, Contestant
 from gru_xp.bench.errors import UnavailableError
 
 torch: Any = importlib.import_module("torch")  # Any: the types are checked without torch too
@@ -71,15 +71,39 @@ class Peer(Contestant):
 
     def step(self, work: Work, /) -> Call:
         """See `Contestant`."""
-        cell = torch.nn.GRUCell(work.size.inputs, work.size.hidden).to(self._device, self._dtype)
-        cell.load_state_dict({name: self._tensor(each) for name, each in work.weights.items()})
-        cell.eval()
+        cell = self._cell(work).eval()
         x, h = self._tensor(work.x[0]), self._tensor(work.h0)
 
         def run() -> Any:
             return cell(x, h)
 
         return Call(run, lambda: {"h": _host(run())}, torch.no_grad, self._seconds)
+
+    def step_training(self, work: Work, /) -> Call:
+        """See `Contestant`."""
+        cell = self._cell(work)
+        x, h = (self._tensor(each).requires_grad_() for each in (work.x[0], work.h0))
+        delta = self._tensor(work.dy[0])
+        leaves = [x, h, *cell.parameters()]
+
+        def run() -> Any:
+            for leaf in leaves:
+                leaf.grad = None
+            h_t = cell(x, h)
+            h_t.backward(delta)
+            return h_t
+
+        def results() -> dict[str, HostArray]:
+            named = {"h": run().detach(), "dx": x.grad, "dh": h.grad}
+            named |= {name: weight.grad for name, weight in cell.named_parameters()}
+            return {name: _host(each) for name, each in named.items()}
+
+        return Call(run, results, seconds=self._seconds)
+
+    def _cell(self, work: Work) -> Any:
+        cell = torch.nn.GRUCell(work.size.inputs, work.size.hidden).to(self._device, self._dtype)
+        cell.load_state_dict({name: self._tensor(each) for name, each in work.weights.items()})
+        return cell
 
     def _layer(self, work: Work) -> Any:
         layer = torch.nn.GRU(work.size.inputs, work.size.hidden).to(self._device, self._dtype)

@@ -1,0 +1,137 @@
+"""gru_xp itself as a contestant, with and without accelerator."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from gru_xp import GRU, GRUCell, to_numpy, use_accelerators
+from gru_xp.arrays import dtypes, transfer
+from gru_xp.arrays.place import Place
+from gru_xp.bench import clocks
+from gru_xp.bench.cases import HostArray, Work
+from gru_xp.bench.contestant import OWN, PERSISTENT, PORTABLE, Call, Contestant, Context
+from gru_xp.core import accelerators
+
+
+class Own(Contestant):
+    """gru_xp, with the accelerator of its backend or without, or with its persistent kernel."""
+
+    def __init__(
+        self, backend_name: str, dtype: str, *, accelerated: bool, persistent: bool = False
+    ) -> None:
+        self.name = PERSISTENT if persistent else OWN if accelerated else PORTABLE
+        self._backend = backend_name
+        self._place = Place.named(backend_name, dtype=dtype)
+        self._wait = _waiting(backend_name)
+        self._seconds = clocks.cupy if backend_name == "cupy" else clocks.wall
+        self._context: Context = nullcontext if accelerated else lambda: use_accelerators(False)
+        # By name, as gru_xp imports no accelerator.
+        kernel: Any = accelerators.find(backend_name).module if persistent else None
+        self._kernel = kernel
+        if persistent:
+            self._context = kernel.use_persistent_kernel
+
+    def forward(self, work: Work, /) -> Call | None:
+        """See `Contestant`."""
+        if not self._can(work, training=False):
+            return None
+        layer, x, h0 = self._layer(work)
+        layer.eval()
+        wait = self._wait
+
+        def run() -> Any:
+            return wait(layer(x, h0))
+
+        def results() -> dict[str, HostArray]:
+            y, h_n = run()
+            return {"y": to_numpy(y), "h_n": to_numpy(h_n)[0]}
+
+        return Call(run, results, self._context, self._seconds)
+
+    def training(self, work: Work, /) -> Call | None:
+        """See `Contestant`."""
+        if not self._can(work, training=True):
+            return None
+        layer, x, h0 = self._layer(work)
+        dy = self._array(work.dy)
+        wait = self._wait
+
+        def run() -> Any:
+            y, _ = layer(x, h0)
+            dx, dh0 = layer.backward(dy)
+            return wait((y, dx, dh0))
+
+        def results() -> dict[str, HostArray]:
+            y, dx, dh0 = run()
+            gradients = {
+                name.removesuffix("_l0"): to_numpy(each) for name, each in layer.gradients().items()
+            }
+            return {"y": to_numpy(y), "dx": to_numpy(dx), "dh0": to_numpy(dh0)[0], **gradients}
+
+        return Call(run, results, self._context, self._seconds)
+
+    def step(self, work: Work, /) -> Call | None:
+        """See `Contestant`."""
+        if not self._can(work, training=False):
+            return None
+        cell = self._cell(work).eval()
+        x, h = self._array(work.x[0]), self._array(work.h0)
+        wait = self._wait
+
+        def run() -> Any:
+            return wait(cell(x, h))
+
+        return Call(run, lambda: {"h": to_numpy(run())}, self._context, self._seconds)
+
+    def step_training(self, work: Work, /) -> Call | None:
+        """See `Contestant`."""
+        if not self._can(work, training=True):
+            return None
+        cell = self._cell(work)
+        x, h, delta = (self._array(each) for each in (work.x[0], work.h0, work.dy[0]))
+        wait = self._wait
+
+        def run() -> Any:
+            h_t = cell(x, h)
+            return wait((h_t, *cell.backward(delta)))
+
+        def results() -> dict[str, HostArray]:
+            named = dict(zip(("h", "dx", "dh"), run(), strict=True))
+            return {name: to_numpy(each) for name, each in (named | cell.gradients()).items()}
+
+        return Call(run, results, self._context, self._seconds)
+
+    def _can(self, work: Work, *, training: bool) -> bool:
+        """Whether it would not just do what another contestant of gru_xp does."""
+        if self._kernel is None:
+            return True
+        _, rows, _, hidden = work.size
+        dtype = dtypes.dtype_name(self._place.dtype)
+        return bool(self._kernel.persistent_kernel_runs(rows, hidden, dtype, training=training))
+
+    def _cell(self, work: Work) -> GRUCell:
+        inputs, hidden = work.size.inputs, work.size.hidden
+        cell = GRUCell(inputs, hidden, backend=self._backend, dtype=self._place.dtype)
+        cell.load_state_dict(work.weights)
+        return cell
+
+    def _layer(self, work: Work) -> tuple[GRU, Any, Any]:
+        layer = GRU(
+            work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._place.dtype
+        )
+        layer.load_state_dict({f"{name}_l0": array for name, array in work.weights.items()})
+        return layer, self._array(work.x), self._array(work.h0[None])
+
+    def _array(self, array: HostArray) -> Any:
+        return transfer.from_numpy(array, self._place)
+
+
+def _waiting(backend_name: str) -> Callable[[Any], Any]:
+    """Return what waits for results, where the library returns before it has them."""
+    if backend_name == "jax":
+        block: Callable[[Any], Any] = importlib.import_module("jax").block_until_ready
+        return block
+    return lambda results: results
