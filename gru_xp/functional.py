@@ -40,7 +40,7 @@ def gru_cell(
     Parameters
     ----------
     params : GRUParams
-        Packed weights; see `gru_xp.equations` for what they do.
+        Packed weights; see `gru_xp.core.equations` for what they do.
     x : array, (I,) or (N, I)
         Input. Floating dtypes are promoted by the Array API's rules; integers and booleans are
         cast to the weights' dtype.

@@ -328,11 +328,33 @@ def test_copies_are_independent(lib: Library) -> None:
     assert (lib.numpy(twin.weight_ih) != lib.numpy(cell.weight_ih)).all()
 
 
-def test_pickle_keeps_the_weights() -> None:
-    cell = gru_xp.GRUCell(I, H, rng=0)
-    twin = pickle.loads(pickle.dumps(cell))
-    for name, array in cell.parameters().items():
-        np.testing.assert_array_equal(twin.parameters()[name], array)
+def pickled(cell: Any) -> Any:
+    return pickle.loads(pickle.dumps(cell))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_a_copy_goes_on_where_the_cell_is(lib: Library, copied: Any) -> None:
+    if lib.name == "jax" and copied is pickled:
+        pytest.skip("JAX unpickles arrays onto its default device")
+    cell = make_cell(lib)
+    cell(lib.array(draw(N, I, seed=0)))
+    twin = copied(cell)
+    assert repr(twin) == repr(cell)
+    wanted = cell.backward(lib.array(draw(N, H, seed=2)))
+    got = twin.backward(lib.array(draw(N, H, seed=2)))  # of the forward before
+    for one, other in zip((*got, twin.dWnh, twin.dz), (*wanted, cell.dWnh, cell.dz), strict=True):
+        lib.assert_close(one, lib.numpy(other), atol=0)
+
+
+def test_a_cell_computes_where_its_weights_are_now(lib: Library) -> None:
+    cell, x = make_cell(lib), lib.array(draw(N, I, seed=0), "float32")
+    weights = {name: getattr(cell, name) for name in GATE_NAMES}
+    cell.to(dtype="float32")
+    lib.assert_close(cell(x), lib.numpy(cell(x)), atol=0, dtype="float32")
+    cell.init_weights(**weights)  # of float64
+    lib.assert_close(cell(x), lib.numpy(cell(x)), atol=0, dtype="float64")
+    cell.to(backend="numpy")
+    assert type(cell(lib.numpy(x))) is np.ndarray
 
 
 def test_repr_says_what_it_is(lib: Library) -> None:

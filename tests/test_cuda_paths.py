@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import gru_xp
-from gru_xp.accelerator_api import Accelerator
+from gru_xp.accelerator_api import Accelerator, Place
 from gru_xp.arrays import libraries
-from gru_xp.core import accelerators
+from gru_xp.core import accelerators, recurrence
 from gru_xp.core.loop import Loop
 from tests.cuda import Machine
 from tests.test_cuda_values import DTYPES, TOLERANCE, assert_close, check, draw_case, exactly
@@ -39,6 +39,21 @@ def test_its_functions_take_the_contracts_arguments(cuda: Any, function: str) ->
         for each in (getattr(Accelerator, function), getattr(cuda, function))
     )
     assert got == expected
+
+
+def test_an_option_that_nobody_has_heard_of_is_declined(
+    machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_accelerators import Invented
+
+    monkeypatch.setitem(accelerators._found, "numpy", accelerators.Found(cuda, "CUDA on the CPU"))
+    case = draw_case((2, 3, 24), "float32")
+    with gru_xp.use_accelerators(True):
+        for loop, launched in ((case.loop, True), (Invented(every_other_step=True), False)):
+            machine.launched.clear()
+            place = Place.named("numpy")
+            recurrence.forward(*case.forward, loop, keep_tape=True, place=place)
+            assert bool(machine.launched) == launched
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

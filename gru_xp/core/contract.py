@@ -139,6 +139,8 @@ class OptionalFunctions(Protocol):
     def stream(params: Sequence[GRUParams], loop: Loop, form: Form, /) -> Any:
         """A GRU that is fed step by step, from a state of zeros.
 
+        For those who write one; `GRU.stream` does not ask for it yet.
+
         Parameters
         ----------
         params : sequence of GRUParams

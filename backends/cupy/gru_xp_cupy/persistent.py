@@ -21,7 +21,7 @@ _GATES = {"persistent_forward": 3, "persistent_backward": 1}
 
 
 def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
-    """See `gru_xp.recurrence.forward`; NotImplemented where it does not fit on the device."""
+    """See `gru_xp.accelerator_api`; NotImplemented where it does not fit on the device."""
     steps, rows, _ = gx.shape
     size = h0.shape[1]
     launch = _launch("persistent_forward", rows, size, gx.dtype.name)
@@ -43,7 +43,7 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
 
 
 def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
-    """See `gru_xp.recurrence.backward`; NotImplemented where it does not fit on the device."""
+    """See `gru_xp.accelerator_api`; NotImplemented where it does not fit on the device."""
     steps, rows, size = dh.shape
     launch = _launch("persistent_backward", rows, size, dh.dtype.name)
     if launch is None:

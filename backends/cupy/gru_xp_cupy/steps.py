@@ -25,7 +25,7 @@ def sizes_to_check(rows: int, dtype: str, /) -> tuple[tuple[int, int], ...]:
 def forward(
     gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool
 ) -> tuple[Any, Tape | None]:
-    """See `gru_xp.recurrence.forward`; T and N are at least 1."""
+    """See `gru_xp.accelerator_api.Accelerator`; T and N are at least 1."""
     steps, rows, _ = gx.shape
     size = h0.shape[1]
     gx, b_hn, lengths = contiguous(gx), contiguous(b_hn), contiguous(loop.lengths, np.int64)
@@ -44,7 +44,7 @@ def forward(
 def backward(
     dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /
 ) -> tuple[Any, Any, Any]:
-    """See `gru_xp.recurrence.backward`; T and N are at least 1."""
+    """See `gru_xp.accelerator_api.Accelerator`; T and N are at least 1."""
     steps, rows, size = dh.shape
     dtype = dh.dtype
     dh, lengths = contiguous(dh), contiguous(loop.lengths, np.int64)

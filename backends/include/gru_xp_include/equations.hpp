@@ -1,6 +1,6 @@
 // One step of the gated recurrent unit and its derivative, reset gate after the product.
 //
-// The same equations as gru_xp/equations.py, which says where they come from:
+// The same equations as gru_xp/core/equations.py, which says where they come from:
 //
 //     r = sigmoid(gx_r + gh_r)          gx = W_x x + b_x, with b_hr and b_hz added
 //     z = sigmoid(gx_z + gh_z)          gh = W_h h

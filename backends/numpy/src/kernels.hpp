@@ -27,7 +27,7 @@ struct Product {
     ptrdiff_t rows, depth, columns;
 };
 
-// The recurrence forward, as gru_xp.recurrence.forward has it.
+// The recurrence forward, as gru_xp/core/recurrence.py has it.
 template <class T>
 struct Forward {
     ptrdiff_t steps, rows, size;
@@ -41,7 +41,7 @@ struct Forward {
     bool reverse;
 };
 
-// The recurrence backward, as gru_xp.recurrence.backward has it.
+// The recurrence backward, as gru_xp/core/recurrence.py has it.
 template <class T>
 struct Backward {
     ptrdiff_t steps, rows, size;
