@@ -100,10 +100,10 @@ class GRU(Module):
         rng: np.random.Generator | int | None = None,
     ) -> None:
         self.num_layers = parameters.positive_size("num_layers", num_layers)
-        self.batch_first = bool(batch_first)
+        self.batch_first = parameters.flag("batch_first", batch_first)
         self.dropout = _probability(dropout)
-        self.bidirectional = bool(bidirectional)
-        self.reset_after = bool(reset_after)
+        self.bidirectional = parameters.flag("bidirectional", bidirectional)
+        self.reset_after = parameters.flag("reset_after", reset_after)
         ends = ("", "_reverse") if self.bidirectional else ("",)
         # How the names of each layer's and direction's weights end, in the order of `params`.
         self._suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
@@ -181,7 +181,7 @@ class GRU(Module):
             If an argument is no array, or one of another library or of a complex dtype.
         """
         place, training, form = self._place, self.training, self._form
-        loop = Loop(lengths=lengths, reset_after=self.reset_after)
+        loop = self._loop(lengths)
         if not training and not return_gates:
             quick = accelerated("sequence", place, loop)
             if quick is not None:
@@ -251,7 +251,7 @@ class GRU(Module):
             tape,
             dy,
             dh_n,
-            Loop(lengths=tape.lengths, reset_after=self.reset_after),
+            self._loop(tape.lengths),
             self._form,
             owner="GRU",
             place=self._place,
@@ -319,6 +319,10 @@ class GRU(Module):
     @property
     def _form(self) -> Form:
         return Form(self.batch_first, self.bidirectional)
+
+    def _loop(self, lengths: Any = None) -> Loop:
+        """What the forward directions run."""
+        return Loop(lengths=lengths, reset_after=self.reset_after)
 
     def _as_params(self) -> tuple[GRUParams, ...]:
         return tuple(

@@ -44,7 +44,7 @@ class Module:
     ) -> None:
         self.input_size = parameters.positive_size("input_size", input_size)
         self.hidden_size = parameters.positive_size("hidden_size", hidden_size)
-        self.bias = bool(bias)
+        self.bias = parameters.flag("bias", bias)
         self.training = True
         self._forget()
         place = Place.named(backend, device, dtype)
@@ -101,7 +101,7 @@ class Module:
 
     def train(self, mode: bool = True) -> Self:
         """Keep a tape in `forward`, so that `backward` can follow; returns self."""
-        self.training = bool(mode)
+        self.training = parameters.flag("mode", mode)
         if not self.training:
             self._forget_forward()
         return self

@@ -18,11 +18,12 @@ class Source(Protocol):
 
     batch_first: bool
     bidirectional: bool
-    reset_after: bool
     _place: Place
 
     @property
     def _params(self) -> Sequence[GRUParams]: ...
+
+    def _loop(self) -> Loop: ...
 
 
 class Stream:
@@ -86,7 +87,7 @@ class Stream:
             gru._params,
             x,
             self.state,
-            Loop(reset_after=gru.reset_after),
+            gru._loop(),
             Form(gru.batch_first),
             keep_tape=False,
             owner="GRU.stream",

@@ -189,9 +189,21 @@ def test_every_accelerator_takes_the_arguments_of_the_contract(
 
 @dataclass(frozen=True, eq=False)
 class Invented(Loop):
-    """A loop with one option more."""
+    """A loop with options that nobody knows."""
 
     every_other_step: bool = False
+    share: float = 0.0
+    rows: Any = None
+
+
+def test_a_loop_names_the_options_in_use() -> None:
+    array = np.zeros(3)
+    assert Loop().options() == []
+    assert Loop(lengths=array, reverse=True).options() == ["lengths", "reverse"]
+    assert Loop(reset_after=False).options() == ["reset_after"]
+    share = float("0")  # equal to the default, and another object
+    assert Invented(share=share, rows=None).options() == []
+    assert Invented(share=0.5, rows=array).options() == ["share", "rows"]
 
 
 def test_an_option_that_nobody_has_heard_of_is_declined_by_every_accelerator(

@@ -319,3 +319,49 @@ def test_unbatched_equals_a_batch_of_one(lib: Library) -> None:
         lib.assert_close(h_n, lib.numpy(want_h)[:, 0], atol=0)
         lib.assert_close(dx, lib.numpy(want_dx).squeeze(axis), atol=0)
         lib.assert_close(dh0, lib.numpy(want_dh0)[:, 0], atol=0)
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["dy", "dh_n", "h0", "weight_ih_l0", "weight_hh_l1_reverse"])
+def test_what_is_not_finite_stays_out_of_padding_and_of_empty_rows(
+    lib: Library, where: str, value: float, reset_after: bool
+) -> None:
+    gru = make_gru(lib, num_layers=2, bidirectional=True, reset_after=reset_after)
+    given = {
+        "x": draw(T, N, I, seed=0),
+        "h0": draw(4, N, H, seed=1),
+        "dy": draw(T, N, 2 * H, seed=2),
+        "dh_n": draw(4, N, H, seed=3),
+    }
+    empty = LENGTHS.index(0)
+    if where in given:
+        given[where][..., 0, 0] = value  # of a row that is not empty
+    else:
+        weight = host(gru.parameters())[where]
+        weight[0, 0] = value
+        gru.load_state_dict({where: weight}, strict=False)
+    x, h0, dy, dh_n = (lib.array(each) for each in given.values())
+    with np.errstate(invalid="ignore", over="ignore"):
+        gru(x, h0, lengths=LENGTHS)
+        dx, dh0 = gru.backward(dy, dh_n)
+    assert not lib.numpy(dx)[padding(LENGTHS)].any()  # not NaN either
+    np.testing.assert_allclose(lib.numpy(dh0)[:, empty], given["dh_n"][:, empty], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_empty_rows_state_that_is_not_finite_reaches_no_gradient(
+    lib: Library, value: float
+) -> None:
+    gru = make_gru(lib)
+    states = draw(1, N, H, seed=1)
+    x, dy = lib.array(draw(T, N, I, seed=0)), lib.array(draw(T, N, H, seed=2))
+    gradients = []
+    for each in (states[0, LENGTHS.index(0)], value):
+        states[0, LENGTHS.index(0)] = each
+        with np.errstate(invalid="ignore", over="ignore"):
+            gru(x, lib.array(states), lengths=LENGTHS)
+            dx, _ = gru.backward(dy)
+        gradients.append([lib.numpy(array) for array in (dx, *gru.gradients().values())])
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(one, other)

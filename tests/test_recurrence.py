@@ -154,10 +154,11 @@ def test_without_dx_no_gradient_of_the_input_is_made(lib: Library) -> None:
     assert dx is None
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@pytest.mark.parametrize("reset_after", [True, False])
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_an_accelerator_equals_the_portable_pair_on_any_input(
-    accelerated: Library, data: st.DataObject
+    accelerated: Library, reset_after: bool, data: st.DataObject
 ) -> None:
     lib = accelerated
     steps = data.draw(st.integers(0, 6), "T")
@@ -166,7 +167,6 @@ def test_an_accelerator_equals_the_portable_pair_on_any_input(
     reverse = data.draw(st.booleans(), "reverse")
     ragged = data.draw(st.booleans(), "ragged")
     bias = data.draw(st.booleans(), "bias")
-    reset_after = data.draw(st.booleans(), "reset_after")
     with_last = data.draw(st.booleans(), "dh_last")
     dtype = data.draw(st.sampled_from(["float32", "float64"]), "dtype")
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), "seed"))

@@ -47,7 +47,9 @@ def use_accelerators(enabled: bool) -> Iterator[None]:
     >>> with gru_xp.use_accelerators(False):  # the portable loop, whatever is installed
     ...     h = cell(x)  # doctest: +SKIP
     """
-    token = _switch.set(bool(enabled))
+    if not isinstance(enabled, bool):
+        raise TypeError(f"use_accelerators: expected True or False, got {enabled!r}")
+    token = _switch.set(enabled)
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from gru_xp.arrays.typing import Array
 
@@ -13,7 +14,7 @@ _ARRAY = {"array": True}
 class Loop:
     """The options of a loop over time, of one direction of one layer.
 
-    Each option has a default that leaves it out, as None or False. An accelerator names the
+    Each option has a default that leaves it out; that of an array is None. An accelerator names the
     options that it takes; a loop that uses another one does not reach it. So a new option is a
     field here, and what it does in `gru_xp.core.equations` and `gru_xp.core.portable`.
 
@@ -37,7 +38,14 @@ class Loop:
     def options(self) -> list[str]:
         """Names of the options in use: those with another value than their default."""
         defaults = type(self)  # which holds them as attributes, as classes of dataclasses do
-        return [name for name, value in vars(self).items() if value is not getattr(defaults, name)]
+        return [
+            name for name, value in vars(self).items() if _differ(value, getattr(defaults, name))
+        ]
+
+
+def _differ(value: Any, default: Any) -> bool:
+    """Whether an option is in use; an array, whose default is None, is not compared."""
+    return value is not default and (default is None or bool(value != default))
 
 
 PLAIN = Loop()

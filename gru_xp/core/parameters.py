@@ -74,6 +74,13 @@ def positive_size(name: str, value: Any) -> int:
     return size
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return a flag as a bool; an error names it where it is none, as "False", which is true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def shapes(input_size: int, hidden_size: int, *, bias: bool = True) -> dict[str, tuple[int, ...]]:
     """Shapes of the packed arrays by torch's names, in torch's order."""
     rows = 3 * hidden_size

@@ -14,7 +14,7 @@ from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array, Namespace
 from gru_xp.core import equations
 from gru_xp.core.loop import Loop
-from gru_xp.core.tape import Tape, valid_steps
+from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 
 
 def forward(
@@ -34,7 +34,7 @@ def forward(
     mask = None
     if loop.lengths is not None:
         mask = valid_steps(loop.lengths, steps, xp=xp, device=place.device)
-        gx = where(mask, gx, xp.zeros_like(gx), xp=xp)
+        gx = zero_in_padding(gx, mask, xp=xp)
     states = [h0]
     gates = []
     for t in times(steps, reverse):
@@ -98,30 +98,31 @@ def backward(
     mask = None
     if loop.lengths is not None:
         mask = valid_steps(loop.lengths, steps, xp=xp, device=place.device)
-    slopes = backward_slopes(tape, mask, loop, xp=xp)
+    slopes = backward_slopes(tape, loop, xp=xp)
     totals = []
     products = []
     for t in times(steps, not loop.reverse):
         total = dh[t, ...] + carried
         of_step = Slopes(*(None if slope is None else slope[t, ...] for slope in slopes))
-        dgh, carried = step_back(total, of_step, weight_hh, loop, xp=xp)
+        dgh, before = step_back(total, of_step, weight_hh, loop, xp=xp)
+        carried = before if mask is None else where(mask[t, ...], before, total, xp=xp)
         totals.append(total)
         products.append(dgh)
     if not loop.reverse:
         totals.reverse()
         products.reverse()
     dgh = xp.stack(products)
-    return (*input_gradients(dgh, xp.stack(totals), slopes, xp=xp), carried)
+    return (*input_gradients(dgh, xp.stack(totals), slopes, mask, xp=xp), carried)
 
 
 class Slopes(NamedTuple):
-    """Derivatives of all steps at once, zero in padding, which keeps the loop over time short."""
+    """Derivatives of all steps at once, which keeps the loop over time short."""
 
     gates: Array
     """(T, N, 3, H). Of the state with respect to the recurrent products of r, z and n; where the
     reset gate acts before, in r's place, of ``r * h_prev`` with respect to r's product."""
     h: Array
-    """(T, N, H). Of the state with respect to ``h_prev`` past the gates; 1 in padding."""
+    """(T, N, H). Of the state with respect to ``h_prev`` past the gates."""
     gx_n: Array | None
     """(T, N, H). Of the state with respect to the candidate's input projection, where this differs
     from its recurrent product's."""
@@ -129,8 +130,8 @@ class Slopes(NamedTuple):
     """(T, N, H). The reset gate, where it acts before the product."""
 
 
-def backward_slopes(tape: Tape, mask: Array | None, loop: Loop, /, *, xp: Namespace) -> Slopes:
-    """Derivatives that the loop back needs, from the tape; `mask` is that of `valid_steps`."""
+def backward_slopes(tape: Tape, loop: Loop, /, *, xp: Namespace) -> Slopes:
+    """Derivatives that the loop back needs, from the tape."""
     gates = equations.Gates(*tape[1:])
     gx_n = r = None
     if loop.reset_after:
@@ -138,12 +139,7 @@ def backward_slopes(tape: Tape, mask: Array | None, loop: Loop, /, *, xp: Namesp
     else:
         of_r, of_z, of_n = equations.slopes_reset_before(tape.h_prev, gates)
         r = tape.r
-    of_gates, h = xp.stack([of_r, of_z, of_n], axis=2), tape.z
-    if mask is not None:
-        of_gates = where(mask[..., None], of_gates, xp.zeros_like(of_gates), xp=xp)
-        h = where(mask, h, xp.ones_like(h), xp=xp)
-        gx_n = None if gx_n is None else where(mask, gx_n, xp.zeros_like(gx_n), xp=xp)
-    return Slopes(of_gates, h, gx_n, r)
+    return Slopes(xp.stack([of_r, of_z, of_n], axis=2), tape.z, gx_n, r)
 
 
 def step_back(
@@ -152,7 +148,8 @@ def step_back(
     """One step of the loop back.
 
     Takes the whole gradient (N, H) with respect to the step's state; returns those with respect
-    to its recurrent products (N, 3H), and to the state that it started from.
+    to its recurrent products (N, 3H), and to the state that it started from. In padding both mean
+    nothing.
     """
     rows, size = total.shape
     if loop.reset_after:
@@ -166,14 +163,20 @@ def step_back(
 
 
 def input_gradients(
-    dgh: Array, total: Array, slopes: Slopes, /, *, xp: Namespace
+    dgh: Array, total: Array, slopes: Slopes, mask: Array | None, /, *, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Return dgx (T, N, 3H) and dgh_n (T, N, H) from what the loop back has made of all steps."""
+    """Return dgx (T, N, 3H) and dgh_n (T, N, H) from what the loop back has made of all steps.
+
+    `mask` is that of `valid_steps`. Padding becomes zero here, and not by a factor of zero before,
+    which a gradient or weight that is NaN would make NaN.
+    """
     size = total.shape[-1]
+    dgh = zero_in_padding(dgh, mask, xp=xp)
     dgh_n = dgh[..., 2 * size :]
     if slopes.gx_n is None:
         return dgh, dgh_n
-    return xp.concat([dgh[..., : 2 * size], slopes.gx_n * total], axis=-1), dgh_n
+    dgx_n = zero_in_padding(slopes.gx_n * total, mask, xp=xp)
+    return xp.concat([dgh[..., : 2 * size], dgx_n], axis=-1), dgh_n
 
 
 def times(steps: int, reverse: bool) -> range:

@@ -13,7 +13,7 @@ from gru_xp.core import recurrence
 from gru_xp.core.loop import Loop
 from gru_xp.core.parameters import GRUParams
 from gru_xp.core.products import matmul, sum_of_rows
-from gru_xp.core.tape import Tape
+from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 
 
 def forward(
@@ -62,8 +62,12 @@ def backward(
     dgx, dgh_n, dh0 = recurrence.backward(dh, dh_last, tape, params.weight_hh, loop, place=place)
     rz = 2 * dgh_n.shape[-1]
     dgx_rows, dgh_n_rows = _rows(dgx, xp=xp), _rows(dgh_n, xp=xp)
-    h_rows = _rows(tape.h_prev, xp=xp)
-    n_rows = h_rows if loop.reset_after else _rows(tape.r * tape.h_prev, xp=xp)
+    h_prev = tape.h_prev
+    if loop.lengths is not None:  # in padding it may hold an initial state that is not finite
+        valid = valid_steps(loop.lengths, dh.shape[0], xp=xp, device=place.device)
+        h_prev = zero_in_padding(h_prev, valid, xp=xp)
+    h_rows = _rows(h_prev, xp=xp)
+    n_rows = h_rows if loop.reset_after else _rows(tape.r * h_prev, xp=xp)
     # A gate's recurrent product and its input projection have the same gradient, but for n.
     dweight_hh = xp.concat(
         [

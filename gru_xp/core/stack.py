@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gru_xp.arrays.door import admit
-from gru_xp.arrays.dtypes import cast, like, where
+from gru_xp.arrays.dtypes import cast, like
 from gru_xp.arrays.place import Place, runs_there
 from gru_xp.arrays.transfer import private
 from gru_xp.arrays.typing import Array, Namespace
 from gru_xp.core import checks, sequence
 from gru_xp.core.loop import Loop
 from gru_xp.core.parameters import Form, GRUParams, cast_params, like_params
-from gru_xp.core.tape import Tape, valid_steps
+from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 
 
 class GRUTape(NamedTuple):
@@ -118,7 +118,7 @@ def forward(
         states = cast(h0, dtype, xp=xp)
         states = states if batched else states[:, None, :]
 
-    y = _where(valid, time_first(cast(x, dtype, xp=xp), form, xp=xp), xp=xp)
+    y = zero_in_padding(time_first(cast(x, dtype, xp=xp), form, xp=xp), valid, xp=xp)
     loops = _loops(loop, form)
     inputs: list[Array] = []
     tapes: list[Any] = []
@@ -136,13 +136,13 @@ def forward(
                 keep_tape=keep_tape,
                 place=call,
             )
-            outputs.append(_where(valid, h, xp=xp))
+            outputs.append(zero_in_padding(h, valid, xp=xp))
             tapes.append(tape)
             end = 0 if each.reverse else -1
             last.append(h[end, ...] if steps else states[k, ...])
         y = xp.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
         if masks and layer + 1 < layers:
-            y = _where(valid, y * cast(masks[layer], dtype, xp=xp), xp=xp)
+            y = zero_in_padding(y * cast(masks[layer], dtype, xp=xp), valid, xp=xp)
     if len(last) == 1:
         h_n = xp.reshape(last[0], h_shape, copy=True)
     else:
@@ -190,13 +190,13 @@ def backward(
         dlast = cast(dh_n, dtype, xp=xp)
         dlast = dlast if batched else dlast[:, None, :]
 
-    dout = _where(valid, time_first(cast(dy, dtype, xp=xp), form, xp=xp), xp=xp)
+    dout = zero_in_padding(time_first(cast(dy, dtype, xp=xp), form, xp=xp), valid, xp=xp)
     loops = _loops(loop, form)
     gradients: dict[int, GRUParams] = {}
     dh0: dict[int, Array] = {}
     for layer in reversed(range(len(tape.inputs))):
         if tape.masks and layer + 1 < len(tape.inputs):
-            dout = _where(valid, dout * cast(tape.masks[layer], dtype, xp=xp), xp=xp)
+            dout = zero_in_padding(dout * cast(tape.masks[layer], dtype, xp=xp), valid, xp=xp)
         dinputs = []
         for direction, each in enumerate(loops):
             k = layer * len(loops) + direction
@@ -213,6 +213,7 @@ def backward(
             dinputs.append(dinput)
         if dinputs[0] is not None:
             dout = dinputs[0] + dinputs[1] if len(dinputs) > 1 else dinputs[0]
+            dout = zero_in_padding(dout, valid, xp=xp)  # which a weight of NaN would fill
     dparams = [like_params(gradients[k], each, xp=xp) for k, each in enumerate(params)]
     dh_all = xp.reshape(xp.stack([dh0[k] for k in range(len(params))]), h_shape)
     dx = None
@@ -228,7 +229,7 @@ def gates(tape: GRUTape, form: Form, /, *, place: Place) -> GateValues:
     valid = _valid(Loop(lengths=tape.lengths), tape.inputs[0].shape[0], place)
 
     def stacked(name: str) -> Array:
-        arrays = [_where(valid, getattr(each, name), xp=xp) for each in tape.tapes]
+        arrays = [zero_in_padding(getattr(each, name), valid, xp=xp) for each in tape.tapes]
         if tape.x.ndim == 2:
             arrays = [array[:, 0, ...] for array in arrays]
         elif form.batch_first:
@@ -262,8 +263,3 @@ def as_given(array: Array, form: Form, /, *, batched: bool, xp: Namespace) -> Ar
     if not batched:
         return array[:, 0, :]
     return xp.permute_dims(array, (1, 0, 2)) if form.batch_first else array
-
-
-def _where(valid: Array | None, array: Array, /, *, xp: Namespace) -> Array:
-    """The array with zeros in padding, so that no product sees what it held: 0 * NaN is NaN."""
-    return array if valid is None else where(valid, array, xp.zeros_like(array), xp=xp)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gru_xp.arrays.dtypes import where
 from gru_xp.arrays.typing import Array, Device, Namespace
 
 
@@ -28,3 +29,11 @@ def valid_steps(
     """Boolean mask (T, N, 1) of the steps that are no padding; `device` is that of `lengths`."""
     times = xp.arange(steps, dtype=lengths.dtype, device=device)
     return (times[:, None] < lengths[None, :])[:, :, None]
+
+
+def zero_in_padding(array: Array, valid: Array | None, /, *, xp: Namespace) -> Array:
+    """Return the array (T, N, K) with zeros in padding; `valid` is that of `valid_steps`, or None.
+
+    No product may see what padding holds: 0 * NaN is NaN.
+    """
+    return array if valid is None else where(valid, array, xp.zeros_like(array), xp=xp)

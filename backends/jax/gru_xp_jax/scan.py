@@ -53,14 +53,14 @@ def _forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, *, keep_ta
 @jax.jit  # type: ignore[untyped-decorator]
 def _backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop) -> Any:
     mask = None if loop.lengths is None else valid_steps(loop.lengths, dh.shape[0], xp=jnp)
-    slopes = portable.backward_slopes(tape, mask, loop, xp=jnp)
+    slopes = portable.backward_slopes(tape, loop, xp=jnp)
     carried = jnp.zeros(dh.shape[1:], dh.dtype) if dh_last is None else dh_last
 
     def one_step(carried: Any, inputs: Any) -> Any:
-        dh_t, of_step = inputs
+        dh_t, of_step, valid = inputs
         total = dh_t + carried
-        dgh, carried = portable.step_back(total, of_step, weight_hh, loop, xp=jnp)
-        return carried, (total, dgh)
+        dgh, before = portable.step_back(total, of_step, weight_hh, loop, xp=jnp)
+        return before if valid is None else jnp.where(valid, before, total), (total, dgh)
 
-    dh0, (total, dgh) = lax.scan(one_step, carried, (dh, slopes), reverse=not loop.reverse)
-    return (*portable.input_gradients(dgh, total, slopes, xp=jnp), dh0)
+    dh0, (total, dgh) = lax.scan(one_step, carried, (dh, slopes, mask), reverse=not loop.reverse)
+    return (*portable.input_gradients(dgh, total, slopes, mask, xp=jnp), dh0)
