@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gru_xp.arrays import libraries
 from gru_xp.arrays.devices import device_name, devices
-from gru_xp.core.accelerators import find
+from gru_xp.core.accelerators import are_on, find, running
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class BackendInfo:
     version: str | None
     devices: tuple[str, ...]
     accelerator: str | None
-    """The module that runs its recurrence; None where the portable loop does."""
+    """The module that runs its recurrence; None where the portable loop does, as where
+    accelerators are switched off."""
     accelerator_reason: str
-    """Why there is no accelerator; empty where there is one."""
+    """Why none does; empty where one does."""
 
 
 def backends() -> list[BackendInfo]:
@@ -41,14 +42,15 @@ def _info(name: str) -> BackendInfo:
     if reason:
         return BackendInfo(name, False, reason, _version(name), (), None, reason)
     found = find(name)
+    runs = found.module is not None and are_on()
     return BackendInfo(
         name=name,
         usable=True,
         reason="",
         version=_version(name),
         devices=tuple(device_name(each) for each in devices(name)),
-        accelerator=found.reason if found.module else None,
-        accelerator_reason="" if found.module else found.reason,
+        accelerator=found.reason if runs else None,
+        accelerator_reason="" if runs else running(name).removeprefix("portable loop, "),
     )
 
 

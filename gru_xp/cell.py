@@ -13,7 +13,7 @@ from gru_xp.core.accelerators import accelerated
 from gru_xp.core.equations import GateSlopes
 from gru_xp.core.parameters import GRUParams
 from gru_xp.core.step import CellTape
-from gru_xp.module import Module
+from gru_xp.module import Module, explains_leaked_tracers
 from gru_xp.names import GateGradient, GateWeight, GateWeightGradient, Packed, Stored
 
 
@@ -205,6 +205,7 @@ class GRUCell(Module):
         self._tape = transfer.detached(tape) if place.library == "torch" else tape
         return h_t
 
+    @explains_leaked_tracers
     def backward(self, delta: Array) -> tuple[Array, Array]:
         """Gradients of the last `forward`; may be called more than once after it.
 

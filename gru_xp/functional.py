@@ -10,12 +10,13 @@ trace: make one ordinary call before. Nor can it trace `lengths` that are no ten
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
 from gru_xp.core import checks, stack, step
 from gru_xp.core.loop import Loop
-from gru_xp.core.parameters import Form, GRUParams
+from gru_xp.core.parameters import Form, GRUParams, flag
 from gru_xp.core.stack import GateValues, GRUTape
 from gru_xp.core.step import CellTape
 
@@ -72,6 +73,7 @@ def gru_cell(
     >>> h_t.shape
     (5, 2)
     """
+    flag("keep_tape", keep_tape)
     place = checks.check_params(params, owner="gru_cell")
     return step.forward(params, x, h, keep_tape=keep_tape, owner="gru_cell", place=place)
 
@@ -167,12 +169,14 @@ def gru(
     TypeError
         If arrays are of different libraries, or of a dtype that is no real number's.
     """
-    form, params = Form(batch_first, bidirectional), list(params)
+    flag("keep_tape", keep_tape)
+    form, loop = _form_and_loop(batch_first, bidirectional, reset_after, lengths)
+    params = list(params)
     return stack.forward(
         params,
         x,
         h0,
-        Loop(lengths=lengths, reset_after=reset_after),
+        loop,
         form,
         masks=masks or (),
         keep_tape=keep_tape,
@@ -222,13 +226,14 @@ def gru_backward(
     TypeError
         If a gradient is of another library than the weights.
     """
-    form, params = Form(batch_first, bidirectional), list(params)
+    form, loop = _form_and_loop(batch_first, bidirectional, reset_after, tape.lengths)
+    params = list(params)
     return stack.backward(
         params,
         tape,
         dy,
         dh_n,
-        Loop(lengths=tape.lengths, reset_after=reset_after),
+        loop,
         form,
         owner="gru_backward",
         place=checks.check_layers(params, form, owner="gru_backward"),
@@ -250,4 +255,12 @@ def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
     GateValues
         Arrays (num_layers * directions, T, N, H), zero in padding.
     """
-    return stack.gates(tape, Form(batch_first), place=Place.of(tape.inputs[0]))
+    form = Form(flag("batch_first", batch_first))
+    return stack.gates(tape, form, place=Place.of(tape.inputs[0]))
+
+
+def _form_and_loop(
+    batch_first: bool, bidirectional: bool, reset_after: bool, lengths: Any
+) -> tuple[Form, Loop]:
+    form = Form(flag("batch_first", batch_first), flag("bidirectional", bidirectional))
+    return form, Loop(lengths=lengths, reset_after=flag("reset_after", reset_after))

@@ -16,7 +16,7 @@ from gru_xp.core.accelerators import accelerated
 from gru_xp.core.loop import Loop
 from gru_xp.core.parameters import Form, GRUParams
 from gru_xp.core.stack import GateValues, GRUTape
-from gru_xp.module import Module
+from gru_xp.module import Module, explains_leaked_tracers
 from gru_xp.stream import Stream
 
 
@@ -80,8 +80,16 @@ class GRU(Module):
     ((7, 2, 8), (4, 2, 4), (7, 2, 3), (4, 2, 4))
     """
 
+    num_layers: int
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    reset_after: bool
     _params: tuple[GRUParams, ...]
     _tape: GRUTape | None
+    _rng: np.random.Generator
+    _suffixes: list[str]
+    """How the names of each layer's and direction's weights end, in the order of `params`."""
 
     def __init__(
         self,
@@ -105,7 +113,6 @@ class GRU(Module):
         self.bidirectional = parameters.flag("bidirectional", bidirectional)
         self.reset_after = parameters.flag("reset_after", reset_after)
         ends = ("", "_reverse") if self.bidirectional else ("",)
-        # How the names of each layer's and direction's weights end, in the order of `params`.
         self._suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
         self._rng = np.random.default_rng(rng)
         super().__init__(
@@ -182,6 +189,7 @@ class GRU(Module):
         """
         place, training, form = self._place, self.training, self._form
         loop = self._loop(lengths)
+        parameters.flag("return_gates", return_gates)
         if not training and not return_gates:
             quick = accelerated("sequence", place, loop)
             if quick is not None:
@@ -218,6 +226,7 @@ class GRU(Module):
 
     __call__ = forward
 
+    @explains_leaked_tracers
     def backward(self, dy: Array, dh_n: Array | None = None) -> tuple[Array, Array]:
         """Gradients of the last call; may be called more than once after it.
 
@@ -292,6 +301,9 @@ class GRU(Module):
         if name.startswith("bias_") and name.replace("bias_", "weight_", 1) in weights:
             return None
         raise AttributeError(f"GRU has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.__dict__.get("_weights", ())]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("_weights", {}):

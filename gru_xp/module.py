@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -13,6 +16,8 @@ from gru_xp.arrays.typing import Array, Device, DType
 from gru_xp.core import parameters
 from gru_xp.core.parameters import IncompatibleKeys
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Tape = TypeVar("Tape")
 
 
@@ -23,6 +28,9 @@ class Module:
     are replaced.
     """
 
+    input_size: int
+    hidden_size: int
+    bias: bool
     training: bool
     _weights: dict[str, Array]
     _place: Place
@@ -49,6 +57,23 @@ class Module:
         self._forget()
         place = Place.named(backend, device, dtype)
         self._hold(parameters.initial(self._shapes(), self.hidden_size, place, rng=rng))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute that the class knows; a misspelt one would pass in silence.
+
+        Subclasses of other packages may set whatever they like.
+        """
+        cls = type(self)
+        if name in self.__dict__:
+            self.__dict__[name] = value
+        elif not cls.__module__.startswith("gru_xp.") or _knows(cls, name):
+            super().__setattr__(name, value)
+        else:
+            close = difflib.get_close_matches(name, [each for each in dir(self) if each[0] != "_"])
+            raise AttributeError(
+                f"{self._name} has no attribute {name!r} that could be assigned"
+                + (f": did you mean {' or '.join(close)}?" if close else "")
+            )
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         raise NotImplementedError
@@ -132,16 +157,21 @@ class Module:
         """Return copies of the packed weights by torch's names."""
         return {name: transfer.private(array, self._place) for name, array in self._weights.items()}
 
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+    def load_state_dict(
+        self, state: Mapping[str, Any], strict: bool = True, *, prefix: str = ""
+    ) -> IncompatibleKeys:
         """Copy weights in, cast to the present dtype.
 
         Parameters
         ----------
         state : mapping
-            Packed weights by torch's names, such as `state_dict` returns: arrays of NumPy or of
-            the weights' library.
+            Packed weights by torch's names, such as `state_dict` returns, a torch module's too:
+            arrays of any library that gru_xp knows.
         strict : bool
             Whether missing and unexpected names are an error; else they are returned.
+        prefix : str
+            What the names begin with, such as "rnn." in the state of a torch module whose
+            attribute ``rnn`` the GRU is. Names without it are others' weights.
 
         Raises
         ------
@@ -153,8 +183,14 @@ class Module:
                 f"{self._name}.load_state_dict: expected a mapping of names to arrays, as "
                 f"state_dict() returns, got {type(state).__name__}"
             )
-        keys = parameters.compare_keys(self._name, state, self._weights, strict=strict)
-        self._write({name: state[name] for name in self._weights if name in state})
+        own = {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if isinstance(name, str) and name.startswith(prefix)
+        }
+        strict = parameters.flag("strict", strict)
+        keys = parameters.compare_keys(self._name, own, self._weights, strict=strict, prefix=prefix)
+        self._write({name: own[name] for name in self._weights if name in own}, foreign=True)
         return keys
 
     def reset_parameters(self, rng: np.random.Generator | int | None = None) -> None:
@@ -198,13 +234,38 @@ class Module:
             )
         return tape
 
-    def _write(self, values: Mapping[str, Any]) -> None:
+    def _write(self, values: Mapping[str, Any], *, foreign: bool = False) -> None:
         """Copy values into the packed weights; all are checked before the first is written."""
         with self._place.current():
-            self._hold(parameters.written(self._weights, values, self._place))
+            self._hold(parameters.written(self._weights, values, self._place, foreign=foreign))
 
     def _where(self) -> str:
         """How a repr ends."""
         device = devices.device_name(self.device)
         dtype = dtypes.dtype_name(self.dtype)
         return f"backend={self.backend!r}, device={device!r}, dtype={dtype!r}"
+
+
+def _knows(cls: type, name: str) -> bool:
+    """Whether a class or one of its bases has, or announces, an attribute."""
+    return any(name in vars(each) or name in inspect.get_annotations(each) for each in cls.__mro__)
+
+
+def explains_leaked_tracers(backward: Callable[P, R], /) -> Callable[P, R]:
+    """Say what to use in place of a module's backward whose forward has run under ``jax.jit``."""
+
+    @wraps(backward)
+    def run(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            return backward(*arguments, **options)
+        except Exception as error:
+            if type(error).__name__ != "UnexpectedTracerError":
+                raise
+            owner = type(arguments[0]).__name__
+            raise RuntimeError(
+                f"{owner}.backward: its forward ran within a function that JAX transforms (jit, "
+                "grad, vmap), and what it has stored is lost with it: use gru_xp.functional, whose "
+                "forward returns the tape, or jax.grad of that"
+            ) from error
+
+    return run

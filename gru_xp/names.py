@@ -22,7 +22,7 @@ class Cell(Protocol):
     _gradients: dict[str, Array] | None
     _tape: CellTape | None
 
-    def _write(self, values: Mapping[str, Any]) -> None: ...
+    def _write(self, values: Mapping[str, Any], *, foreign: bool = False) -> None: ...
 
     def _write_gate(
         self, name: GateWeight | GateWeightGradient, value: Any, *, into: dict[str, Array] | None

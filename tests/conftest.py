@@ -8,6 +8,7 @@ NumPy once more with read-only inputs; each library that has an accelerator once
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -42,6 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in config.getoption("--backend") or []:
         if reason := libraries.unusable(name):
             raise pytest.UsageError(f"--backend {name}: {reason}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an accelerator that does not load is in the header
+        for name in libraries.NAMESPACES:
+            if not libraries.unusable(name):
+                find(name)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -157,8 +157,10 @@ def test_an_assignment_of_another_shape_or_type_is_refused_and_changes_nothing(
         cell.Wrx = lib.array(draw(I, H, seed=0))
     with pytest.raises(ValueError, match=r"weight_ih: expected shape \(12, 5\), got \(4, 5\)"):
         cell.weight_ih = lib.array(draw(H, I, seed=0))
-    with pytest.raises(TypeError, match=r"brx: expected an array .* got float"):
-        cell.brx = 0.0
+    with pytest.raises(TypeError, match=r"brx: expected an array .* got str"):
+        cell.brx = "0.0"
+    with pytest.raises(TypeError, match=r"brx: expected an array .* got bool"):
+        cell.brx = False
     with pytest.raises(TypeError, match=r"bias_ih: expected an array .* got NoneType"):
         cell.bias_ih = None
     lib.assert_close(cell.weight_ih, before, atol=0)

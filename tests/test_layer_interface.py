@@ -177,7 +177,9 @@ class TestStream:
     """Step by step and chunk by chunk, what one call over the whole sequence gives."""
 
     @pytest.mark.parametrize("with_h0", [True, False])
-    @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "dropout": 0.5}, {"reset_after": 0}])
+    @pytest.mark.parametrize(
+        "options", [{}, {"num_layers": 2, "dropout": 0.5}, {"reset_after": False}]
+    )
     def test_steps_and_chunks_give_the_whole(
         self, lib: Library, options: dict[str, Any], with_h0: bool
     ) -> None:

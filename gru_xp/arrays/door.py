@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.arrays import devices, dtypes, transfer
-from gru_xp.arrays.libraries import library_of
+from gru_xp.arrays.libraries import NAMESPACES, library_of
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
 
@@ -37,6 +37,7 @@ def place_of(owner: str, /, **weights: Array | None) -> Place:
     for name, array in arrays.items():
         if library_of(array) is None:
             raise TypeError(f"{owner}: {name} must be an array, got {type(array).__name__}")
+        _refuse_masked(owner, name, array)
         if "float" not in dtypes.dtype_name(array.dtype):
             raise TypeError(f"{owner}: {name} must be of a floating dtype, got {array.dtype}")
     first = next(iter(arrays))
@@ -57,11 +58,12 @@ def place_of(owner: str, /, **weights: Array | None) -> Place:
     return place
 
 
-def admit(owner: str, place: Place, /, **arrays: Any) -> Place:
-    """Check that arrays fit the weights' place; return the place of the call.
+def admit(owner: str, place: Place, /, **arrays: Any) -> tuple[Place, list[Any]]:
+    """Check that arrays fit the weights' place; return the place of the call, and the arrays.
 
     Its dtype is the one to compute in: the floating dtypes promoted. Integers and booleans take
-    on that of the others.
+    on that of the others. Of NumPy's subclasses, whose operations may mean something else, the
+    arrays are the plain ones of the same memory.
 
     Parameters
     ----------
@@ -70,23 +72,29 @@ def admit(owner: str, place: Place, /, **arrays: Any) -> Place:
     place : Place
         Of the weights.
     **arrays : array or None
-        By their names in errors; None is skipped.
+        By their names in errors; all but the first may be None.
 
     Raises
     ------
     TypeError
-        If one is no array, of another library, or of no real dtype.
+        If one is no array, of another library, masked, or of no real dtype.
     ValueError
         If one is on another device.
     """
-    dtype = place.dtype
+    dtype, plain = place.dtype, []
     for name, value in arrays.items():
-        if value is None:
-            continue
         if place.library == "numpy" and type(value) is np.ndarray and value.dtype == dtype:
-            continue  # at once: what follows takes longer than a small step's arithmetic
+            plain.append(value)  # at once: what follows takes longer than a small step's arithmetic
+            continue
+        if value is None and plain:
+            plain.append(None)
+            continue
         if library_of(value) != place.library:
             raise _of_another_library(owner, place, name, value)
+        if place.library == "numpy":
+            _refuse_masked(owner, name, value)
+            value = np.asarray(value)
+        plain.append(value)
         if not _is_on_device(value, place):
             raise ValueError(
                 f"{owner}: {name} is on device {devices.device(value)}, the weights are on "
@@ -94,7 +102,15 @@ def admit(owner: str, place: Place, /, **arrays: Any) -> Place:
             )
         if value.dtype != dtype:
             dtype = _promoted(owner, name, dtype, value.dtype, place)
-    return place if dtype == place.dtype else place._replace(dtype=dtype)
+    return (place if dtype == place.dtype else place._replace(dtype=dtype)), plain
+
+
+def _refuse_masked(owner: str, name: str, value: Any) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{owner}: {name} is a numpy.ma.MaskedArray, whose mask would be lost: pass "
+            ".filled(0), and lengths= where the mask is padding"
+        )
 
 
 def _is_on_device(array: Array, place: Place) -> bool:
@@ -105,6 +121,11 @@ def _is_on_device(array: Array, place: Place) -> bool:
 
 def _of_another_library(owner: str, place: Place, name: str, value: Any) -> TypeError:
     ours, theirs = place.library, library_of(value)
+    if type(value).__name__ == "PackedSequence":  # torch's
+        return TypeError(
+            f"{owner}: {name} is a PackedSequence: unpack it with torch.nn.utils.rnn."
+            "pad_packed_sequence, and pass the padded tensor and lengths="
+        )
     if theirs is None:
         return TypeError(
             f"{owner}: expected {name} to be an array of {ours}, as the weights are, got "
@@ -137,8 +158,12 @@ def _promoted(owner: str, name: str, dtype: Any, other: Any, place: Place) -> An
     return dtype
 
 
-def taken_over(name: str, value: Any, place: Place, /, *, shape: tuple[int, ...]) -> Array:
+def taken_over(
+    name: str, value: Any, place: Place, /, *, shape: tuple[int, ...], foreign: bool = False
+) -> Array:
     """Copy an array, of NumPy or of the place's own library, to the place, cast to its dtype.
+
+    A plain number fills an array of the shape.
 
     Parameters
     ----------
@@ -148,18 +173,22 @@ def taken_over(name: str, value: Any, place: Place, /, *, shape: tuple[int, ...]
     place : Place
     shape : tuple of int
         What its shape must be.
+    foreign : bool
+        Whether an array of any library that gru_xp knows will do, on any device.
 
     Raises
     ------
     TypeError
-        If it is no array, one of a third library, or one of no real dtype.
+        If it is no array, one of a third library, masked, or of no real dtype.
     ValueError
         If its shape is another, or it is on another device.
     """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = np.full(shape, value)
     library = library_of(value)
     if library is None:
         raise TypeError(
-            f"{name}: expected an array of {place.library} or NumPy, got "
+            f"{name}: expected an array of {place.library} or NumPy, or a number, got "
             f"{type(value).__name__}: wrap it in numpy.asarray(...)"
         )
     if tuple(value.shape) != shape:
@@ -167,7 +196,11 @@ def taken_over(name: str, value: Any, place: Place, /, *, shape: tuple[int, ...]
     if not dtypes.dtype_name(value.dtype).startswith(("float", "bfloat", "int", "uint", "bool")):
         raise TypeError(f"{name}: expected real numbers, got dtype {value.dtype}")
     if library == "numpy":
+        _refuse_masked(name, "it", value)
         return transfer.from_numpy(value, place)
+    is_elsewhere = library != place.library or not _is_on_device(value, place)
+    if foreign and is_elsewhere and library in NAMESPACES:
+        return transfer.from_numpy(transfer.to_numpy(value), place)
     if library != place.library:
         raise TypeError(
             f"{name}: expected an array of {place.library} or NumPy, got one of {library}: "

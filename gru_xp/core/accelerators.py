@@ -73,7 +73,8 @@ def accelerated(name: str, place: Place, /, loop: Loop = PLAIN) -> Callable[...,
     place : Place
     loop : Loop
     """
-    module = find(place.library).module
+    library = place.library
+    module = (_found[library] if library in _found else find(library)).module
     function = getattr(module, name, None)
     if function is None or not are_on():
         return None

@@ -131,14 +131,19 @@ def with_gate(packed: Array, index: int, rows: Array, /, *, xp: Namespace) -> Ar
 
 
 def written(
-    weights: Mapping[str, Array], values: Mapping[str, Any], place: Place, /
+    weights: Mapping[str, Array],
+    values: Mapping[str, Any],
+    place: Place,
+    /,
+    *,
+    foreign: bool = False,
 ) -> dict[str, Array]:
     """Copy values into weights of the same names: in place, but for arrays that do not change.
 
-    All values are checked before the first is written.
+    All values are checked before the first is written. With `foreign` they may be of any library.
     """
     fresh = {
-        name: door.taken_over(name, value, place, shape=tuple(weights[name].shape))
+        name: door.taken_over(name, value, place, shape=tuple(weights[name].shape), foreign=foreign)
         for name, value in values.items()
     }
     result = dict(weights)
@@ -246,6 +251,7 @@ def compare_keys(
     expected: Iterable[str],
     *,
     strict: bool,
+    prefix: str = "",
 ) -> IncompatibleKeys:
     """Compare a state dict's names with the expected ones; a difference is an error if strict."""
     names = list(expected)
@@ -253,7 +259,9 @@ def compare_keys(
     unexpected = [name for name in given if name not in names]
     if strict and (missing or unexpected):
         raise ValueError(
-            f"{owner}.load_state_dict: expected the names {names}, got {list(given)}"
+            f"{owner}.load_state_dict: expected the names {names}"
+            + (f", each after {prefix!r}" if prefix else "")
+            + f", got {list(given)}"
             + (f"; missing {missing}" if missing else "")
             + (f"; unexpected {unexpected}" if unexpected else "")
             + ": rename them, or pass strict=False to load what matches"

@@ -51,6 +51,9 @@ class GateValues(NamedTuple):
     n: Array
     """Candidate."""
 
+    def __repr__(self) -> str:
+        return f"GateValues(r, z, n: arrays of shape {tuple(self.r.shape)}, {self.r.dtype})"
+
 
 @runs_there
 def forward(
@@ -85,7 +88,7 @@ def forward(
     """
     input_size, size = params[0].weight_ih.shape[1], params[0].weight_hh.shape[1]
     named = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
-    call = admit(owner, place, input=x, h0=h0, **named)
+    call, (x, h0, *masks) = admit(owner, place, input=x, h0=h0, **named)
     steps, rows = checks.check_sequence(
         x, input_size=input_size, batch_first=form.batch_first, owner=owner
     )
@@ -176,7 +179,7 @@ def backward(
     batched = tape.x.ndim == 3
     h_shape = (len(params), rows, size) if batched else (len(params), size)
     y_shape = (*tape.x.shape[:-1], form.directions * size)
-    admit(owner, place, dy=dy, dh_n=dh_n)
+    _, (dy, dh_n) = admit(owner, place, dy=dy, dh_n=dh_n)
     checks.check_shape(dy, y_shape, name="dy", owner=owner)
     if dh_n is not None:
         checks.check_shape(dh_n, h_shape, name="dh_n", owner=owner)

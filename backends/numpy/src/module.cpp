@@ -407,12 +407,12 @@ NB_MODULE(_native, m) {
         const int type = common_type({x, h, weight_ih, weight_hh, bias_ih, bias_hh});
         // A matrix or a masked array is for the portable path to refuse.
         const auto plain = [](nb::handle o) { return o.is_none() || PyArray_CheckExact(o.ptr()); };
-        if (type == -1 || !plain(x) || !plain(h) || !is_plain_step(x, h, weight_ih, weight_hh, bias_ih, bias_hh))
+        if (type == -1 || x.is_none() || !plain(x) || !plain(h) || !is_plain_step(x, h, weight_ih, weight_hh, bias_ih, bias_hh))
             return not_implemented();
         return by_type(type, [&](auto t) {
             return step_of<decltype(t)>(x, h, weight_ih, weight_hh, bias_ih, bias_hh);
         });
-    }, nb::arg("x"), nb::arg("h").none(), nb::arg("weight_ih"), nb::arg("weight_hh"),
+    }, nb::arg("x").none(), nb::arg("h").none(), nb::arg("weight_ih"), nb::arg("weight_hh"),
        nb::arg("bias_ih") = nb::none(), nb::arg("bias_hh") = nb::none());
 
     m.def("tanh", [](nb::handle x) {

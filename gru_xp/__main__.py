@@ -1,0 +1,8 @@
+"""``python -m gru_xp`` is the command line, ``gru-xp``."""
+
+import sys
+
+from gru_xp.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""What a user gets wrong: flags, names, containers of other libraries, calls under JAX."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gru_xp
+from gru_xp.arrays import libraries
+from gru_xp.arrays.place import Place
+from gru_xp.arrays.transfer import from_numpy
+from gru_xp.functional import GRUParams, gru, gru_backward, gru_cell, gru_gates
+from tests.library import Library
+from tests.test_cell_values import draw, make_cell
+from tests.test_layer_values import I, N, T, make_gru
+
+NOT_FLAGS = ["False", 0, 1.0, None, np.ones(1)]
+
+
+@pytest.mark.parametrize("value", NOT_FLAGS, ids=repr)
+@pytest.mark.parametrize("name", ["bias", "batch_first", "bidirectional", "reset_after"])
+def test_a_grus_flags_are_booleans(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
+        gru_xp.GRU(3, 5, **{name: value})
+
+
+@pytest.mark.parametrize("value", NOT_FLAGS, ids=repr)
+def test_the_flags_of_calls_are_booleans(value: Any) -> None:
+    layer, x = gru_xp.GRU(3, 5, rng=0), np.ones((2, 1, 3), dtype=np.float32)
+    _, _, tape = gru(layer.params, x)
+    assert tape is not None
+    calls = {
+        "bias": lambda: gru_xp.GRUCell(3, 5, value),
+        "mode": lambda: layer.train(value),
+        "return_gates": lambda: layer(x, return_gates=value),
+        "strict": lambda: layer.load_state_dict(layer.state_dict(), value),
+        "keep_tape": lambda: gru(layer.params, x, keep_tape=value),
+        "batch_first": lambda: gru_gates(tape, batch_first=value),
+        "bidirectional": lambda: gru(layer.params, x, bidirectional=value),
+        "reset_after": lambda: gru_backward(layer.params, tape, x, reset_after=value),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
+            call()
+    with pytest.raises(TypeError, match="keep_tape must be True or False"):
+        gru_cell(layer.params[0], x[0], keep_tape=value)
+    with (
+        pytest.raises(TypeError, match="use_accelerators: expected True or False"),
+        gru_xp.use_accelerators(value),
+    ):
+        pass
+
+
+def test_numpys_booleans_are_flags() -> None:
+    assert gru_xp.GRU(3, 5, batch_first=np.True_).batch_first is True  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("other", list(libraries.NAMESPACES))
+def test_a_state_dict_of_any_library_is_loaded(lib: Library, other: str) -> None:
+    if libraries.unusable(other):
+        pytest.skip(libraries.unusable(other))
+    wanted = make_gru(lib, rng=1)
+    place = Place.named(other, dtype="float32")
+    state = {
+        f"rnn.{name}": from_numpy(lib.numpy(array), place)
+        for name, array in wanted.state_dict().items()
+    }
+    state["head.weight"] = from_numpy(np.ones((2, 2)), place)  # another module's
+    gru = make_gru(lib, rng=2)
+    assert gru.load_state_dict(state, prefix="rnn.") == ([], [])
+    for name, array in gru.parameters().items():
+        rounded = lib.numpy(wanted.parameters()[name]).astype("float32")
+        lib.assert_close(array, rounded, atol=0, dtype="float64")
+
+
+def test_a_torch_modules_state_goes_into_a_numpy_gru() -> None:
+    torch = pytest.importorskip("torch", reason="about torch")
+    theirs = torch.nn.GRU(3, 5, 2, bidirectional=True)
+    ours = gru_xp.GRU(3, 5, 2, bidirectional=True)
+    ours.load_state_dict(theirs.state_dict())
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
+    wanted = theirs(torch.tensor(x))[0].detach().numpy()
+    np.testing.assert_allclose(ours(x)[0], wanted, rtol=0, atol=1e-6)
+
+
+def test_a_prefix_that_nothing_has_is_told() -> None:
+    gru = gru_xp.GRU(3, 5, rng=0)
+    with pytest.raises(ValueError, match=r"expected the names .*, each after 'rnn\.', got \[\]"):
+        gru.load_state_dict(gru.state_dict(), prefix="rnn.")
+
+
+def test_a_packed_sequence_is_refused_with_the_remedy() -> None:
+    torch = pytest.importorskip("torch", reason="about torch")
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.ones(4, 2, 3), [4, 2])
+    gru = gru_xp.GRU(3, 5, backend="torch")
+    with pytest.raises(TypeError, match=r"a PackedSequence: .*pad_packed_sequence.* lengths="):
+        gru(packed)
+
+
+@pytest.mark.parametrize("name", ["bzx", "Wnh", "weight_ih", "bias_hh"])
+@pytest.mark.parametrize("value", [3, -0.5])
+def test_a_number_fills_the_weights_that_it_is_assigned_to(
+    lib: Library, name: str, value: float
+) -> None:
+    cell = make_cell(lib)
+    setattr(cell, name, value)
+    array = getattr(cell, name)
+    lib.assert_close(array, np.full(array.shape, value), atol=0, dtype="float64")
+
+
+@pytest.mark.parametrize("name", ["Wrxx", "weights_ih", "num_layers"])
+def test_an_attribute_that_a_cell_does_not_know_cannot_be_assigned(lib: Library, name: str) -> None:
+    cell = make_cell(lib)
+    with pytest.raises(AttributeError, match=f"GRUCell has no attribute '{name}' that could be"):
+        setattr(cell, name, 3)
+    assert not hasattr(cell, name)
+
+
+def test_the_attribute_that_was_meant_is_told() -> None:
+    with pytest.raises(AttributeError, match=r"did you mean .*Wrx"):
+        gru_xp.GRUCell(2, 3).Wrxx = 1  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"did you mean .*batch_first"):
+        gru_xp.GRU(2, 3).batchfirst = True  # type: ignore[attr-defined]
+
+
+def test_a_subclass_may_have_attributes_of_its_own() -> None:
+    class Named(gru_xp.GRU):
+        def __init__(self, name: str) -> None:
+            super().__init__(2, 3, rng=0)
+            self.name = name
+            self.later = None
+
+    named = Named("one")
+    named.later = 1
+    assert (named.name, named.later) == ("one", 1)
+
+
+def test_dir_lists_the_weights() -> None:
+    assert {"weight_ih_l0", "bias_hh_l1_reverse"} <= set(
+        dir(gru_xp.GRU(2, 3, 2, bidirectional=True))
+    )
+    assert {"Wrx", "dbnh", "weight_ih"} <= set(dir(gru_xp.GRUCell(2, 3)))
+
+
+def test_gate_values_show_their_shapes(lib: Library) -> None:
+    gru = make_gru(lib)
+    _, _, gates = gru(lib.array(draw(T, N, I, seed=0)), return_gates=True)
+    assert repr(gates).startswith("GateValues(r, z, n: arrays of shape (1, 5, 3, 3), ")
+    assert "float64" in repr(gates)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_masked_arrays_are_refused_by_name(enabled: bool) -> None:
+    cell, layer = gru_xp.GRUCell(3, 5, rng=0), gru_xp.GRU(3, 5, rng=0)
+    masked = np.ma.masked_array(np.ones((2, 3), np.float32), mask=False)
+    with gru_xp.use_accelerators(enabled):
+        for call in (
+            lambda: cell(masked),
+            lambda: cell.eval()(masked),
+            lambda: layer(masked[None]),
+            lambda: layer.stream().step(masked),
+            lambda: gru_cell(GRUParams(masked, masked), masked),
+            lambda: setattr(cell, "Wrx", np.ma.masked_array(np.ones((5, 3)), mask=False)),
+        ):
+            with pytest.raises(TypeError, match=r"numpy\.ma\.MaskedArray.*filled\(0\)"):
+                call()
+
+
+class Named(np.ndarray):  # type: ignore[type-arg]
+    """A subclass whose operations mean something else."""
+
+    def __getitem__(self, key: Any) -> Any:
+        raise AssertionError("indexed as one of its own")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_subclass_of_numpys_array_gives_plain_arrays(enabled: bool) -> None:
+    def make(*shape: int) -> Any:
+        return draw(*shape, seed=0).view(Named)
+
+    cell, layer = (kind(3, 5, dtype="float64", rng=0) for kind in (gru_xp.GRUCell, gru_xp.GRU))
+    with gru_xp.use_accelerators(enabled):
+        results = [
+            cell.eval()(make(2, 3), make(2, 5)),
+            cell.train()(make(2, 3), make(2, 5)),
+            *cell.backward(make(2, 5)),
+            *layer(make(4, 2, 3), make(1, 2, 5)),
+            *layer.backward(make(4, 2, 5)),
+            cell.dWrx,
+            cell.dz,
+            cell.x,
+        ]
+    assert {type(each) for each in results} == {np.ndarray}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_none_for_an_input_gets_our_words(training: bool) -> None:
+    cell = gru_xp.GRUCell(3, 5).train(training)
+    with pytest.raises(TypeError, match="GRUCell: expected input to be an array of numpy"):
+        cell(None)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_backward_after_a_forward_under_jit_names_what_to_use(enabled: bool) -> None:
+    jax = pytest.importorskip("jax", reason="about JAX")
+    layer, cell = (kind(3, 5, backend="jax", rng=0) for kind in (gru_xp.GRU, gru_xp.GRUCell))
+    x = jax.numpy.ones((4, 2, 3))
+    with gru_xp.use_accelerators(enabled):
+        y = jax.jit(lambda x: layer(x)[0])(x)
+        with pytest.raises(RuntimeError, match=r"GRU.backward: .*JAX transforms.*functional"):
+            layer.backward(y)
+        h = jax.jit(cell)(x[0])
+        with pytest.raises(RuntimeError, match=r"GRUCell.backward: .*JAX transforms.*functional"):
+            cell.backward(h)
+
+
+def test_backends_name_no_accelerator_where_they_are_off() -> None:
+    on = gru_xp.backends()[0]
+    with gru_xp.use_accelerators(False):
+        off = gru_xp.backends()[0]
+    assert off.accelerator is None
+    assert off.accelerator_reason.endswith(" is switched off") == (on.accelerator is not None)
+
+
+def test_the_package_runs_as_the_command_line() -> None:
+    pytest.importorskip("click", reason="the command line needs click")
+    done = subprocess.run(
+        [sys.executable, "-m", "gru_xp", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: gru-xp ")
