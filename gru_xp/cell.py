@@ -137,7 +137,9 @@ class GRUCell(Module):
     _params: GRUParams
     _tape: CellTape | None
     _delta: tuple[CellTape, Array] | None
-    """Tape and `delta` of the last backward: few ask for the gates' gradients, made of these."""
+    """Tape and `delta` of the last backward, for the gates' gradients, which few ask for."""
+    _slopes: GateSlopes | None
+    """These, once asked for."""
 
     def __init__(
         self,
@@ -235,7 +237,7 @@ class GRUCell(Module):
         tape = self._tape_for_backward(self._tape)
         place = self._place
         gradients, dx, dh = step.backward(self._params, tape, delta, owner="GRUCell", place=place)
-        self._delta = tape, transfer.private(delta, place)
+        self._delta, self._slopes = (tape, transfer.private(delta, place)), None
         self._gradients = gradients.named()
         return dx, dh
 
@@ -292,23 +294,23 @@ class GRUCell(Module):
     def _forget_forward(self) -> None:
         self._tape = None
         self._delta = None
+        self._slopes = None
 
     def _gate_gradients(self) -> GateSlopes | None:
         """Gradients with respect to the gates, of the last `backward`; None before it."""
-        if self._delta is None:
-            return None
-        return step.gate_gradients(*self._delta, place=self._place)
+        if self._slopes is None and self._delta is not None:
+            self._slopes = step.gate_gradients(*self._delta, place=self._place)
+        return self._slopes
 
-    def _write_gate(
-        self, name: GateWeight | GateWeightGradient, value: Any, *, into: dict[str, Array] | None
-    ) -> None:
-        if into is None:
-            raise AttributeError(f"{name.name} is there after backward(delta), which has not run")
-        if name.packed not in into:
+    def _with_gate(
+        self, packed: dict[str, Array], name: GateWeight | GateWeightGradient, value: Any
+    ) -> dict[str, Array]:
+        """Return weights or gradients with a gate's rows replaced, in place where that is."""
+        if name.packed not in packed:
             raise AttributeError(f"{name.name}: this cell was made with bias=False")
-        packed, place = into[name.packed], self._place
+        array, place = packed[name.packed], self._place
         with place.current():
-            shape = tuple(parameters.gate(packed, name.index).shape)  # type: ignore[union-attr]
+            shape = tuple(parameters.gate(array, name.index).shape)  # type: ignore[union-attr]
             value = door.taken_over(name.name, value, place, shape=shape)
-            into[name.packed] = parameters.with_gate(packed, name.index, value, xp=place.xp)
-        self._hold(self._weights)
+            written = parameters.with_gate(array, name.index, value, xp=place.xp)
+        return {**packed, name.packed: written}

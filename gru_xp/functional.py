@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gru_xp.arrays.libraries import library_of
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
 from gru_xp.core import checks, stack, step
@@ -171,14 +172,14 @@ def gru(
     """
     flag("keep_tape", keep_tape)
     form, loop = _form_and_loop(batch_first, bidirectional, reset_after, lengths)
-    params = list(params)
+    params = _listed(params, "gru", "params", "GRUParams")
     return stack.forward(
         params,
         x,
         h0,
         loop,
         form,
-        masks=masks or (),
+        masks=() if masks is None else _listed(masks, "gru", "masks", "arrays"),
         keep_tape=keep_tape,
         owner="gru",
         place=checks.check_layers(params, form, owner="gru"),
@@ -226,8 +227,9 @@ def gru_backward(
     TypeError
         If a gradient is of another library than the weights.
     """
+    checks.check_tape(tape, GRUTape, owner="gru_backward")
     form, loop = _form_and_loop(batch_first, bidirectional, reset_after, tape.lengths)
-    params = list(params)
+    params = _listed(params, "gru_backward", "params", "GRUParams")
     return stack.backward(
         params,
         tape,
@@ -255,8 +257,21 @@ def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
     GateValues
         Arrays (num_layers * directions, T, N, H), zero in padding.
     """
+    checks.check_tape(tape, GRUTape, owner="gru_gates")
     form = Form(flag("batch_first", batch_first))
     return stack.gates(tape, form, place=Place.of(tape.inputs[0]))
+
+
+def _listed(values: Any, owner: str, name: str, kind: str) -> list[Any]:
+    """Return a sequence of things as a list; one thing alone is none."""
+    if isinstance(values, GRUParams) or library_of(values) is not None:
+        raise TypeError(f"{owner}: expected {name} to be a sequence of {kind}, got one alone")
+    try:
+        return list(values)
+    except TypeError:
+        raise TypeError(
+            f"{owner}: expected {name} to be a sequence of {kind}, got {type(values).__name__}"
+        ) from None
 
 
 def _form_and_loop(

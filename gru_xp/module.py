@@ -20,6 +20,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Tape = TypeVar("Tape")
 
+_DERIVED = ("_place", "_params")
+
 
 class Module:
     """Owner of packed weights, their gradients, and a memory of the last forward.
@@ -87,14 +89,18 @@ class Module:
         self._place = Place.of(next(iter(weights.values())))
         self._params = self._as_params()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Any:
         """What is pickled and copied: not what `_hold` makes of it, as devices may not pickle."""
-        return {
-            name: value for name, value in vars(self).items() if name not in ("_place", "_params")
-        }
+        state = object.__getstate__(self)
+        slots = state[1] if isinstance(state, tuple) else None  # a subclass's
+        kept = {name: value for name, value in vars(self).items() if name not in _DERIVED}
+        return kept if slots is None else (kept, slots)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+    def __setstate__(self, state: Any) -> None:
+        attributes, slots = state if isinstance(state, tuple) else (state, None)
+        vars(self).update(attributes)
+        for name, value in (slots or {}).items():
+            object.__setattr__(self, name, value)
         self._hold(self._weights)
 
     def _forget(self) -> None:

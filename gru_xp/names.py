@@ -24,9 +24,11 @@ class Cell(Protocol):
 
     def _write(self, values: Mapping[str, Any], *, foreign: bool = False) -> None: ...
 
-    def _write_gate(
-        self, name: GateWeight | GateWeightGradient, value: Any, *, into: dict[str, Array] | None
-    ) -> None: ...
+    def _hold(self, weights: dict[str, Array]) -> None: ...
+
+    def _with_gate(
+        self, packed: dict[str, Array], name: GateWeight | GateWeightGradient, value: Any
+    ) -> dict[str, Array]: ...
 
     def _gate_gradients(self) -> GateSlopes | None: ...
 
@@ -69,7 +71,7 @@ class GateWeight(_GateRows):
         return gate(cell._weights.get(self.packed), self.index)
 
     def __set__(self, cell: Cell, value: Array) -> None:
-        cell._write_gate(self, value, into=cell._weights)
+        cell._hold(cell._with_gate(cell._weights, self, value))
 
 
 class GateWeightGradient(_GateRows):
@@ -81,7 +83,9 @@ class GateWeightGradient(_GateRows):
         return gate(cell._gradients.get(self.packed), self.index)
 
     def __set__(self, cell: Cell, value: Array) -> None:
-        cell._write_gate(self, value, into=cell._gradients)
+        if cell._gradients is None:
+            raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
+        cell._gradients = cell._with_gate(cell._gradients, self, value)
 
 
 class _ReadOnly(_Named):

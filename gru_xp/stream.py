@@ -64,13 +64,13 @@ class Stream:
     def state(self, value: Array | None) -> None:
         if value is not None:
             place = self._gru._place
-            _, (value,) = door.admit("GRU.stream", place, h0=value)
+            _, (value,) = door.admit("GRU.stream", place, {"h0": value})
             value = transfer.private(value, place)
         self._state = value
 
     def step(self, x: Array) -> Array:
         """Take one step, (I,) or (N, I); return the last layer's state, (H,) or (N, H)."""
-        _, (x,) = door.admit("Stream.step", self._gru._place, input=x)
+        _, (x,) = door.admit("Stream.step", self._gru._place, {"input": x})
         if x.ndim not in (1, 2):
             raise ValueError(
                 "Stream.step: expected one step of 1-D (input_size,) or 2-D (batch, input_size), "

@@ -505,8 +505,8 @@ MUTATIONS = [
     Mutation(
         "accelerators asked though they are off",
         ACCELERATORS,
-        "if function is None or not are_on():",
-        "if function is None:",
+        "if module is None or function is None or not are_on():",
+        "if module is None or function is None:",
         ("tests/test_accelerators.py",),
     ),
     Mutation(

@@ -134,7 +134,8 @@ STEP = (
 def test_an_accelerator_is_found_by_its_entry_point_alone(tmp_path: Any) -> None:
     write_accelerator(
         tmp_path,
-        "def forward(*a, **k): print('asked'); return NotImplemented\nbackward = forward\n",
+        "def forward(*a, **k): print('asked'); return NotImplemented\n"
+        "backward, OPTIONS = forward, frozenset()\n",
     )
     assert run(STEP, tmp_path).stdout == "asked\nasked\n(1, 3) (1, 3)\n"
     assert run(STEP, tmp_path, GRU_XP_ACCELERATORS="0").stdout == "(1, 3) (1, 3)\n"
@@ -149,11 +150,21 @@ def test_an_accelerator_that_fails_to_load_warns_once_and_steps_aside(tmp_path: 
     assert f"{reason}; the portable loop runs instead" in done.stderr
 
 
-def test_an_accelerator_without_its_functions_is_not_used(tmp_path: Any) -> None:
-    write_accelerator(tmp_path, "forward = None\n")
+@pytest.mark.parametrize(
+    ("source", "lack"),
+    [
+        ("forward = None\n", "function forward"),
+        ("def forward(): ...\n", "function backward"),
+        ("def forward(): ...\nbackward, OPTIONS = forward, ['lengths']\n", "frozenset OPTIONS"),
+    ],
+)
+def test_an_accelerator_that_lacks_what_it_must_have_is_not_used(
+    tmp_path: Any, source: str, lack: str
+) -> None:
+    write_accelerator(tmp_path, source)
     done = run(STEP + "print(gru_xp.backends()[0].accelerator)\n", tmp_path)
     assert done.stdout == "(1, 3) (1, 3)\nNone\n"
-    assert "failed to load: AttributeError: it has no function forward" in done.stderr
+    assert f"failed to load: AttributeError: it has no {lack}" in done.stderr
 
 
 CONTRACT = [
@@ -288,7 +299,7 @@ def test_torch_compile_traces_through_an_accelerator_and_its_switch(
     torch._dynamo.reset()
     from gru_xp.functional import gru_cell
 
-    accelerators._load("torch")  # as where the first array of torch is seen
+    accelerators._let_torch_compile_ask()  # as where torch's accelerator is loaded
     place_marks = lib.array(np.full((1, N, H), 7.0))
 
     def forward(gx: Any, *arguments: Any, **options: Any) -> Any:

@@ -346,6 +346,43 @@ def test_a_copy_goes_on_where_the_cell_is(lib: Library, copied: Any) -> None:
         lib.assert_close(one, lib.numpy(other), atol=0)
 
 
+class Slotted(gru_xp.GRUCell):
+    """A subclass with a slot, which `copy` and `pickle` handle apart from the rest."""
+
+    __slots__ = ("extra",)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled])
+def test_a_subclass_with_slots_is_copied_whole(copied: Any) -> None:
+    cell = Slotted(I, H, rng=0)
+    cell.extra = [1, 2]
+    twin = copied(cell)
+    assert twin.extra == [1, 2]
+    np.testing.assert_array_equal(twin(np.ones(I, np.float32)), cell(np.ones(I, np.float32)))
+
+
+def test_a_shallow_copy_keeps_its_weights_together(lib: Library) -> None:
+    cell = make_cell(lib).eval()
+    twin = copy.copy(cell)
+    before = lib.numpy(cell(lib.array(draw(N, I, seed=0))))
+    twin.Wnx = np.zeros((H, I))
+    shared = lib.mutable  # where it is written in place, for both
+    assert bool(lib.numpy(cell.Wnx).any()) != shared
+    after = lib.numpy(cell(lib.array(draw(N, I, seed=0))))
+    assert np.array_equal(before, after) != shared
+    assert not lib.numpy(twin.Wnx).any()
+
+
+def test_a_gates_gradient_is_computed_once(lib: Library) -> None:
+    cell = make_cell(lib)
+    cell(lib.array(draw(N, I, seed=0)))
+    cell.backward(lib.array(draw(N, H, seed=2)))
+    first = cell.dr
+    assert cell.dr is first
+    cell.backward(lib.array(draw(N, H, seed=3)))
+    assert cell.dr is not first
+
+
 def test_a_cell_computes_where_its_weights_are_now(lib: Library) -> None:
     cell, x = make_cell(lib), lib.array(draw(N, I, seed=0), "float32")
     weights = {name: getattr(cell, name) for name in GATE_NAMES}

@@ -66,7 +66,7 @@ def test_a_wrong_accelerator_fails_on_its_own_path_alone(monkeypatch: pytest.Mon
         return h * 1.001, tape
 
     module = SimpleNamespace(
-        forward=forward, backward=PORTABLE.backward, OPTIONS={"lengths", "reverse"}
+        forward=forward, backward=PORTABLE.backward, OPTIONS=frozenset({"lengths", "reverse"})
     )
     found = accelerators.Found(module, "wrong")  # type: ignore[arg-type]
     monkeypatch.setitem(accelerators._found, "numpy", found)

@@ -199,7 +199,6 @@ class TestTorch:
             lambda *v: gru_cell(GRUParams(*v[:4]), *v[4:])[0], leaves
         )
 
-    # Dynamo warns that it looks through array_api_compat's caches, which is what it should do.
     def test_compile_traces_through_in_one_graph(self, lib: Library, torch: Any) -> None:
         params, (x, h, _) = make_params(lib), inputs(lib)
         compiled = torch.compile(
@@ -351,3 +350,32 @@ def test_arrays_spread_over_several_devices_go_through(lib: Library) -> None:
     spread = gru_cell(jax.device_put(params, everywhere), jax.device_put(x, rows))[0]
     assert len(spread.sharding.device_set) == 2
     np.testing.assert_allclose(transfer.to_numpy(spread), wanted, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_input_spread_over_several_devices_goes_through(lib: Library, ragged: bool) -> None:
+    if lib.name != "jax":
+        pytest.skip("about JAX's shardings")
+    jax = pytest.importorskip("jax", reason="about JAX")
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("batch",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
+    layer = gru_xp.GRU(I, H, 2, backend="jax", dtype="float64", rng=0)  # weights on one device
+    x = np.random.default_rng(0).normal(size=(3, 4, I))
+    options = {"lengths": [3, 1, 2, 0]} if ragged else {}
+    results = []
+    for given in (jax.numpy.asarray(x), jax.device_put(x, rows)):
+        y, h_n = layer(given, **options)
+        dx, dh0 = layer.backward(y, h_n)
+        results.append([transfer.to_numpy(each) for each in (y, h_n, dx, dh0)])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
+
+
+def test_a_closure_over_weights_takes_input_of_another_device_under_grad(lib: Library) -> None:
+    if lib.name != "jax":
+        pytest.skip("about jax.grad")
+    jax = pytest.importorskip("jax", reason="about JAX")
+    layer = gru_xp.GRU(I, H, backend="jax", dtype="float64", rng=0)
+    x = jax.device_put(jax.numpy.ones((3, 2, I)), jax.devices()[1])
+    gradient = jax.grad(lambda x: gru_xp.functional.gru(layer.params, x)[0].sum())(x)
+    assert gradient.shape == x.shape

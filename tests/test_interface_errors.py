@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gru_xp
+from gru_xp import functional
 from gru_xp.arrays import libraries
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.transfer import from_numpy
@@ -195,6 +196,46 @@ def test_a_subclass_of_numpys_array_gives_plain_arrays(enabled: bool) -> None:
             cell.x,
         ]
     assert {type(each) for each in results} == {np.ndarray}
+
+
+def test_none_is_no_array_where_one_is_needed(lib: Library) -> None:
+    gru, cell = make_gru(lib, num_layers=2), make_cell(lib)
+    x = lib.array(draw(T, N, I, seed=0))
+    y, _ = gru(x)
+    cell(lib.array(draw(N, 5, seed=0)))
+    params = gru.params
+    calls = {
+        "GRU: expected input": lambda: gru(None),
+        "GRU: expected dy": lambda: gru.backward(None),
+        "GRUCell: expected delta": lambda: cell.backward(None),
+        "GRU.stream: expected input": lambda: gru.stream()(None),
+        "Stream.step: expected input": lambda: gru.stream().step(None),
+        r"gru: expected masks\[0\]": lambda: functional.gru(params, x, masks=[None]),
+        r"gru: params\[0\]: weight_ih must": lambda: functional.gru([GRUParams(None, None)], x),
+        "gru_cell: weight_hh must": lambda: gru_cell(params[0]._replace(weight_hh=None), x),
+        "gru_backward: expected the GRUTape": lambda: gru_backward(params, None, y),
+        "gru_gates: expected the GRUTape": lambda: gru_gates(None),
+        "gru_cell_backward: expected the CellTape": lambda: functional.gru_cell_backward(
+            params[0], None, x
+        ),
+        "gru: expected params to be a sequence": lambda: functional.gru(None, x),
+    }
+    for words, call in calls.items():
+        with pytest.raises(TypeError, match=words):
+            call()
+
+
+def test_one_thing_is_no_sequence_of_them(lib: Library) -> None:
+    gru, x = make_gru(lib, num_layers=2), lib.array(draw(T, N, I, seed=0))
+    with pytest.raises(TypeError, match="params to be a sequence of GRUParams, got one alone"):
+        functional.gru(gru.params[0], x)
+    with pytest.raises(TypeError, match="masks to be a sequence of arrays, got one alone"):
+        functional.gru(gru.params, x, masks=x)
+    mask = lib.array(np.ones((T, N, 3)))
+    functional.gru(gru.params, x, masks=(each for each in [mask]))
+    y, _, tape = functional.gru(gru.params, x)
+    with pytest.raises(ValueError, match="forward with these 1 GRUParams, got one of 2"):
+        gru_backward(gru.params[:1], tape, y)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -6,6 +6,7 @@ Only libraries, devices and dtypes are looked at, never values, so that ``jax.ji
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ from gru_xp.arrays import devices, dtypes, transfer
 from gru_xp.arrays.libraries import NAMESPACES, library_of
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
+
+Arrays = Mapping[str, Any]
+
+NONE: Arrays = {}
 
 
 def place_of(owner: str, /, **weights: Array | None) -> Place:
@@ -58,12 +63,15 @@ def place_of(owner: str, /, **weights: Array | None) -> Place:
     return place
 
 
-def admit(owner: str, place: Place, /, **arrays: Any) -> tuple[Place, list[Any]]:
+def admit(
+    owner: str, place: Place, required: Arrays, optional: Arrays = NONE, /
+) -> tuple[Place, list[Any]]:
     """Check that arrays fit the weights' place; return the place of the call, and the arrays.
 
     Its dtype is the one to compute in: the floating dtypes promoted. Integers and booleans take
-    on that of the others. Of NumPy's subclasses, whose operations may mean something else, the
-    arrays are the plain ones of the same memory.
+    on that of the others. Its device is not known where that of an array is not. Of NumPy's
+    subclasses, whose operations may mean something else, the arrays are the plain ones of the
+    same memory.
 
     Parameters
     ----------
@@ -71,8 +79,8 @@ def admit(owner: str, place: Place, /, **arrays: Any) -> tuple[Place, list[Any]]
         Whom errors name.
     place : Place
         Of the weights.
-    **arrays : array or None
-        By their names in errors; all but the first may be None.
+    required, optional : dict of arrays
+        By their names in errors; the optional ones may be None.
 
     Raises
     ------
@@ -81,12 +89,13 @@ def admit(owner: str, place: Place, /, **arrays: Any) -> tuple[Place, list[Any]]
     ValueError
         If one is on another device.
     """
-    dtype, plain = place.dtype, []
-    for name, value in arrays.items():
+    dtype, device = place.dtype, place.device
+    plain: list[Any] = []
+    for name, value in (*required.items(), *optional.items()):
         if place.library == "numpy" and type(value) is np.ndarray and value.dtype == dtype:
             plain.append(value)  # at once: what follows takes longer than a small step's arithmetic
             continue
-        if value is None and plain:
+        if value is None and name in optional:
             plain.append(None)
             continue
         if library_of(value) != place.library:
@@ -95,14 +104,19 @@ def admit(owner: str, place: Place, /, **arrays: Any) -> tuple[Place, list[Any]]
             _refuse_masked(owner, name, value)
             value = np.asarray(value)
         plain.append(value)
-        if not _is_on_device(value, place):
+        there = devices.device(value)
+        if there is None:
+            device = None
+        elif place.device is not None and there != place.device:
             raise ValueError(
-                f"{owner}: {name} is on device {devices.device(value)}, the weights are on "
+                f"{owner}: {name} is on device {there}, the weights are on "
                 f"{place.device}: move {name}, or the weights with .to(device=...)"
             )
         if value.dtype != dtype:
             dtype = _promoted(owner, name, dtype, value.dtype, place)
-    return (place if dtype == place.dtype else place._replace(dtype=dtype)), plain
+    if dtype != place.dtype or device is not place.device:
+        place = place._replace(dtype=dtype, device=device)
+    return place, plain
 
 
 def _refuse_masked(owner: str, name: str, value: Any) -> None:

@@ -81,8 +81,9 @@ class Place(NamedTuple):
 
         CuPy puts new arrays, the results of operations too, on the current device.
         """
-        context: AbstractContextManager[Any] = nullcontext()
-        return self.device if self.library == "cupy" else context  # type: ignore[return-value]
+        if self.library == "cupy" and self.device is not None:
+            return self.device  # type: ignore[no-any-return]
+        return nullcontext()
 
 
 def runs_there(function: Callable[P, R], /) -> Callable[P, R]:

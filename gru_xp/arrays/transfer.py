@@ -55,10 +55,8 @@ def private(array: Array, place: Place, /) -> Array:
         return array
     if place.library == "numpy":
         return np.array(array)  # quickest, and of no subclass
-    if place.library == "cupy":
-        with place.current():
-            return place.xp.astype(array, array.dtype, copy=True)
-    return place.xp.astype(array, array.dtype, copy=True)
+    with place.current():
+        return place.xp.astype(array, array.dtype, copy=True)
 
 
 def detached(value: Any, /) -> Any:

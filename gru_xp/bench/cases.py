@@ -53,8 +53,27 @@ def dtype_of(precision: str, /) -> str:
     return "float32" if precision == "tf32" else precision
 
 
-KINDS = ("forward", "training", "step", "step training", "single training")
-"""Of a case; "single training" is that of a sequence of one step."""
+class Kind(NamedTuple):
+    """What contestants do in a case."""
+
+    subject: str
+    """What does it, with the letters of a size in braces."""
+    training: bool
+    """Whether it has a backward."""
+    method: str
+    """Of a contestant, that prepares it."""
+
+
+_SEQUENCE, _CELL, _ONE_STEP = "{T}x{N}x{I}x{H}", "cell of {H}", "GRU of {H}, T = 1"
+
+KINDS = {
+    "forward": Kind(_SEQUENCE, False, "forward"),
+    "training": Kind(_SEQUENCE, True, "training"),
+    "step": Kind(_CELL, False, "step"),
+    "step training": Kind(_CELL, True, "step_training"),
+    "single training": Kind(_ONE_STEP, True, "training"),
+}
+"""The first two of sequences, the others of single steps."""
 
 
 class Case(NamedTuple):
@@ -64,17 +83,21 @@ class Case(NamedTuple):
     size: Size
 
     def __str__(self) -> str:
-        what = self.kind.removeprefix("single ").removeprefix("step").strip()
-        return f"{self.subject} {what}".strip()
+        what = KINDS[self.kind]
+        if what.subject == _SEQUENCE or what.training:
+            return f"{self.subject} {'training' if what.training else 'forward'}"
+        return self.subject
 
     @property
     def subject(self) -> str:
-        """What does it, whatever the kind."""
-        if self.kind.startswith("step"):
-            return f"cell of {self.size.hidden}"
-        if self.kind.startswith("single"):
-            return f"GRU of {self.size.hidden}, T = 1"
-        return str(self.size)
+        """What does it: a sequence by its size, a cell, a GRU of one step."""
+        letters = dict(zip("TNIH", self.size, strict=True))
+        return KINDS[self.kind].subject.format(**letters)
+
+    @property
+    def training(self) -> bool:
+        """Whether it has a backward."""
+        return KINDS[self.kind].training
 
     @property
     def flops(self) -> int:
@@ -82,14 +105,14 @@ class Case(NamedTuple):
         steps, rows, inputs, hidden = self.size
         forward = 2 * steps * rows * 3 * hidden * (inputs + hidden)
         # Each product of the forward has two in the backward: for its input and for its weight.
-        return 3 * forward if "training" in self.kind else forward
+        return 3 * forward if self.training else forward
 
 
 def cases(sizes: tuple[Size, ...], cells: tuple[int, ...]) -> list[Case]:
     """Return every case of the sizes, and of single steps with as many inputs as hidden units."""
-    sequences = [Case(kind, size) for size in sizes for kind in KINDS[:2]]
-    return sequences + [
-        Case(kind, Size(1, 1, hidden, hidden)) for hidden in cells for kind in KINDS[2:]
+    of_sequences, of_steps = list(KINDS)[:2], list(KINDS)[2:]
+    return [Case(kind, size) for size in sizes for kind in of_sequences] + [
+        Case(kind, Size(1, 1, hidden, hidden)) for hidden in cells for kind in of_steps
     ]
 
 

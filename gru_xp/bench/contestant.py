@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from gru_xp.bench import clocks
-from gru_xp.bench.cases import Case, HostArray, Work
+from gru_xp.bench.cases import KINDS, Case, HostArray, Work
 
 OWN = "gru_xp"
 PORTABLE = "gru_xp portable"
@@ -53,11 +53,5 @@ class Contestant:
 
     def prepare(self, case: Case, work: Work, /) -> Call | None:
         """Prepare a case."""
-        by_kind = {
-            "forward": self.forward,
-            "training": self.training,
-            "single training": self.training,
-            "step": self.step,
-            "step training": self.step_training,
-        }
-        return by_kind[case.kind](work)
+        call: Call | None = getattr(self, KINDS[case.kind].method)(work)
+        return call

@@ -70,7 +70,7 @@ def _threads_part(measured: Document, precision: str) -> Document:
 def _add_floors(parts: list[Document], precision: str, chip: floor.Chip) -> None:
     for part in parts:
         case = case_of(part)
-        if "training" not in case.kind:  # the bound is one of the forward
+        if not case.training:  # the bound is one of the forward
             part["floor_us_per_step"] = 1e6 * floor.step_seconds(case.size, precision, chip)
 
 

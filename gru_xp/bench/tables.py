@@ -74,7 +74,7 @@ def _times_table(part: Document) -> Table:
             rows.setdefault(case.subject, {}).setdefault(name, {})[case.kind] = numbers
     for label, contestants in rows.items():
         for place, (name, kinds) in enumerate(contestants.items()):
-            by_column = {kind.endswith("training"): numbers for kind, numbers in kinds.items()}
+            by_column = {KINDS[kind].training: numbers for kind, numbers in kinds.items()}
             forward, training = (
                 _cells(by_column.get(column), with_share=bool(peak)) for column in (False, True)
             )
@@ -100,16 +100,14 @@ def _time(microseconds: float | None) -> str:
 
 
 def _summary_table(summary: Document) -> Table:
-    table = _table("ratios over all sizes: geometric mean, least", "")
-    for kind in KINDS:
-        _add_numbers(table, kind, "least")
+    table = _table("ratios over all sizes", "", "")
+    _add_numbers(table, "geometric mean", "least")
+    table.add_column("at", no_wrap=True)
     for name, kinds in summary.items():
-        cells = []
-        for kind in KINDS:
-            found = kinds.get(kind)
-            keys = ("geometric_mean", "least")
-            cells += [f"{found[key]:.2f}" if found else "" for key in keys]
-        table.add_row(name, *cells)
+        for place, (kind, found) in enumerate(kinds.items()):
+            numbers = (f"{found[key]:.2f}" for key in ("geometric_mean", "least"))
+            table.add_row("" if place else name, kind, *numbers, found["least_at"])
+        table.add_section()
     return table
 
 

@@ -119,7 +119,8 @@ def _compare(cases: list[_Case], place: Place, /, *, dtype: str, path: str) -> C
     forward_error = backward_error = float("nan")
     message = ""
     try:
-        errors = [_errors(case, place) for case in cases]
+        with place.current():
+            errors = [_errors(case, place) for case in cases]
         forward_error, backward_error = (max(kind) for kind in zip(*errors, strict=True))
     except Exception as error:  # a broken library or driver raises anything: report, go on
         message = f"{type(error).__name__}: {error}"

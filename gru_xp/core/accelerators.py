@@ -76,9 +76,9 @@ def accelerated(name: str, place: Place, /, loop: Loop = PLAIN) -> Callable[...,
     library = place.library
     module = (_found[library] if library in _found else find(library)).module
     function = getattr(module, name, None)
-    if function is None or not are_on():
+    if module is None or function is None or not are_on():
         return None
-    if loop is not PLAIN and not getattr(module, "OPTIONS", frozenset()).issuperset(loop.options()):
+    if loop is not PLAIN and not module.OPTIONS.issuperset(loop.options()):
         return None
     return function  # type: ignore[no-any-return]
 
@@ -104,8 +104,6 @@ def running(library: str, /) -> str:
 def _load(library: str) -> Found:
     from importlib.metadata import entry_points  # loaded late: slow
 
-    if library == "torch":
-        _let_torch_compile_ask()
     candidates = sorted(entry_points(group=GROUP, name=library), key=lambda point: point.value)
     if not candidates:
         return Found(None, "no accelerator installed")
@@ -115,6 +113,10 @@ def _load(library: str) -> Found:
         for function in ("forward", "backward"):
             if not callable(getattr(module, function, None)):
                 raise AttributeError(f"it has no function {function}")
+        if not isinstance(getattr(module, "OPTIONS", None), frozenset):
+            raise AttributeError("it has no frozenset OPTIONS")
+        if library == "torch":
+            _let_torch_compile_ask()
     except Exception as error:  # whatever it is, the portable loop still runs
         reason = f"accelerator {point.value} failed to load: {type(error).__name__}: {error}"
         _found[library] = Found(None, reason)  # before a warning that may be an error

@@ -26,6 +26,15 @@ def check_params(params: Any, /, *, owner: str) -> Place:
     return place
 
 
+def check_tape(tape: Any, kind: type, /, *, owner: str) -> None:
+    """Check that what a backward gets as a tape is one."""
+    if not isinstance(tape, kind):
+        raise TypeError(
+            f"{owner}: expected the {kind.__name__} that the forward returned, got "
+            f"{type(tape).__name__}: with keep_tape=False there is none"
+        )
+
+
 def check_layers(params: Sequence[Any], form: Form, /, *, owner: str) -> Place:
     """Check the weights of all layers and directions against each other; return their place."""
     if not params or len(params) % form.directions:
@@ -59,6 +68,9 @@ def _arrays(params: Any, owner: str) -> dict[str, Array | None]:
     """Arrays of a GRUParams by their names, both biases or neither."""
     if not isinstance(params, GRUParams):
         raise TypeError(f"{owner}: expected a GRUParams, got {type(params).__name__}")
+    for name in ("weight_ih", "weight_hh"):
+        if getattr(params, name) is None:
+            raise TypeError(f"{owner}: {name} must be an array, got NoneType")
     if (params.bias_ih is None) != (params.bias_hh is None):
         raise ValueError(f"{owner}: expected both of bias_ih and bias_hh, or neither")
     return params._asdict()
@@ -196,7 +208,7 @@ def check_lengths(
         if lengths.size == 0:
             lengths = lengths.astype(np.int32)
     else:
-        door.admit(owner, place, lengths=lengths)
+        door.admit(owner, place, {"lengths": lengths})
     dtype = dtypes.dtype_name(lengths.dtype)
     if not dtype.startswith(("int", "uint")):
         raise TypeError(f"{owner}: expected lengths to be integers, got {dtype}")

@@ -88,7 +88,7 @@ def forward(
     """
     input_size, size = params[0].weight_ih.shape[1], params[0].weight_hh.shape[1]
     named = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
-    call, (x, h0, *masks) = admit(owner, place, input=x, h0=h0, **named)
+    call, (x, *masks, h0) = admit(owner, place, {"input": x, **named}, {"h0": h0})
     steps, rows = checks.check_sequence(
         x, input_size=input_size, batch_first=form.batch_first, owner=owner
     )
@@ -101,7 +101,7 @@ def forward(
     if loop.lengths is not None:
         lengths = checks.check_lengths(
             loop.lengths,
-            place,
+            call,
             steps=steps,
             rows=rows,
             batched=batched,
@@ -114,7 +114,7 @@ def forward(
     if copies:
         x = private(x, place)
         h0 = None if h0 is None else private(h0, place)
-    valid = _valid(loop, steps, call)
+    valid = _valid(loop.lengths, steps, call)
     if h0 is None:
         states = xp.zeros((len(params), rows, size), dtype=dtype, device=call.device)
     else:
@@ -174,20 +174,26 @@ def backward(
 
     `loop` is that of the forward directions, its lengths those of the tape.
     """
+    if len(tape.tapes) != len(params):
+        raise ValueError(
+            f"{owner}: expected the tape of a forward with these {len(params)} GRUParams, got one "
+            f"of {len(tape.tapes)}"
+        )
     size = params[0].weight_hh.shape[1]
     steps, rows, _ = tape.inputs[0].shape
     batched = tape.x.ndim == 3
     h_shape = (len(params), rows, size) if batched else (len(params), size)
     y_shape = (*tape.x.shape[:-1], form.directions * size)
-    _, (dy, dh_n) = admit(owner, place, dy=dy, dh_n=dh_n)
+    given = {"dy": dy, "the tape": tape.inputs[0]}
+    call, (dy, _, dh_n) = admit(owner, place, given, {"dh_n": dh_n})
     checks.check_shape(dy, y_shape, name="dy", owner=owner)
     if dh_n is not None:
         checks.check_shape(dh_n, h_shape, name="dh_n", owner=owner)
 
     dtype = tape.inputs[0].dtype
-    call = place if place.dtype == dtype else place._replace(dtype=dtype)
+    call = call if call.dtype == dtype else call._replace(dtype=dtype)
     xp = call.xp
-    valid = _valid(loop, steps, call)
+    valid = _valid(loop.lengths, steps, call)
     dlast = None
     if dh_n is not None:
         dlast = cast(dh_n, dtype, xp=xp)
@@ -229,7 +235,7 @@ def backward(
 def gates(tape: GRUTape, form: Form, /, *, place: Place) -> GateValues:
     """Gates of every step, layer and direction, from a forward's tape."""
     xp = place.xp
-    valid = _valid(Loop(lengths=tape.lengths), tape.inputs[0].shape[0], place)
+    valid = _valid(tape.lengths, tape.inputs[0].shape[0], place)
 
     def stacked(name: str) -> Array:
         arrays = [zero_in_padding(getattr(each, name), valid, xp=xp) for each in tape.tapes]
@@ -247,11 +253,11 @@ def _loops(loop: Loop, form: Form, /) -> tuple[Loop, ...]:
     return (loop, replace(loop, reverse=True)) if form.bidirectional else (loop,)
 
 
-def _valid(loop: Loop, steps: int, place: Place, /) -> Array | None:
+def _valid(lengths: Array | None, steps: int, place: Place, /) -> Array | None:
     """Mask of the steps that are no padding, None where there is none."""
-    if loop.lengths is None:
+    if lengths is None:
         return None
-    return valid_steps(loop.lengths, steps, xp=place.xp, device=place.device)
+    return valid_steps(lengths, steps, xp=place.xp, device=place.device)
 
 
 def time_first(array: Array, form: Form, /, *, xp: Namespace) -> Array:

@@ -61,7 +61,7 @@ def forward(
         Of the weights.
     """
     input_size, hidden_size = params.weight_ih.shape[1], params.weight_hh.shape[1]
-    call, (x, h) = admit(owner, place, input=x, hidden=h)
+    call, (x, h) = admit(owner, place, {"input": x}, {"hidden": h})
     checks.check_step(x, h, input_size=input_size, hidden_size=hidden_size, owner=owner)
 
     xp, dtype = call.xp, call.dtype
@@ -92,11 +92,12 @@ def backward(
     params: GRUParams, tape: CellTape, delta: Array, /, *, owner: str, place: Place
 ) -> tuple[GRUParams, Array, Array]:
     """`gru_cell_backward` for weights that are known to be sound."""
-    _, (delta,) = admit(owner, place, delta=delta)
+    checks.check_tape(tape, CellTape, owner=owner)
+    call, (delta, r) = admit(owner, place, {"delta": delta, "the tape": tape.r})
     checks.check_delta(delta, tuple(tape.h.shape), owner=owner)
 
-    dtype = tape.r.dtype
-    call = place if place.dtype == dtype else place._replace(dtype=dtype)
+    dtype = r.dtype
+    call = call if call.dtype == dtype else call._replace(dtype=dtype)
     xp = call.xp
     gradients, dx, dh = sequence.backward(
         cast_params(params, dtype, xp=xp),
