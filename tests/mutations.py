@@ -172,6 +172,13 @@ MUTATIONS = [
         "matmul(dgx_rows[:, rz:].T, n_rows, place=place)",
         LOOP,
     ),
+    Mutation(
+        "dW_nh not scaled by r, of few rows",
+        SEQUENCE,
+        "xp.concat([dgx_rows[:, :rz], dgh_n_rows], axis=1)",
+        "xp.concat([dgx_rows[:, :rz], dgx_rows[:, rz:]], axis=1)",
+        CELL,
+    ),
     # The step and its way back, which the accelerators share
     Mutation(
         "recurrent weights transposed gate by gate",

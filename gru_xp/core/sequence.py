@@ -69,12 +69,16 @@ def backward(
     h_rows = _rows(h_prev, xp=xp)
     n_rows = h_rows if loop.reset_after else _rows(tape.r * h_prev, xp=xp)
     # A gate's recurrent product and its input projection have the same gradient, but for n.
-    dweight_hh = xp.concat(
-        [
-            matmul(dgx_rows[:, :rz].T, h_rows, place=place),
-            matmul(dgh_n_rows.T, n_rows, place=place),
-        ]
-    )
+    if loop.reset_after and h_rows.shape[0] < h_rows.shape[1]:  # joins what is smaller
+        dgh_rows = xp.concat([dgx_rows[:, :rz], dgh_n_rows], axis=1)
+        dweight_hh = matmul(dgh_rows.T, h_rows, place=place)
+    else:
+        dweight_hh = xp.concat(
+            [
+                matmul(dgx_rows[:, :rz].T, h_rows, place=place),
+                matmul(dgh_n_rows.T, n_rows, place=place),
+            ]
+        )
     dbias_ih = dbias_hh = None
     if params.bias_ih is not None:
         dbias_ih = sum_of_rows(dgx_rows, place=place)
