@@ -6,14 +6,16 @@ from __future__ import annotations
 import math
 import os
 import platform
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-_EXTRA = ("click", "matplotlib", "rich", "safetensors", "threadpoolctl")
+_EXTRA = ("click", "filelock", "matplotlib", "rich", "safetensors", "threadpoolctl")
 if any(util.find_spec(name) is None for name in _EXTRA):
     # Only the command gru-xp imports this module, so that this is where it can say so in one line.
     print("gru-xp: error: the command line needs: pip install 'gru-xp[cli]'", file=sys.stderr)
@@ -27,8 +29,10 @@ from gru_xp.backend_info import backends
 from gru_xp.bench.command import bench
 from gru_xp.bench.errors import BenchError
 from gru_xp.core import accelerators
+from gru_xp.core.threads import get_num_threads, set_num_threads
+from gru_xp.files import locked
 from gru_xp.training.config import TrainingConfig
-from gru_xp.training.errors import TrainingError
+from gru_xp.training.errors import SessionError, TrainingError
 
 INTERRUPTED = 128 + 2
 """Exit status of what SIGINT ends."""
@@ -52,8 +56,22 @@ class _Rate(click.FloatRange):
 
 
 _SIZE = click.IntRange(min=1, max=10**6)
+_THREADS = click.IntRange(min=1, max=4096)
 _SEED = click.IntRange(min=0)
 _PATH = click.Path(path_type=Path)
+
+
+class _Named(click.Path):
+    """A path that is not empty, which would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Turn an option's text into a path."""
+        if not str(value):
+            self.fail("a name is needed; for the current folder write a dot.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_NAMED = _Named(path_type=Path)
 _BACKEND = click.Choice(["auto", *libraries.NAMESPACES])
 _DTYPE = click.Choice(dtypes.NAMES)
 
@@ -85,40 +103,84 @@ def cli() -> None:
 @_of_run("--seed", "seed", _SEED, "Seed of the initial weights, the dropout and the sample.")
 @_of_run("--dtype", "dtype", _DTYPE, "Format of the weights and the arithmetic.")
 @click.option("--backend", type=_BACKEND, help="Array library.  [default: auto]")
-@click.option("--out", type=_PATH, default=_FOLDER, show_default=True, help="Folder of the model.")
+@click.option("--out", type=_NAMED, default=_FOLDER, show_default=True, help="Folder of the model.")
+@click.option("--threads", type=_THREADS, help="At most.  [default: the CPUs it may use]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, as it was begun.")
 @click.option("--overwrite", is_flag=True, help="Replace the model in the folder.")
 def train(
-    texts: tuple[Path, ...], out: Path, resume: bool, overwrite: bool, **options: Any
+    texts: tuple[Path, ...],
+    out: Path,
+    threads: int | None,
+    resume: bool,
+    overwrite: bool,
+    **options: Any,
 ) -> int | None:
     """Train a character-level language model, on TEXT files or on Python's language reference.
 
-    The last 5 % of the text is held out. Ctrl-C stops and saves.
+    The last 5 % of the text is held out. Ctrl-C stops and saves, as SIGTERM and SIGHUP do.
     """
-    from gru_xp.training import plot, progress, report, session
-
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other.")
+    if resume and not out.is_dir():
+        raise SessionError(f"{out} holds no model: there is no such folder")
+    with locked(out):
+        return _train(texts, out, threads, resume, overwrite, options)
+
+
+@contextmanager
+def _at_most(threads: int | None) -> Iterator[None]:
+    """Limit the threads of NumPy's accelerator, and of the libraries that are loaded."""
+    if threads is None:
+        yield
+        return
+    from threadpoolctl import threadpool_limits
+
+    before = get_num_threads()
+    set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        set_num_threads(before)
+
+
+def _train(
+    texts: tuple[Path, ...],
+    out: Path,
+    threads: int | None,
+    resume: bool,
+    overwrite: bool,
+    options: dict[str, Any],
+) -> int | None:
+    from gru_xp.training import plot, progress, report, session
+
     given = {name: value for name, value in options.items() if value is not None}
     if texts:
         given["texts"] = tuple(str(path.resolve()) for path in texts)
-    reason = "as the run was begun"
+    reason = "as the run was begun" if resume else ""
     if not resume or "backend" in given:
-        given["backend"], reason = libraries.resolve(given.get("backend", "auto"))
+        asked = given.get("backend")
+        given["backend"], why = libraries.resolve(asked or "auto")
+        reason = why if asked else ""
     if resume:
         trainer = session.resume(out, given)
     else:
         trainer = session.begin(replace(_DEFAULTS, **given), out, overwrite=overwrite)
 
+    if trainer.finished:
+        print(f"the run in {out} is complete: its {trainer.steps_done} steps are made")
+        print(report.end(trainer, out))
+        return None
     print(_running(trainer.config.backend, reason))
     print(report.beginning(trainer), flush=True)
-    with progress.shown(trainer) as on_step:
-        session.run(trainer, out, on_step=on_step)
+    # Once the run's array library is loaded, whose threads are meant too.
+    with _at_most(threads), progress.shown(trainer) as on_step:
+        number = session.run(trainer, out, on_step=on_step)
     plot.save_loss_curve(trainer.losses, trainer.held_out, out)
-    if not trainer.finished:
+    if trainer.steps_done < trainer.config.steps:
         print(f"stopped after step {trainer.steps_done} of {trainer.config.steps}, and saved it")
         print(f"go on with: gru-xp train --resume --out {out}")
-        return INTERRUPTED
+        return 128 + (number or signal.SIGINT)
     print(report.end(trainer, out))
     return None
 
@@ -137,17 +199,16 @@ def train(
     help="Above 0; the lower, the likelier the text. At 0 always the likeliest character.",
 )
 @click.option("--seed", type=_SEED, help="Seed of the draws.  [default: another each time]")
-@click.option(
-    "--backend", "name", type=_BACKEND, default="auto", show_default=True, help="Array library."
-)
+@click.option("--backend", "name", type=_BACKEND, help="Array library.  [default: auto]")
 def sample(
-    model: Path, prompt: str, length: int, temperature: float, seed: int | None, name: str
+    model: Path, prompt: str, length: int, temperature: float, seed: int | None, name: str | None
 ) -> None:
     """Write text with a trained model, character by character."""
     from gru_xp.training import checkpoint, sampling
     from gru_xp.training.text import Vocabulary
 
-    name, reason = libraries.resolve(name)
+    asked = name
+    name, reason = libraries.resolve(asked or "auto")
     stored = checkpoint.load(model)
     vocabulary = Vocabulary(stored.characters)
     character_model = stored.model(name)
@@ -159,7 +220,7 @@ def sample(
         temperature=temperature,
         rng=seed,
     )
-    print(_running(name, reason), file=sys.stderr)
+    print(_running(name, reason if asked else ""), file=sys.stderr)
     if (dtype := dtype_name(character_model.params["output.bias"].dtype)) != stored.config.dtype:
         print(f"{name} lacks {stored.config.dtype}, and runs in {dtype}", file=sys.stderr)
     if unknown := sorted(set(prompt) - set(vocabulary.characters)):
@@ -187,7 +248,7 @@ def info() -> None:
             print(f"    recurrence: {accelerators.running(each.name)}")
         else:
             print(f"    not usable: {each.reason}")
-    print("auto is {}: {}".format(*libraries.resolve("auto")))
+    print(f"auto is {libraries.resolve('auto')[0]}")
     print()
     affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
     usable = len(affinity(0)) if affinity else os.cpu_count()
@@ -224,8 +285,9 @@ cli.add_command(bench)
 
 
 def _running(name: str, reason: str) -> str:
-    """Say which backend runs, why that one, and what runs its loop over time."""
-    return f"backend {name} ({reason}); recurrence: {accelerators.running(name)}"
+    """Say which backend runs, why that one if a user asked, and what runs its loop over time."""
+    because = f" ({reason})" if reason else ""
+    return f"backend {name}{because}; recurrence: {accelerators.running(name)}"
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

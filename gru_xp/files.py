@@ -1,29 +1,63 @@
-"""Files that are whole at any moment: a kill leaves the old one or the new one."""
+"""Files: read with limits, written whole, a folder locked.
+
+What is written is whole at any moment: a kill leaves the old file or the new one.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_LOCK = ".lock"
+
+
+class LockedError(OSError):
+    """Another process has the folder."""
 
 
 def write_whole(path: Path, data: bytes, /) -> None:
     """Replace a file in one stroke, and return when the disk has it.
 
-    The data goes to a temporary file beside it first, whose name the next write takes again, so
-    that a kill leaves no more than one behind.
+    The data goes to a temporary file beside it first, which a failure removes. What a kill has
+    left under that name goes, and no link there is followed.
 
     Raises
     ------
     OSError
-        If it cannot be written. Then the old file is as it was.
+        If it cannot be written; it names the file. Then the old file is as it was.
     """
-    temporary = _temporary(path)
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    part = _part(path)
+    try:
+        with suppress(FileNotFoundError):
+            part.unlink()
+        try:
+            with open(part, "xb") as file:  # x: none may be there, a link neither
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     _sync_folder(path.parent)
+
+
+def check_regular(path: Path, /) -> None:
+    """Check that a file is one, of bytes on a disk: to read from a pipe may wait for ever.
+
+    Raises
+    ------
+    OSError
+        If it is not, or cannot be looked at.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is no regular file")
 
 
 def make_writable_folder(folder: Path, /) -> None:
@@ -34,13 +68,60 @@ def make_writable_folder(folder: Path, /) -> None:
     OSError
         If not.
     """
+    _make(folder)
+    write_whole(folder / "trial", b"")
+    (folder / "trial").unlink()
+
+
+@contextmanager
+def locked(folder: Path, /) -> Iterator[None]:
+    """Have a folder to oneself, as long as the block runs; make it where it is not there.
+
+    What killed writes have left in it is removed. A folder that was made here, and in which nothing
+    was written, goes again.
+
+    Raises
+    ------
+    LockedError
+        If another process has it.
+    OSError
+        If it cannot be made, or nothing can be written there.
+    """
+    from filelock import FileLock, Timeout
+
+    made = _make(folder)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LockedError(
+            f"another process is writing to {folder}: wait until it has ended, or choose another "
+            "folder"
+        ) from None
+    try:
+        for part in folder.glob(".*.part"):
+            part.unlink()
+        yield
+    finally:
+        lock.release()
+        if made and os.listdir(folder) in ([], [_LOCK]):
+            with suppress(OSError):
+                (folder / _LOCK).unlink(missing_ok=True)
+                for each in made:
+                    each.rmdir()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and its parents; return those that were not there, the innermost first."""
+    for each in (folder, *folder.parents):
+        if each.exists() and not each.is_dir():
+            raise NotADirectoryError(f"{each} is a file: a folder is needed, choose another name")
+    absent = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    trial = _temporary(folder / "trial")
-    trial.touch()
-    trial.unlink()
+    return absent
 
 
-def _temporary(path: Path) -> Path:
+def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 

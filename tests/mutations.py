@@ -627,6 +627,31 @@ MUTATIONS = [
         INTERFACE,
         unseen_on=frozenset({"jax"}),  # its arrays do not change
     ),
+    # What a run leaves on the disk
+    Mutation(
+        "numbers that are not finite saved",
+        "gru_xp.training.checkpoint",
+        "if lost := _not_finite(checkpoint.arrays):",
+        'if lost := "":',
+        ("tests/test_training_checkpoint.py",),
+        unseen_on=frozenset({"torch", "jax", "array_api_strict"}),  # of files, whatever computes
+    ),
+    Mutation(
+        "a checkpoint's tensors not held against its configuration",
+        "gru_xp.training.checkpoint",
+        "            _check_tensors(file, config, characters)\n",
+        "",
+        ("tests/test_training_checkpoint.py",),
+        unseen_on=frozenset({"torch", "jax", "array_api_strict"}),  # of files, whatever computes
+    ),
+    Mutation(
+        "a link in the temporary file's place followed",
+        "gru_xp.files",
+        '            part.unlink()\n        try:\n            with open(part, "xb")',
+        '            pass\n        try:\n            with open(part, "wb")',
+        ("tests/test_training_checkpoint.py",),
+        unseen_on=frozenset({"torch", "jax", "array_api_strict"}),  # of files, whatever computes
+    ),
     # Training in 16 bits, of which array-api-strict has none
     Mutation(
         "master weights rounded to 16 bits",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -54,15 +56,16 @@ def trained(run: Run) -> Run:
 def test_train_ends_with_its_result_a_sample_and_the_files(run: Run) -> None:
     ran = run("train", "text", *TINY)
     assert ran.status == 0
-    assert ran.out.startswith("backend numpy (")
-    assert libraries.resolve("auto")[1] in ran.out.splitlines()[0]
+    assert ran.out.startswith("backend numpy; ")
+    assert "no GPU" not in ran.out  # which nobody has asked for
     for word in ("this GRU", "gzip", "bz2", "xz", "a sample", "held out", "gru-xp-model"):
         assert word in ran.out
     assert "step 10/10: " in ran.err
     for word in ("bits/character", "characters/s", "s left"):
         assert word in ran.err
     folder = Path("gru-xp-model")
-    assert sorted(os.listdir(folder)) == ["checkpoint.safetensors", "config.json", "loss.png"]
+    files = [".lock", "checkpoint.safetensors", "config.json", "loss.png"]
+    assert sorted(os.listdir(folder)) == files
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((folder / "config.json").read_text())
     assert config["hidden_size"] == 8
@@ -126,6 +129,19 @@ def test_resuming_a_finished_run_prints_its_end_again(run: Run) -> None:
     assert again.status == 0
     end = first.out[first.out.index("\nbits per character") :]
     assert again.out.endswith(end)
+    assert again.out.startswith("the run in gru-xp-model is complete: its 10 steps are made\n")
+
+
+def test_a_finished_run_is_not_written_again_nor_made_longer(trained: Run) -> None:
+    folder = Path("gru-xp-model")
+    before = {each: each.stat().st_mtime_ns for each in folder.iterdir() if each.name[0] != "."}
+    assert trained("train", "--resume").status == 0
+    longer = trained("train", "--resume", "--steps", "20")
+    assert longer.status == 2
+    assert "is complete, and its learning rate has fallen to zero by its 10 steps" in longer.err
+    assert "begin another run with --steps 20" in longer.err
+    after = {each: each.stat().st_mtime_ns for each in folder.iterdir() if each.name[0] != "."}
+    assert after == before
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +177,7 @@ def test_sample_goes_on_from_the_prompt(trained: Run) -> None:
     assert ran.status == 0
     assert ran.out.startswith("the q")
     assert len(ran.out) == len("the q") + 20 + len("\n")
-    assert ran.err.startswith("backend numpy (")
+    assert ran.err.startswith("backend numpy; ")
     assert ran == trained("sample", "--prompt", "the q", "--length", "20", "--seed", "3")
     assert ran.out != trained("sample", "--prompt", "the q", "--length", "20", "--seed", "4").out
 
@@ -242,3 +258,59 @@ def test_on_a_terminal_a_bar_shows_the_progress(run: Run, monkeypatch: pytest.Mo
     for word in ("bits/character", "characters/s", "s left"):
         assert word in ran.err
     assert "step 10/10" not in ran.err
+
+
+def test_the_reason_for_no_gpu_is_told_once_where_one_was_asked_for(run: Run) -> None:
+    _, reason = libraries.resolve("auto")
+    ran = run("train", "text", *TINY, "--backend", "auto")
+    assert (ran.out + ran.err).count(reason) == 1
+    ran = run("sample", "--length", "5", "--backend", "auto")
+    assert (ran.out + ran.err).count(reason) == 1
+    ran = run("sample", "--length", "5")
+    assert reason not in ran.out + ran.err
+    assert run("info").out.count(libraries.unusable("cupy") or "nonesuch") <= 1
+
+
+def test_threads_are_limited_while_it_trains(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    step = session.Trainer.step
+
+    def counted(trainer: session.Trainer) -> float:
+        seen.append(gru_xp.get_num_threads())
+        return step(trainer)
+
+    before = gru_xp.get_num_threads()
+    monkeypatch.setattr(session.Trainer, "step", counted)
+    assert run("train", "text", *TINY, "--threads", "1").status == 0
+    assert set(seen) == {1}
+    assert gru_xp.get_num_threads() == before
+
+
+def test_the_memory_is_told_and_a_model_too_large_for_it_refused_at_once(run: Run) -> None:
+    start = time.monotonic()
+    ran = run("train", "text", "--hidden-size", "1000000")
+    assert time.monotonic() - start < 5
+    assert ran.status == 2
+    assert len(ran.err.splitlines()) == 1
+    assert re.search(r"would need about \d+ TB of memory, and the machine has \d+ .B: ", ran.err)
+    assert not Path("gru-xp-model").exists()
+    assert re.search(r"; about \d+ .B of memory\n", run("train", "text", *TINY).out)
+
+
+def test_the_time_left_is_not_that_of_the_first_step(run: Run) -> None:
+    ran = run("train", "text", *TINY)
+    first, *_, last = ran.err.splitlines()
+    assert "s left" not in first
+    assert "s left" in last
+
+
+@pytest.mark.parametrize("arguments", [("--out", ""), ("--out", "text"), ("--out", "text/deeper")])
+def test_a_folder_that_cannot_be_one_is_told_in_a_line(
+    run: Run, arguments: tuple[str, ...]
+) -> None:
+    before = sorted(os.listdir())
+    ran = run("train", "text", *TINY, *arguments)
+    assert ran.status == 2
+    assert len(ran.err.splitlines()) == 1
+    assert "a name is needed" in ran.err or "is a file: a folder is needed" in ran.err
+    assert sorted(os.listdir()) == before

@@ -138,6 +138,25 @@ def test_a_loss_that_is_no_number_is_told(
 ) -> None:
     tiny = ["--hidden-size", "8", "--steps", "50", "--batch-size", "3", "--seq-len", "5"]
     monkeypatch.setattr(sys, "argv", ["gru-xp", "train", "text", *tiny, "--lr", "1e38"])
-    with pytest.warns(RuntimeWarning):
+    assert cli.main() == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "smaller learning rate may keep it finite; nothing has been saved" in last
+    assert not Path("gru-xp-model").exists()
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["--hidden-size", "8", "--batch-size", "4", "--seq-len", "8"]
+    good = ["gru-xp", "train", "text", *tiny, "--steps", "3"]
+    monkeypatch.setattr(sys, "argv", good)
+    assert cli.main() == 0
+    before = (Path("gru-xp-model") / checkpoint.FILE).read_bytes()
+    capsys.readouterr()
+    for odd in (["--lr", "1e38", "--steps", "1"], ["--lr", "1e5", "--dtype", "float16"]):
+        monkeypatch.setattr(sys, "argv", [*good, *odd, "--overwrite"])
         assert cli.main() == 2
-    assert "smaller learning rate" in capsys.readouterr().err.splitlines()[-1]
+        lines = capsys.readouterr().err.splitlines()
+        assert "finite" in lines[-1]
+        assert not any("Warning" in line for line in lines)
+        assert (Path("gru-xp-model") / checkpoint.FILE).read_bytes() == before

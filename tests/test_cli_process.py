@@ -22,6 +22,8 @@ from gru_xp.training import checkpoint  # noqa: E402
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and pipes")
 
 MAIN = "import sys; from gru_xp.cli import main; sys.exit(main())"
+KILLS = int(os.environ.get("GRU_XP_KILLS", "12"))
+"""Of one run, one after another; GRU_XP_KILLS=1000 takes an hour."""
 SMALL = ("--hidden-size", "16", "--batch-size", "3", "--seq-len", "5")
 
 
@@ -77,19 +79,62 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(text: str, tmp_path: Pat
     seed = random.randrange(10**6)
     moments = random.Random(seed)
     made = []
-    for _ in range(4):
+    for kill in range(KILLS):
         arguments = ("train", "--resume") if made else ("train", text, *SMALL, "--steps", "100000")
         running = start(*arguments, "--out", str(out), code=code)
         assert running.stderr is not None
-        running.stderr.readline()
+        if kill % 4:  # some come before the first step
+            running.stderr.readline()
         time.sleep(moments.uniform(0, 0.2))
-        running.kill()
-        running.communicate(timeout=60)
-        assert running.returncode == -signal.SIGKILL
+        number = moments.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+        running.send_signal(number)
+        _, err = running.communicate(timeout=60)
+        assert running.returncode in (-number, 128 + number), (seed, err)
         if checkpoint.exists(out):
             made.append(len(checkpoint.load(out).arrays["losses"]))
     assert made, f"seed {seed}"
     assert made == sorted(made), f"seed {seed}"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_saves_and_stops_with_its_status(text: str, tmp_path: Path, name: str) -> None:
+    number, out = getattr(signal, name), tmp_path / "out"
+    running = start("train", text, *SMALL, "--steps", "100000", "--out", str(out))
+    assert running.stderr is not None
+    running.stderr.readline()
+    running.send_signal(number)
+    told, err = running.communicate(timeout=60)
+    assert running.returncode == 128 + number, err
+    assert "Traceback" not in err
+    assert "gru-xp train --resume" in told
+    assert len(checkpoint.load(out).arrays["losses"]) > 0
+
+
+def test_a_hangup_that_is_ignored_stays_so(text: str, tmp_path: Path) -> None:
+    code = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {MAIN}"
+    arguments = ("train", text, *SMALL, "--steps", "300", "--out", str(tmp_path / "out"))
+    running = start(*arguments, code=code)
+    assert running.stderr is not None
+    running.stderr.readline()
+    running.send_signal(signal.SIGHUP)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+
+
+def test_two_trainings_into_one_folder_the_second_is_told(text: str, tmp_path: Path) -> None:
+    arguments = ("train", text, *SMALL, "--steps", "100000", "--out", str(tmp_path / "out"))
+    first = start(*arguments)
+    assert first.stderr is not None
+    first.stderr.readline()
+    for more in ((), ("--overwrite",)):
+        second = start(*arguments, *more)
+        out, err = second.communicate(timeout=60)
+        assert (second.returncode, out) == (2, "")
+        assert err.startswith("gru-xp: error: another process is writing to ")
+        assert len(err.splitlines()) == 1
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 128 + signal.SIGTERM
 
 
 @pytest.fixture

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +17,27 @@ from gru_xp import files
 from gru_xp.training import checkpoint
 from gru_xp.training.checkpoint import Checkpoint
 from gru_xp.training.config import TrainingConfig
-from gru_xp.training.errors import CheckpointError
+from gru_xp.training.errors import CheckpointError, DivergenceError
 
 pytest.importorskip("safetensors", reason="checkpoints are safetensors files")
 
-KEPT = Checkpoint(
-    TrainingConfig(hidden_size=3, learning_rate=0.1 + 0.2, texts=("/a b", "/é")),
-    '\n "x\\é𝛑',
-    {
-        "matrix": np.arange(6, dtype=np.float32).reshape(2, 3).T / 7,
-        "losses": np.asarray([[1 / 3]], dtype=np.float64),
-    },
+
+def sample(config: TrainingConfig, characters: str) -> Checkpoint:
+    """Make a checkpoint of a run that has made one step."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.normal(size=[abs(size) for size in shape]).astype(np.float32)
+        for name, shape in checkpoint.shapes(config, characters).items()
+    }
+    counts = {"adam.steps": [1], "loss_scale": [1, 1], "losses": [[1 / 3]], "held_out": [[1, 2.5]]}
+    arrays |= {name: np.asarray(each, dtype=np.float64) for name, each in counts.items()}
+    return Checkpoint(config, characters, arrays)
+
+
+CONFIG = TrainingConfig(
+    hidden_size=3, layers=2, batch_size=2, learning_rate=0.1 + 0.2, texts=("/a b", "/é")
 )
+KEPT = sample(CONFIG, '\n "\\xé𝛑')
 
 
 @pytest.fixture
@@ -85,16 +98,38 @@ def test_another_programs_safetensors_file_is_refused(saved: Path) -> None:
         "[]",
         "{",
         json.dumps(TrainingConfig().to_json() | {"hidden_size": "3"}),
-        json.dumps(TrainingConfig().to_json() | {"dtype": "float8"}),
+        *(
+            json.dumps(TrainingConfig().to_json() | odd)
+            for odd in (
+                {"dtype": "float8"},
+                {"hidden_size": 0},
+                {"layers": -6},
+                {"layers": 10**9},
+                {"seed": -1},
+                {"steps": 10**400},
+                {"texts": [1]},
+                {"texts": "text"},
+                {"texts": ["a\0b"]},
+                {"backend": "tensorflow"},
+                {"learning_rate": float("inf")},
+                {"dropout": float("nan")},
+                {"another": 1},
+            )
+        ),
+        json.dumps(TrainingConfig().to_json()).replace('"seed": 0', f'"seed": {"9" * 5000}'),
+        json.dumps(TrainingConfig().to_json()).replace('"seed": 0', f'"seed": {"[" * 10**5}'),
     ],
-    ids=["empty", "a list", "cut off", "a size in quotes", "an unknown dtype"],
+    ids=lambda text: text[-40:],
 )
 def test_an_odd_configuration_is_refused(saved: Path, config: str) -> None:
     from safetensors.numpy import save_file
 
     metadata = {checkpoint._FORMAT: f'{{"config": {config}, "characters": "ab"}}'}
     save_file({"weight": np.zeros(2)}, saved, metadata)
-    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"no readable checkpoint: .*(config|Expect|digits)",
+    ):
         checkpoint.load(saved.parent)
 
 
@@ -146,3 +181,192 @@ def test_a_folder_that_is_a_file_cannot_be_written_to(tmp_path: Path) -> None:
         files.make_writable_folder(tmp_path / "file")
     files.make_writable_folder(tmp_path / "new" / "folder")
     assert os.listdir(tmp_path / "new" / "folder") == []
+
+
+def spoilt(saved: Path, **arrays: object) -> None:
+    """Write the checkpoint again with other arrays; None leaves one out."""
+    from safetensors.numpy import load_file, save_file
+
+    kept = load_file(saved)
+    for name, array in arrays.items():
+        if array is None:
+            del kept[name]
+        else:
+            kept[name] = np.asarray(array)
+    config = {"config": CONFIG.to_json(), "characters": KEPT.characters}
+    save_file(kept, saved, {checkpoint._FORMAT: json.dumps(config)})
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "why"),
+    [
+        ("model.output.bias", None, "it lacks model.output.bias"),
+        ("another", np.zeros(1), "an unknown array another"),
+        ("model.output.bias", np.zeros(1, np.float32), r"is of shape \(1,\)"),
+        ("state", np.zeros((2, 2, 3), np.float16), "F16"),
+        ("state", np.full((2, 2, 3), np.nan), "state holds numbers that are not finite"),
+        ("adam.mean.output.bias", np.full(8, np.inf), "adam.mean.output.bias holds numbers"),
+        ("adam.steps", np.asarray([np.nan]), "adam.steps holds numbers"),
+        ("adam.steps", np.asarray([0.5]), "its counts do not fit"),
+        ("adam.steps", np.asarray([2.0]), "its counts do not fit"),
+        ("loss_scale", np.asarray([0.0, 0.0]), "its counts do not fit"),
+        ("losses", np.zeros((5000, 1)), "its counts do not fit"),
+        ("losses", np.zeros((2300, 1)), None),
+        ("held_out", np.zeros((0, 2)), None),
+    ],
+)
+def test_arrays_that_no_run_has_are_refused(
+    saved: Path, name: str, array: object, why: str | None
+) -> None:
+    spoilt(saved, **{name: array})
+    if why is None:
+        checkpoint.load(saved.parent)
+        return
+    with pytest.raises(CheckpointError, match=f"no readable checkpoint: .*{why}"):
+        checkpoint.load(saved.parent)
+
+
+def test_a_finished_run_without_a_figure_is_refused(saved: Path) -> None:
+    spoilt(saved, losses=np.zeros((2300, 1)), held_out=np.zeros((0, 2)))
+    with pytest.raises(CheckpointError, match="its counts do not fit"):
+        checkpoint.load(saved.parent)
+
+
+@pytest.mark.parametrize("name", ["model.output.bias", "state", "adam.square.output.weight"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_never_replaces_a_checkpoint(
+    saved: Path, name: str, value: float
+) -> None:
+    before = saved.read_bytes()
+    arrays = dict(KEPT.arrays)
+    arrays[name] = np.full_like(arrays[name], value)
+    with pytest.raises(DivergenceError, match=f"{name} is not finite after step 1, and is not"):
+        checkpoint.save(saved.parent, KEPT._replace(arrays=arrays))
+    assert saved.read_bytes() == before
+
+
+def test_a_pipe_in_place_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("there are no named pipes")
+    os.mkfifo(tmp_path / checkpoint.FILE)
+    with pytest.raises(OSError, match="is no regular file"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / ".file.part").symlink_to(victim)
+    files.write_whole(tmp_path / "file", b"data")
+    assert victim.read_bytes() == b"precious"
+    assert sorted(os.listdir(tmp_path)) == ["file", "victim"]
+
+
+def test_a_failure_leaves_no_part_and_names_the_file(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=f"No space left on device: '{saved}'"):
+        checkpoint.save(saved.parent, KEPT)
+    assert sorted(os.listdir(saved.parent)) == [checkpoint.FILE, checkpoint.CONFIG_FILE]
+
+
+def test_a_folder_is_locked_once_and_left_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with files.locked(folder):
+        with (
+            pytest.raises(files.LockedError, match=r"another process is writing to .*folder"),
+            files.locked(folder),
+        ):
+            pass
+        assert folder.is_dir()
+    assert os.listdir(tmp_path) == []  # as nothing was written there
+    with files.locked(folder):
+        files.write_whole(folder / "file", b"data")
+        (folder / ".other.part").touch()  # as a kill leaves one
+    with files.locked(folder):
+        assert not (folder / ".other.part").exists()
+    assert (folder / "file").read_bytes() == b"data"
+
+
+FUZZ = """
+import pickle, sys
+from pathlib import Path
+from gru_xp.training import checkpoint
+from gru_xp.training.errors import CheckpointError, DivergenceError
+
+folder, cases = Path(sys.argv[1]), pickle.loads(sys.stdin.buffer.read())
+path = folder / checkpoint.FILE
+def largest():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+path.write_bytes(cases[0])
+checkpoint.load(folder)  # which loads what it needs
+before = largest()
+for data in cases:
+    path.write_bytes(data)
+    try:
+        checkpoint.load(folder)
+    except CheckpointError as error:
+        assert len(str(error)) < 500 and "\\n" not in str(error), str(error)
+assert largest() - before < 2 * max(map(len, cases)) + (64 << 20), (largest(), before)
+print(len(cases))
+"""
+
+
+def mad(data: bytes, rng: random.Random) -> list[bytes]:
+    """Bytes flipped, cut off, and headers of well-formed JSON that say mad things."""
+    cases = [data]
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length]
+    for _ in range(300):
+        flipped = bytearray(data)
+        for _ in range(rng.choice((1, 1, 1, 8, 64))):
+            # Most of them in the header, where they matter.
+            place = rng.randrange(8 + length if rng.random() < 0.8 else len(data))
+            flipped[place] = rng.choice(
+                (flipped[place] ^ (1 << rng.randrange(8)), rng.randrange(256))
+            )
+        cases.append(bytes(flipped))
+    cases += [data[: rng.randrange(len(data))] for _ in range(60)]
+    for old, new in (
+        (b'\\"hidden_size\\": 3', b'\\"hidden_size\\": 8000'),
+        (b'\\"layers\\": 2', b'\\"layers\\": 1000000'),
+        (b'\\"layers\\": 2', b'\\"layers\\": 999999999'),
+        (b'\\"steps\\": 2300', b'\\"steps\\": 1' + b"0" * 400),
+        (b'\\"seed\\": 0', b'\\"seed\\": ' + b"7" * 5000),
+        (b'\\"seed\\": 0', b'\\"seed\\": ' + b"[" * 50_000),
+        (b'\\"seed\\": 0', b'\\"seed\\": 1e999'),
+        (b'\\"texts\\": [', b'\\"texts\\": [' + b"0," * 200_000),
+        (b'"F32"', b'"I64"'),
+        (b'"shape":[', b'"shape":[9999999999999,'),
+        (b'"shape":[', b'"shape":[-1,'),
+        (b'"data_offsets":[', b'"data_offsets":[99999999999,'),
+    ):
+        assert old in header, old
+        changed = header.replace(old, new)
+        cases.append(len(changed).to_bytes(8, "little") + changed + data[8 + length :])
+    cases += [(1 << 62).to_bytes(8, "little") + data[8:], b"\xff" * 8 + data[8:], b"", b"\0" * 64]
+    return cases
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells resident memory")
+def test_no_file_is_mad_enough_for_another_error_much_memory_or_a_hang(saved: Path) -> None:
+    import pickle
+
+    seed = random.randrange(10**6)
+    cases = mad(saved.read_bytes(), random.Random(seed))
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", FUZZ, str(saved.parent)],
+        input=pickle.dumps(cases),
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, (seed, done.stderr.decode()[-2000:])
+    assert int(done.stdout) == len(cases)
+    assert time.monotonic() - start < 60

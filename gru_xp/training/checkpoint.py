@@ -12,14 +12,17 @@ from gru_xp.arrays import transfer
 from gru_xp.arrays.libraries import BackendError
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
-from gru_xp.files import write_whole
+from gru_xp.files import check_regular, write_whole
 from gru_xp.training.config import TrainingConfig
-from gru_xp.training.errors import CheckpointError
-from gru_xp.training.model import CharModel
+from gru_xp.training.errors import CheckpointError, DivergenceError
+from gru_xp.training.model import CharModel, weight_shapes
 
 FILE = "checkpoint.safetensors"
 CONFIG_FILE = "config.json"
 _FORMAT = "gru_xp character model 2"
+_OF_WEIGHTS = ("model.", "adam.mean.", "adam.square.")
+_LARGEST_HEADER = 16 << 20
+_LONGEST_REASON = 200
 
 
 class Checkpoint(NamedTuple):
@@ -99,9 +102,7 @@ class Checkpoint(NamedTuple):
         array = self.arrays.get(name)
         if array is None:
             raise CheckpointError(f"{FILE} is no readable checkpoint: it lacks {name}")
-        if len(array.shape) != len(shape) or any(
-            wanted not in (-1, size) for size, wanted in zip(array.shape, shape, strict=True)
-        ):
+        if not _fits(array.shape, shape):
             raise CheckpointError(
                 f"{FILE} is no readable checkpoint: {name} has shape {array.shape}, not {shape}"
             )
@@ -118,11 +119,19 @@ def save(folder: Path, checkpoint: Checkpoint, /) -> None:
 
     Raises
     ------
+    DivergenceError
+        If a number of it is not finite.
     OSError
-        If it cannot be written. Then the old checkpoint is as it was.
+        If it cannot be written. In both cases the old checkpoint is as it was.
     """
     from safetensors.numpy import save as serialise
 
+    if lost := _not_finite(checkpoint.arrays):
+        steps = len(checkpoint.arrays["losses"])
+        raise DivergenceError(
+            f"{lost} is not finite after step {steps}, and is not saved: a smaller learning rate "
+            "may keep it finite"
+        )
     config = checkpoint.config.to_json()
     # In one entry: safetensors writes several in a random order, equal runs equal bytes.
     metadata = {_FORMAT: json.dumps({"config": config, "characters": checkpoint.characters})}
@@ -134,10 +143,13 @@ def save(folder: Path, checkpoint: Checkpoint, /) -> None:
 def load(folder: Path, /) -> Checkpoint:
     """Read what `save` wrote.
 
+    What a file says of itself is not believed: its tensors are held against its configuration
+    before any is read, so that no more memory is taken than the file is large.
+
     Raises
     ------
     CheckpointError
-        If there is no checkpoint, or it is cut off, or not one of ours.
+        If there is no checkpoint, or it is cut off, or not one of ours, or not of finite numbers.
     OSError
         If it cannot be read.
     """
@@ -146,17 +158,95 @@ def load(folder: Path, /) -> Checkpoint:
     path = folder / FILE
     if not path.exists():
         raise CheckpointError(f"{folder} holds no model: there is no {FILE}")
-    path.open("rb").close()  # safetensors has no errors of its own for what cannot be opened
+    check_regular(path)
     try:
+        _check_header(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if _FORMAT not in metadata:
                 raise CheckpointError(f"{path} is not a checkpoint of this version of gru-xp")
-            fields = json.loads(metadata[_FORMAT])
-            return Checkpoint(
-                TrainingConfig.from_json(fields["config"]),
-                str(fields["characters"]),
-                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
-            )
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is no readable checkpoint: {error}") from error
+            config, characters = _described(metadata[_FORMAT])
+            _check_tensors(file, config, characters)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _check_numbers(arrays, config)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        why = str(error) if len(str(error)) <= _LONGEST_REASON else type(error).__name__
+        raise CheckpointError(f"{path} is no readable checkpoint: {why}") from error
+    return Checkpoint(config, characters, arrays)
+
+
+def _check_header(path: Path) -> None:
+    """Look at the header's length before a library makes something of the header."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(_LARGEST_HEADER, path.stat().st_size):
+        raise ValueError("its header is longer than one can be")
+
+
+def _described(text: str) -> tuple[TrainingConfig, str]:
+    """Return the configuration and the characters of the vocabulary."""
+    # Ours has two objects and a list; the characters may add one brace and one bracket.
+    if len(text) > _LARGEST_HEADER // 4 or text.count("{") > 3 or text.count("[") > 2:
+        raise ValueError("its description is no configuration")
+    fields = json.loads(text)
+    config, characters = TrainingConfig.from_json(fields["config"]), fields["characters"]
+    if not isinstance(characters, str) or characters != "".join(sorted(set(characters))):
+        raise ValueError("its vocabulary is none")
+    return config, characters
+
+
+def shapes(config: TrainingConfig, characters: str, /) -> dict[str, tuple[int, ...]]:
+    """Shapes of all arrays of a run's checkpoint; -1 stands for a length that grows."""
+    weights = weight_shapes(1 + len(characters), config.hidden_size, config.layers)
+    return {
+        **{f"{kind}{name}": shape for kind in _OF_WEIGHTS for name, shape in weights.items()},
+        "state": (config.layers, config.batch_size, config.hidden_size),
+        "adam.steps": (1,),
+        "loss_scale": (2,),
+        "losses": (-1, 1),
+        "held_out": (-1, 2),
+    }
+
+
+def _check_tensors(file: Any, config: TrainingConfig, characters: str) -> None:
+    """Hold names, shapes and dtypes of what a file has against what its run would have."""
+    names = list(file.keys())
+    if len(names) < config.layers:  # before so many names are made
+        raise ValueError(f"it has {len(names)} arrays for {config.layers} layers")
+    expected = shapes(config, characters)
+    if set(names) != set(expected):
+        odd = sorted(set(names) ^ set(expected))[0]
+        raise ValueError(f"it {'lacks' if odd in expected else 'has an unknown array'} {odd[:99]}")
+    for name, shape in expected.items():
+        view = file.get_slice(name)
+        got = tuple(view.get_shape())
+        if view.get_dtype() not in ("F32", "F64") or not _fits(got, shape):
+            raise ValueError(f"{name} is of shape {got}, {view.get_dtype()}, not {shape}, F32")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        size in (-1, length) for length, size in zip(shape, wanted, strict=True)
+    )
+
+
+def _not_finite(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+    """Name of an array that holds a number which is not finite; empty if there is none."""
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), "")
+
+
+def _check_numbers(arrays: dict[str, np.ndarray[Any, Any]], config: TrainingConfig) -> None:
+    if lost := _not_finite(arrays):
+        raise ValueError(f"{lost} holds numbers that are not finite")
+    (updates,), (scale, successes) = arrays["adam.steps"], arrays["loss_scale"]
+    made, told = len(arrays["losses"]), arrays["held_out"][:, 0]
+    sound = (
+        made <= config.steps
+        and 0 <= updates <= made
+        and scale > 0
+        and successes >= 0
+        and all(float(each).is_integer() for each in (updates, successes, *told))
+        and (made < config.steps or len(told) > 0)
+    )
+    if not sound:
+        raise ValueError("its counts do not fit each other")

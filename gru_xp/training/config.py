@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from gru_xp.arrays import dtypes
+from gru_xp.arrays import dtypes, libraries
+
+LIMIT = 10**6
+"""Of each size, and of the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,26 @@ class TrainingConfig:
 
     @classmethod
     def from_json(cls, fields: Any, /) -> Self:
-        """Undo `to_json`; TypeError where `fields` are not what it returns."""
+        """Undo `to_json`; ValueError where `fields` are not what it returns."""
         kinds = {name: type(value) for name, value in cls().to_json().items()}
         if not isinstance(fields, dict) or kinds != {name: type(fields[name]) for name in fields}:
-            raise TypeError(f"{fields!r} is no configuration")
-        if fields["dtype"] not in dtypes.NAMES:
-            raise TypeError(f"{fields['dtype']!r} is no dtype of a run")
+            raise ValueError("its configuration has other fields, or fields of other kinds")
+        for name, allowed in _ALLOWED.items():
+            if not allowed(fields[name]):
+                raise ValueError(f"its configuration has no usable {name.replace('_', ' ')}")
         return cls(**{**fields, "texts": tuple(fields["texts"])})
+
+
+def _is_size(value: int) -> bool:
+    return 1 <= value <= LIMIT
+
+
+_ALLOWED: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("hidden_size", "layers", "steps", "batch_size", "seq_len"), _is_size),
+    "dropout": lambda value: 0 <= value < 1,
+    "learning_rate": lambda value: 0 < value < math.inf,
+    "seed": lambda value: 0 <= value < 1 << 128,
+    "backend": lambda value: value in libraries.NAMESPACES,
+    "dtype": lambda value: value in dtypes.NAMES,
+    "texts": lambda value: all(isinstance(each, str) and "\0" not in each for each in value),
+}

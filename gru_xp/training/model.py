@@ -30,6 +30,18 @@ class ModelTape(NamedTuple):
     gru: GRUTape
 
 
+def weight_shapes(
+    vocabulary_size: int, hidden_size: int, layers: int, /
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's weights by their names, in the order in which they are drawn."""
+    shapes: dict[str, tuple[int, ...]] = {"output.weight": (vocabulary_size, hidden_size)}
+    for layer in range(layers):
+        width = hidden_size if layer else vocabulary_size
+        of_layer = parameters.shapes(width, hidden_size)
+        shapes |= {f"{_GRU}{name}_l{layer}": shape for name, shape in of_layer.items()}
+    return shapes | {"output.bias": (vocabulary_size,)}
+
+
 class CharModel:
     """Predicts each character from those before it: one-hot input, GRU layers, a projection.
 
@@ -64,15 +76,10 @@ class CharModel:
 
         They are drawn on the host: one seed gives the same weights on every backend.
         """
-        shapes: dict[str, tuple[int, ...]] = {"output.weight": (vocabulary_size, hidden_size)}
-        for layer in range(layers):
-            width = hidden_size if layer else vocabulary_size
-            of_layer = parameters.shapes(width, hidden_size)
-            shapes |= {f"{_GRU}{name}_l{layer}": shape for name, shape in of_layer.items()}
+        shapes = weight_shapes(vocabulary_size, hidden_size, layers)
+        bias = shapes.pop("output.bias")
         params = parameters.initial(shapes, hidden_size, place, rng=rng)
-        params["output.bias"] = place.xp.zeros(
-            vocabulary_size, dtype=place.dtype, device=place.device
-        )
+        params["output.bias"] = place.xp.zeros(bias, dtype=place.dtype, device=place.device)
         return cls(params)
 
     @property

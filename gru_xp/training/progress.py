@@ -37,18 +37,22 @@ class _Meter:
         self.steps = trainer.config.steps
         self.done = self._first = trainer.steps_done
         self._chunk_size = trainer.chunk_size
-        self._start = time.monotonic()
+        self._start = 0.0
         self._bits: float | None = None
 
     def add(self, bits: float) -> None:
         smoothed = bits if self._bits is None else self._bits
         self._bits = _SMOOTHING * smoothed + (1 - _SMOOTHING) * bits
         self.done += 1
+        if self.done == self._first + 1:  # the first step compiles, imports, takes memory
+            self._start = time.monotonic()
 
     def __str__(self) -> str:
         if self._bits is None:
             return ""
-        pace = (time.monotonic() - self._start) / (self.done - self._first)
+        if self.done == self._first + 1:
+            return f"{self._bits:.3f} bits/character"
+        pace = (time.monotonic() - self._start) / (self.done - self._first - 1)
         left = pace * (self.steps - self.done)
         return (
             f"{self._bits:.3f} bits/character, {self._chunk_size / pace:,.0f} characters/s, "

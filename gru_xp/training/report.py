@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from gru_xp.training import checkpoint, plot, sampling
+from gru_xp.training import checkpoint, memory, plot, sampling
 from gru_xp.training.compression import compressed_bits
 from gru_xp.training.trainer import Trainer
 
@@ -20,11 +20,13 @@ def beginning(trainer: Trainer, /) -> str:
     config, corpus = trainer.config, trainer.corpus
     source = ", ".join(config.texts) or "Python's language reference"
     weights = sum(math.prod(array.shape) for array in trainer.model.params.values())
+    needed = memory.needed(config, len(trainer.vocabulary))
     return (
         f"text: {source}: {len(corpus.training):,} characters to learn, "
         f"{len(corpus.held_out):,} held out\n"
         f"model: GRU of {config.layers} x {config.hidden_size} units, {weights:,} weights of "
-        f"{config.dtype}; {config.steps} steps of {config.batch_size} x {config.seq_len} characters"
+        f"{config.dtype}; {config.steps} steps of {config.batch_size} x {config.seq_len} "
+        f"characters; about {memory.shown(needed)} of memory"
     )
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from gru_xp.files import make_writable_folder
-from gru_xp.training import checkpoint, text
+from gru_xp.training import checkpoint, memory, text
 from gru_xp.training.config import TrainingConfig
-from gru_xp.training.errors import SessionError
+from gru_xp.training.errors import DivergenceError, SessionError
 from gru_xp.training.trainer import Trainer
 
 SAVE_SECONDS = 15.0
@@ -37,7 +37,7 @@ def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
     Raises
     ------
     SessionError
-        If `out` holds a model that may not be overwritten.
+        If `out` holds a model that may not be overwritten, or memory would not do.
     TextError
         If the text cannot be used.
     BackendError
@@ -51,7 +51,9 @@ def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
             "or choose another --out"
         )
     content = text.read_texts([Path(path) for path in config.texts])
-    trainer = Trainer(replace(config, text_sha256=_sha256(content)), text.split(content))
+    corpus = text.split(content)
+    memory.check(config, 1 + len(set(corpus.training)))
+    trainer = Trainer(replace(config, text_sha256=_sha256(content)), corpus)
     make_writable_folder(out)
     return trainer
 
@@ -79,6 +81,13 @@ def resume(out: Path, given: dict[str, Any], /) -> Trainer:
         If a file cannot be read, or nothing can be written to `out`.
     """
     stored = checkpoint.load(out)
+    finished = len(stored.arrays["losses"]) >= stored.config.steps
+    if finished and given.get("steps", 0) > stored.config.steps:
+        raise SessionError(
+            f"the run in {out} is complete, and its learning rate has fallen to zero by its "
+            f"{stored.config.steps} steps: for more, begin another run with --steps "
+            f"{given['steps']} and --overwrite, or into another --out"
+        )
     for name, value in given.items():
         if value != (of_run := getattr(stored.config, name)):
             raise SessionError(
@@ -95,52 +104,79 @@ def resume(out: Path, given: dict[str, Any], /) -> Trainer:
     return trainer
 
 
-def run(trainer: Trainer, out: Path, /, *, on_step: Callable[[float], None]) -> None:
-    """Train to the end, or until Ctrl-C; save every 15 seconds and at the end.
+def run(trainer: Trainer, out: Path, /, *, on_step: Callable[[float], None]) -> int | None:
+    """Train to the end, or until a signal comes; save every 15 seconds and at the end.
 
     Parameters
     ----------
     trainer : Trainer
-        Not ``finished`` afterwards if Ctrl-C came: then the step that ran was completed and saved.
+        Not ``finished`` afterwards if a signal came: then the step that ran was completed and
+        saved.
     out : Path
     on_step : callable
         Called after each step with its loss in bits per character.
 
+    Returns
+    -------
+    int or None
+        Number of the signal that has ended the run: Ctrl-C's, SIGTERM or SIGHUP.
+
     Raises
     ------
     DivergenceError
-        If the loss is no finite number any more. The last checkpoint is from before that.
+        If the loss or a weight is no finite number any more. The last checkpoint is from before
+        that, and the message says of which step.
     OSError
         If a checkpoint cannot be written.
     """
     if trainer.finished:
-        return
+        return None
     _keep_freed_memory()
-    saved = time.monotonic()
-    with _interrupts() as interrupted:
-        while not trainer.finished and not interrupted():
-            on_step(trainer.step())
-            if time.monotonic() - saved > SAVE_SECONDS:
-                checkpoint.save(out, trainer.checkpoint())
-                saved = time.monotonic()
+    saved, last = time.monotonic(), trainer.steps_done
+
+    def save() -> None:
+        nonlocal saved, last
         checkpoint.save(out, trainer.checkpoint())
+        saved, last = time.monotonic(), trainer.steps_done
+
+    # What overflows ends in a number that is not finite, of which an error tells.
+    with _signals() as noted, np.errstate(over="ignore", invalid="ignore"):
+        try:
+            while not trainer.finished and noted() is None:
+                on_step(trainer.step())
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    save()
+            save()
+        except DivergenceError as error:
+            kept = f"{out} holds the run at step {last}" if last else "nothing has been saved"
+            raise DivergenceError(f"{error}; {kept}") from error
+        return noted()
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Take note of the first Ctrl-C instead of raising; a second one raises as ever."""
-    noted = False
+def _signals() -> Iterator[Callable[[], int | None]]:
+    """Take note of the first Ctrl-C, SIGTERM or SIGHUP; a second one acts as ever."""
+    first: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        noted = True
-        signal.signal(signal.SIGINT, before)
+        first.append(number)
+        restore()
 
-    before = signal.signal(signal.SIGINT, note)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        # One that is ignored stays so, as SIGHUP under nohup; SIGINT is of background jobs.
+        if number is None or (name != "SIGINT" and signal.getsignal(number) is signal.SIG_IGN):
+            continue
+        before[number] = signal.signal(number, note)
     try:
-        yield lambda: noted
+        yield lambda: first[0] if first else None
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def _keep_freed_memory() -> None:

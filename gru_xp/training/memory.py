@@ -1,0 +1,57 @@
+"""How much memory a run needs, before it is asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from gru_xp.training.config import TrainingConfig
+from gru_xp.training.errors import SessionError
+from gru_xp.training.model import weight_shapes
+
+_ITEM_BYTES = {"float64": 8}  # of what is computed; with 16 bits the sums are of 32
+_COPIES = 6  # weights, gradients, these once clipped, two sums of Adam, the new weights
+_OF_LOGITS = 6  # logits, exponentials, one-hot rows twice, gradients twice
+_OF_STATES = 12  # tape, its copies, gradients
+
+
+def needed(config: TrainingConfig, vocabulary_size: int, /) -> int:
+    """Bytes that a run takes at its peak, roughly; what the text takes not counted."""
+    shapes = weight_shapes(vocabulary_size, config.hidden_size, config.layers)
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    places = config.batch_size * config.seq_len
+    of_place = _OF_LOGITS * vocabulary_size + _OF_STATES * config.layers * config.hidden_size
+    return _ITEM_BYTES.get(config.dtype, 4) * (_COPIES * weights + places * of_place)
+
+
+def check(config: TrainingConfig, vocabulary_size: int, /) -> None:
+    """Refuse a run that this machine's memory cannot hold, before minutes go into its weights.
+
+    Raises
+    ------
+    SessionError
+    """
+    there, wanted = _physical(), needed(config, vocabulary_size)
+    if there is not None and wanted > there:
+        raise SessionError(
+            f"this run would need about {shown(wanted)} of memory, and the machine has "
+            f"{shown(there)}: a smaller --hidden-size needs less, so do fewer --layers, a smaller "
+            "--batch-size or --seq-len"
+        )
+
+
+def _physical() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # as on Windows
+        return None
+
+
+def shown(count: int, /) -> str:
+    """Write a number of bytes as people do."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:,.0f} TB"
