@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
 from gru_xp.arrays import door, transfer
-from gru_xp.arrays.typing import Array, Device, DType
+from gru_xp.arrays.typing import A, Array, Backend, Device, DType, NumPyArray, Where
 from gru_xp.core import parameters, step
 from gru_xp.core.accelerators import accelerated
 from gru_xp.core.equations import GateSlopes
@@ -16,8 +16,11 @@ from gru_xp.core.step import CellTape
 from gru_xp.module import Module, explains_leaked_tracers
 from gru_xp.names import GateGradient, GateWeight, GateWeightGradient, Packed, Stored
 
+if TYPE_CHECKING:
+    from gru_xp.arrays.typing import JaxArray, TorchArray
 
-class GRUCell(Module):
+
+class GRUCell(Module[A]):
     """A gated recurrent unit, one step a call.
 
     For the equations see `gru_xp.core.equations`. Two vocabularies name one storage: that of
@@ -141,6 +144,50 @@ class GRUCell(Module):
     _slopes: GateSlopes | None
     """These, once asked for."""
 
+    @overload
+    def __init__(
+        self: GRUCell[NumPyArray],
+        input_size: int,
+        hidden_size: int,
+        bias: bool = ...,
+        *,
+        backend: Literal["numpy"] = "numpy",
+        **where: Unpack[Where],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: GRUCell[TorchArray],
+        input_size: int,
+        hidden_size: int,
+        bias: bool = ...,
+        *,
+        backend: Literal["torch"],
+        **where: Unpack[Where],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: GRUCell[JaxArray],
+        input_size: int,
+        hidden_size: int,
+        bias: bool = ...,
+        *,
+        backend: Literal["jax"],
+        **where: Unpack[Where],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: GRUCell[Any],
+        input_size: int,
+        hidden_size: int,
+        bias: bool = ...,
+        *,
+        backend: Backend,
+        **where: Unpack[Where],
+    ) -> None: ...
+
     def __init__(
         self,
         input_size: int,
@@ -161,11 +208,11 @@ class GRUCell(Module):
         """The packed weights themselves, as the functional form takes them."""
         return self._params
 
-    def __call__(self, x: Array, h: Array | None = None) -> Array:
+    def __call__(self, x: A, h: A | None = None) -> A:
         """Return the next state; see `forward`."""
         return self.forward(x, h)
 
-    def forward(self, x: Array, h_prev_t: Array | None = None) -> Array:
+    def forward(self, x: A, h_prev_t: A | None = None) -> A:
         """One step; in training, store `x`, `hidden`, `r`, `z` and `n` for `backward`.
 
         Parameters
@@ -188,6 +235,7 @@ class GRUCell(Module):
         TypeError
             If an argument is no array, or one of another library or of a complex dtype.
         """
+        h_t: A
         place, training = self._place, self.training
         if not training:
             quick = accelerated("step", place)
@@ -208,7 +256,7 @@ class GRUCell(Module):
         return h_t
 
     @explains_leaked_tracers
-    def backward(self, delta: Array) -> tuple[Array, Array]:
+    def backward(self, delta: A) -> tuple[A, A]:
         """Gradients of the last `forward`; may be called more than once after it.
 
         Stores the gradients with respect to the weights (``dWrx`` ... ``dbnh``, and packed in

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
 from gru_xp.arrays import transfer
 from gru_xp.arrays.libraries import library_of
-from gru_xp.arrays.typing import Array, Device, DType
+from gru_xp.arrays.typing import A, Array, Backend, Device, DType, NumPyArray, Where
 from gru_xp.core import parameters, stack
 from gru_xp.core.accelerators import accelerated
 from gru_xp.core.loop import Loop
@@ -19,8 +19,11 @@ from gru_xp.core.stack import GateValues, GRUTape
 from gru_xp.module import Module, explains_leaked_tracers
 from gru_xp.stream import Stream
 
+if TYPE_CHECKING:
+    from gru_xp.arrays.typing import JaxArray, TorchArray
 
-class GRU(Module):
+
+class GRU(Module[A]):
     """A gated recurrent unit over whole sequences, in layers and directions.
 
     The interface of ``torch.nn.GRU``. For the equations see `gru_xp.core.equations`.
@@ -91,6 +94,70 @@ class GRU(Module):
     _suffixes: list[str]
     """How the names of each layer's and direction's weights end, in the order of `params`."""
 
+    @overload
+    def __init__(
+        self: GRU[NumPyArray],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = ...,
+        bias: bool = ...,
+        batch_first: bool = ...,
+        dropout: float = ...,
+        bidirectional: bool = ...,
+        *,
+        reset_after: bool = ...,
+        backend: Literal["numpy"] = "numpy",
+        **where: Unpack[Where],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: GRU[TorchArray],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = ...,
+        bias: bool = ...,
+        batch_first: bool = ...,
+        dropout: float = ...,
+        bidirectional: bool = ...,
+        *,
+        reset_after: bool = ...,
+        backend: Literal["torch"],
+        **where: Unpack[Where],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: GRU[JaxArray],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = ...,
+        bias: bool = ...,
+        batch_first: bool = ...,
+        dropout: float = ...,
+        bidirectional: bool = ...,
+        *,
+        reset_after: bool = ...,
+        backend: Literal["jax"],
+        **where: Unpack[Where],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: GRU[Any],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = ...,
+        bias: bool = ...,
+        batch_first: bool = ...,
+        dropout: float = ...,
+        bidirectional: bool = ...,
+        *,
+        reset_after: bool = ...,
+        backend: Backend,
+        **where: Unpack[Where],
+    ) -> None: ...
+
     def __init__(
         self,
         input_size: int,
@@ -128,31 +195,31 @@ class GRU(Module):
     @overload
     def forward(
         self,
-        x: Array,
-        h0: Array | None = None,
+        x: A,
+        h0: A | None = None,
         *,
         lengths: Array | Sequence[int] | None = None,
         return_gates: Literal[False] = False,
-    ) -> tuple[Array, Array]: ...
+    ) -> tuple[A, A]: ...
 
     @overload
     def forward(
         self,
-        x: Array,
-        h0: Array | None = None,
+        x: A,
+        h0: A | None = None,
         *,
         lengths: Array | Sequence[int] | None = None,
         return_gates: Literal[True],
-    ) -> tuple[Array, Array, GateValues]: ...
+    ) -> tuple[A, A, GateValues]: ...
 
     def forward(
         self,
-        x: Array,
-        h0: Array | None = None,
+        x: A,
+        h0: A | None = None,
         *,
         lengths: Array | Sequence[int] | None = None,
         return_gates: bool = False,
-    ) -> tuple[Array, Array] | tuple[Array, Array, GateValues]:
+    ) -> tuple[A, A] | tuple[A, A, GateValues]:
         """Run over whole sequences; in training, keep what `backward` needs.
 
         Parameters
@@ -227,7 +294,7 @@ class GRU(Module):
     __call__ = forward
 
     @explains_leaked_tracers
-    def backward(self, dy: Array, dh_n: Array | None = None) -> tuple[Array, Array]:
+    def backward(self, dy: A, dh_n: A | None = None) -> tuple[A, A]:
         """Gradients of the last call; may be called more than once after it.
 
         Stores the gradients with respect to the weights, see `gradients`; they are of this call
@@ -273,7 +340,7 @@ class GRU(Module):
         }
         return dx, dh0
 
-    def stream(self, h0: Array | None = None) -> Stream:
+    def stream(self, h0: A | None = None) -> Stream[A]:
         """Start a stream: steps and chunks one after another, the state carried between them.
 
         Parameters

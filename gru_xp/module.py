@@ -6,13 +6,13 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 import numpy as np
 
 from gru_xp.arrays import devices, dtypes, transfer
 from gru_xp.arrays.place import Place
-from gru_xp.arrays.typing import Array, Device, DType
+from gru_xp.arrays.typing import A, Array, Device, DType
 from gru_xp.core import parameters
 from gru_xp.core.parameters import IncompatibleKeys
 
@@ -23,7 +23,7 @@ Tape = TypeVar("Tape")
 _DERIVED = ("_place", "_params")
 
 
-class Module:
+class Module(Generic[A]):
     """Owner of packed weights, their gradients, and a memory of the last forward.
 
     A subclass names its weights' shapes, says how calls take them, and what to forget when they
@@ -141,11 +141,11 @@ class Module:
         """Keep no tape in `forward`; returns self."""
         return self.train(False)
 
-    def parameters(self) -> dict[str, Array]:
+    def parameters(self) -> dict[str, A]:
         """Return the packed weights themselves by torch's names, absent biases left out."""
         return dict(self._weights)
 
-    def gradients(self) -> dict[str, Array]:
+    def gradients(self) -> dict[str, A]:
         """Return the packed gradients of the last `backward` by the names of `parameters`.
 
         Raises
@@ -159,7 +159,7 @@ class Module:
             )
         return dict(self._gradients)
 
-    def state_dict(self) -> dict[str, Array]:
+    def state_dict(self) -> dict[str, A]:
         """Return copies of the packed weights by torch's names."""
         return {name: transfer.private(array, self._place) for name, array in self._weights.items()}
 
@@ -203,13 +203,27 @@ class Module:
         """Draw new initial weights, in place; see the class for `rng`."""
         self._write(parameters.initial(self._shapes(), self.hidden_size, self._place, rng=rng))
 
+    @overload
+    def to(
+        self, *, device: Device | str | int | None = None, dtype: DType | str | None = None
+    ) -> Self: ...
+
+    @overload
+    def to(
+        self,
+        *,
+        backend: str | None,
+        device: Device | str | int | None = None,
+        dtype: DType | str | None = None,
+    ) -> Any: ...
+
     def to(
         self,
         *,
         backend: str | None = None,
         device: Device | str | int | None = None,
         dtype: DType | str | None = None,
-    ) -> Self:
+    ) -> Any:
         """Move the weights to another array library, device or dtype, in place; returns self.
 
         What is None stays as it is, but for the device, which is the library's default where the

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Generic, Protocol
 
 from gru_xp.arrays import door, transfer
 from gru_xp.arrays.place import Place
-from gru_xp.arrays.typing import Array
+from gru_xp.arrays.typing import A
 from gru_xp.core import stack
 from gru_xp.core.loop import Loop
 from gru_xp.core.parameters import Form, GRUParams
@@ -26,7 +26,7 @@ class Source(Protocol):
     def _loop(self) -> Loop: ...
 
 
-class Stream:
+class Stream(Generic[A]):
     """A GRU's state between calls, made by `gru_xp.GRU.stream`.
 
     Gives what one call over the whole sequence gives, in evaluation: no tape is kept, and dropout
@@ -43,7 +43,7 @@ class Stream:
     ((4,), (1, 4))
     """
 
-    def __init__(self, gru: Source, h0: Array | None = None) -> None:
+    def __init__(self, gru: Source, h0: A | None = None) -> None:
         if gru.bidirectional:
             raise ValueError(
                 "GRU.stream: a bidirectional GRU cannot stream, as its reverse direction starts "
@@ -53,7 +53,7 @@ class Stream:
         self.state = h0
 
     @property
-    def state(self) -> Array | None:
+    def state(self) -> A | None:
         """States of all layers, (num_layers, N, H) or (num_layers, H).
 
         None before the first call of a stream that starts from zeros. What is assigned is copied.
@@ -61,27 +61,29 @@ class Stream:
         return self._state
 
     @state.setter
-    def state(self, value: Array | None) -> None:
+    def state(self, value: A | None) -> None:
         if value is not None:
             place = self._gru._place
             _, (value,) = door.admit("GRU.stream", place, {"h0": value})
             value = transfer.private(value, place)
         self._state = value
 
-    def step(self, x: Array) -> Array:
+    def step(self, x: A) -> A:
         """Take one step, (I,) or (N, I); return the last layer's state, (H,) or (N, H)."""
-        _, (x,) = door.admit("Stream.step", self._gru._place, {"input": x})
-        if x.ndim not in (1, 2):
+        _, (step,) = door.admit("Stream.step", self._gru._place, {"input": x})
+        if step.ndim not in (1, 2):
             raise ValueError(
                 "Stream.step: expected one step of 1-D (input_size,) or 2-D (batch, input_size), "
-                f"got {x.ndim}-D: for a chunk call the stream itself"
+                f"got {step.ndim}-D: for a chunk call the stream itself"
             )
-        if self._gru.batch_first and x.ndim == 2:
-            return self(x[:, None, :])[:, 0, :]
-        return self(x[None, ...])[0, ...]
+        sideways = self._gru.batch_first and step.ndim == 2
+        y: Any = self(step[:, None, :] if sideways else step[None, ...])
+        last: A = y[:, 0, :] if sideways else y[0, ...]
+        return last
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: A) -> A:
         """Take a chunk, shaped as the GRU's input; return the outputs of its steps."""
+        y: A
         gru = self._gru
         y, self._state, _ = stack.forward(
             gru._params,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 from gru_xp import GRU, GRUCell, to_numpy, use_accelerators
 from gru_xp.arrays import dtypes, transfer
 from gru_xp.arrays.place import Place
+from gru_xp.arrays.typing import Backend
 from gru_xp.bench import clocks
 from gru_xp.bench.cases import HostArray, Work
 from gru_xp.bench.contestant import OWN, PERSISTENT, PORTABLE, Call, Contestant, Context
@@ -23,7 +24,7 @@ class Own(Contestant):
         self, backend_name: str, dtype: str, *, accelerated: bool, persistent: bool = False
     ) -> None:
         self.name = PERSISTENT if persistent else OWN if accelerated else PORTABLE
-        self._backend = backend_name
+        self._backend = cast(Backend, backend_name)
         self._place = Place.named(backend_name, dtype=dtype)
         self._wait = _waiting(backend_name)
         self._seconds = clocks.cupy if backend_name == "cupy" else clocks.wall

@@ -136,4 +136,4 @@ def _let_torch_compile_ask() -> None:
     """Have torch.compile take the switch as it is when it traces: it cannot trace a ContextVar."""
     import torch
 
-    torch.compiler.assume_constant_result(are_on)  # type: ignore[no-untyped-call]
+    torch.compiler.assume_constant_result(are_on)

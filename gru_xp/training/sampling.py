@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from gru_xp import GRUCell, to_numpy
-from gru_xp.arrays.typing import Array
+from gru_xp.arrays.typing import Array, Backend
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Vocabulary
 
@@ -78,7 +78,7 @@ def _cells(model: CharModel) -> list[GRUCell]:
         cell = GRUCell(
             params.weight_ih.shape[1],
             model.hidden_size,
-            backend=place.library,
+            backend=cast(Backend, place.library),
             device=place.device,
             dtype=place.dtype,
         )
