@@ -33,7 +33,8 @@ def missing(name: str, /) -> str:
     absent = [each for each in PEERS[name].packages if util.find_spec(each) is None]
     if not absent:
         return ""
-    return f"{name} needs {' and '.join(absent)}, not installed here: {PEERS[name].install}"
+    what = f"needs {' and '.join(absent)}, not" if absent != [name] else "is not"
+    return f"{name} {what} installed here: {PEERS[name].install}"
 
 
 def unfit(name: str, /, *, backend: str, dtype: str) -> str:

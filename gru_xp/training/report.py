@@ -11,6 +11,7 @@ from gru_xp.training.trainer import Trainer
 
 _SAMPLE_LENGTH = 300
 _SAMPLE_TEMPERATURE = 0.7
+_LAST = 50  # steps, whose loss is that of the end
 _WORSE = 0.02
 """By how many bits per character the end may lie above the best before that is worth a word."""
 
@@ -61,7 +62,8 @@ def _advice(trainer: Trainer) -> str:
     best_step, best = min(trainer.held_out, key=lambda each: each[1])
     if bits > math.log2(len(trainer.vocabulary)):
         return "this is worse than guessing: a smaller --lr may help\n"
-    if best < bits - _WORSE:
+    learnt = sum(trainer.losses[-_LAST:]) / len(trainer.losses[-_LAST:])
+    if best < bits - _WORSE and learnt < best:
         return (
             f"at step {best_step} it was {best:.3f}: the model has learnt its text by heart since; "
             "fewer --steps, --dropout or more text may help\n"
