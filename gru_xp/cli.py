@@ -31,7 +31,7 @@ from gru_xp.bench.errors import BenchError
 from gru_xp.core import accelerators
 from gru_xp.core.threads import get_num_threads, set_num_threads
 from gru_xp.files import locked
-from gru_xp.training.config import TrainingConfig
+from gru_xp.training.config import SEED_LIMIT, TrainingConfig
 from gru_xp.training.errors import SessionError, TrainingError
 
 INTERRUPTED = 128 + 2
@@ -57,7 +57,7 @@ class _Rate(click.FloatRange):
 
 _SIZE = click.IntRange(min=1, max=10**6)
 _THREADS = click.IntRange(min=1, max=4096)
-_SEED = click.IntRange(min=0)
+_SEED = click.IntRange(min=0, max=SEED_LIMIT - 1)
 _PATH = click.Path(path_type=Path)
 
 

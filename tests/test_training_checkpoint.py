@@ -35,7 +35,7 @@ def sample(config: TrainingConfig, characters: str) -> Checkpoint:
 
 
 CONFIG = TrainingConfig(
-    hidden_size=3, layers=2, batch_size=2, learning_rate=0.1 + 0.2, texts=("/a b", "/é")
+    hidden_size=3, layers=2, batch_size=2, learning_rate=0.1 + 0.2, texts=("/a b", "/é", "/[{x}]")
 )
 KEPT = sample(CONFIG, '\n "\\xé𝛑')
 

@@ -22,6 +22,7 @@ CONFIG_FILE = "config.json"
 _FORMAT = "gru_xp character model 2"
 _OF_WEIGHTS = ("model.", "adam.mean.", "adam.square.")
 _LARGEST_HEADER = 16 << 20
+_MOST_BRACKETS = 1000
 _LONGEST_REASON = 200
 
 
@@ -185,8 +186,9 @@ def _check_header(path: Path) -> None:
 
 def _described(text: str) -> tuple[TrainingConfig, str]:
     """Return the configuration and the characters of the vocabulary."""
-    # Ours has two objects and a list; the characters may add one brace and one bracket.
-    if len(text) > _LARGEST_HEADER // 4 or text.count("{") > 3 or text.count("[") > 2:
+    # Ours has two objects and a list, and brackets in the names of files. Many objects, empty ones
+    # even, would take many times the memory of their text.
+    if len(text) > _LARGEST_HEADER // 4 or text.count("{") + text.count("[") > _MOST_BRACKETS:
         raise ValueError("its description is no configuration")
     fields = json.loads(text)
     config, characters = TrainingConfig.from_json(fields["config"]), fields["characters"]

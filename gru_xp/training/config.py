@@ -12,6 +12,8 @@ from gru_xp.arrays import dtypes, libraries
 LIMIT = 10**6
 """Of each size, and of the number of steps."""
 
+SEED_LIMIT = 1 << 128
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -82,7 +84,7 @@ _ALLOWED: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("hidden_size", "layers", "steps", "batch_size", "seq_len"), _is_size),
     "dropout": lambda value: 0 <= value < 1,
     "learning_rate": lambda value: 0 < value < math.inf,
-    "seed": lambda value: 0 <= value < 1 << 128,
+    "seed": lambda value: 0 <= value < SEED_LIMIT,
     "backend": lambda value: value in libraries.NAMESPACES,
     "dtype": lambda value: value in dtypes.NAMES,
     "texts": lambda value: all(isinstance(each, str) and "\0" not in each for each in value),
