@@ -104,7 +104,9 @@ def cli() -> None:
 @_of_run("--dtype", "dtype", _DTYPE, "Format of the weights and the arithmetic.")
 @click.option("--backend", type=_BACKEND, help="Array library.  [default: auto]")
 @click.option("--out", type=_NAMED, default=_FOLDER, show_default=True, help="Folder of the model.")
-@click.option("--threads", type=_THREADS, help="At most.  [default: the CPUs it may use]")
+@click.option(
+    "--threads", type=_THREADS, help="At most, but JAX's.  [default: the CPUs it may use]"
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, as it was begun.")
 @click.option("--overwrite", is_flag=True, help="Replace the model in the folder.")
 def train(
@@ -121,9 +123,11 @@ def train(
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other.")
+    from gru_xp.training import session
+
     if resume and not out.is_dir():
         raise SessionError(f"{out} holds no model: there is no such folder")
-    with locked(out):
+    with locked(out, *session.FILES):
         return _train(texts, out, threads, resume, overwrite, options)
 
 
@@ -133,12 +137,16 @@ def _at_most(threads: int | None) -> Iterator[None]:
     if threads is None:
         yield
         return
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_info, threadpool_limits
 
     before = get_num_threads()
-    set_num_threads(threads)
+    set_num_threads(min(threads, before))
+    limits: dict[str, int] = {}
+    for pool in threadpool_info():
+        kind, count = pool["user_api"], min(threads, pool["num_threads"])
+        limits[kind] = min(count, limits.get(kind, count))
     try:
-        with threadpool_limits(threads):
+        with threadpool_limits(limits):
             yield
     finally:
         set_num_threads(before)
@@ -174,8 +182,15 @@ def _train(
     print(_running(trainer.config.backend, reason))
     print(report.beginning(trainer), flush=True)
     # Once the run's array library is loaded, whose threads are meant too.
-    with _at_most(threads), progress.shown(trainer) as on_step:
-        number = session.run(trainer, out, on_step=on_step)
+    number = None
+    try:
+        with _at_most(threads), progress.shown(trainer) as on_step:
+            number = session.run(trainer, out, on_step=on_step)
+    except OSError:
+        if number is None:
+            raise  # else it is the bar's, whose terminal is gone
+    if number == getattr(signal, "SIGHUP", None) is not None:
+        _drop_output()
     plot.save_loss_curve(trainer.losses, trainer.held_out, out)
     if trainer.steps_done < trainer.config.steps:
         print(f"stopped after step {trainer.steps_done} of {trainer.config.steps}, and saved it")
@@ -329,5 +344,7 @@ def _failed(message: str) -> int:
 
 
 def _drop_output() -> None:
-    """Let what stdout still holds go nowhere, or Python would try again to write it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Let what the streams still hold go nowhere, or Python would try again to write it at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())

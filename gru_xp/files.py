@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,11 +75,18 @@ def make_writable_folder(folder: Path, /) -> None:
 
 
 @contextmanager
-def locked(folder: Path, /) -> Iterator[None]:
+def locked(folder: Path, /, *names: str) -> Iterator[None]:
     """Have a folder to oneself, as long as the block runs; make it where it is not there.
 
-    What killed writes have left in it is removed. A folder that was made here, and in which nothing
-    was written, goes again.
+    A folder that was made here, and in which nothing was written, goes again. Where the file system
+    cannot lock, a warning says so, and the block runs without.
+
+    Parameters
+    ----------
+    folder : Path
+    *names : str
+        Of files that are written there, of which a kill may have left the beginning: that is
+        removed.
 
     Raises
     ------
@@ -90,23 +98,38 @@ def locked(folder: Path, /) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     made = _make(folder)
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / _LOCK, mode=0o666)  # less the umask: others may share the folder
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise LockedError(
-            f"another process is writing to {folder}: wait until it has ended, or choose another "
-            "folder"
-        ) from None
-    try:
-        for part in folder.glob(".*.part"):
-            part.unlink()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            made = []
+            raise LockedError(
+                f"another process is writing to {folder}: wait until it has ended, or choose "
+                "another folder"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, PermissionError):
+                raise
+            warnings.warn(
+                f"gru_xp: {folder} cannot be locked ({error}): take care that no other process "
+                "writes there",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        for name in names:
+            with suppress(OSError):
+                _part(folder / name).unlink()
         yield
     finally:
-        lock.release()
-        if made and os.listdir(folder) in ([], [_LOCK]):
+        # Before the lock is released, so that nobody can have taken what goes.
+        empty = bool(made) and os.listdir(folder) in ([], [_LOCK])
+        if empty:
             with suppress(OSError):
                 (folder / _LOCK).unlink(missing_ok=True)
+        lock.release()
+        if empty:
+            with suppress(OSError):
                 for each in made:
                     each.rmdir()
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
+for name in ("click", "filelock", "matplotlib", "rich", "safetensors", "threadpoolctl"):
     pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
 
 from gru_xp import cli  # noqa: E402

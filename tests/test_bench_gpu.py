@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
+for name in ("click", "filelock", "matplotlib", "rich", "safetensors", "threadpoolctl"):
     pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
 
 from gru_xp import cli  # noqa: E402

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-for name in ("click", "matplotlib", "rich", "safetensors", "threadpoolctl"):
+for name in ("click", "filelock", "matplotlib", "rich", "safetensors", "threadpoolctl"):
     pytest.importorskip(name, reason="the command line is the extra gru-xp[cli]")
 
 import gru_xp  # noqa: E402
@@ -302,6 +302,11 @@ def test_the_time_left_is_not_that_of_the_first_step(run: Run) -> None:
     first, *_, last = ran.err.splitlines()
     assert "s left" not in first
     assert "s left" in last
+
+
+def test_a_clock_that_does_not_tick_ends_no_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", lambda: 1.0)
+    assert run("train", "text", *TINY).status == 0
 
 
 @pytest.mark.parametrize("arguments", [("--out", ""), ("--out", "text"), ("--out", "text/deeper")])

@@ -35,7 +35,7 @@ def sample(config: TrainingConfig, characters: str) -> Checkpoint:
 
 
 CONFIG = TrainingConfig(
-    hidden_size=3, layers=2, batch_size=2, learning_rate=0.1 + 0.2, texts=("/a b", "/é", "/[{x}]")
+    hidden_size=3, layers=2, batch_size=2, learning_rate=0.1 + 0.2, texts=("/a b", "/[{é}]")
 )
 KEPT = sample(CONFIG, '\n "\\xé𝛑')
 
@@ -287,8 +287,10 @@ def test_a_folder_is_locked_once_and_left_as_it_was(tmp_path: Path) -> None:
     with files.locked(folder):
         files.write_whole(folder / "file", b"data")
         (folder / ".other.part").touch()  # as a kill leaves one
-    with files.locked(folder):
+        (folder / ".foreign.part").touch()  # of another program
+    with files.locked(folder, "other"):
         assert not (folder / ".other.part").exists()
+        assert (folder / ".foreign.part").exists()
     assert (folder / "file").read_bytes() == b"data"
 
 
@@ -370,3 +372,37 @@ def test_no_file_is_mad_enough_for_another_error_much_memory_or_a_hang(saved: Pa
     assert done.returncode == 0, (seed, done.stderr.decode()[-2000:])
     assert int(done.stdout) == len(cases)
     assert time.monotonic() - start < 60
+
+
+def test_a_run_of_many_texts_and_layers_is_loaded(tmp_path: Path) -> None:
+    texts = tuple(f'/[{number}] {{Каталог}} "\\ .txt' for number in range(3000))
+    kept = sample(TrainingConfig(hidden_size=1, layers=500, batch_size=1, texts=texts), '"[]{}')
+    checkpoint.save(tmp_path, kept)
+    assert checkpoint.load(tmp_path).config == kept.config
+
+
+def test_a_header_that_could_not_be_read_again_is_not_written(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = saved.read_bytes()
+    monkeypatch.setattr(checkpoint, "_LARGEST_HEADER", 1000)
+    with pytest.raises(CheckpointError, match=r"could not be read again: .* 2 texts and 2 l"):
+        checkpoint.save(saved.parent, KEPT)
+    assert saved.read_bytes() == before
+
+
+def test_where_no_file_can_be_locked_a_warning_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from filelock import FileLock
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    with (
+        pytest.warns(RuntimeWarning, match=r"cannot be locked .*No locks available"),
+        files.locked(tmp_path / "folder"),
+    ):
+        files.write_whole(tmp_path / "folder" / "file", b"data")
+    assert (tmp_path / "folder" / "file").read_bytes() == b"data"

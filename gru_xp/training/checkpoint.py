@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,6 @@ CONFIG_FILE = "config.json"
 _FORMAT = "gru_xp character model 2"
 _OF_WEIGHTS = ("model.", "adam.mean.", "adam.square.")
 _LARGEST_HEADER = 16 << 20
-_MOST_BRACKETS = 1000
 _LONGEST_REASON = 200
 
 
@@ -122,8 +122,10 @@ def save(folder: Path, checkpoint: Checkpoint, /) -> None:
     ------
     DivergenceError
         If a number of it is not finite.
+    CheckpointError
+        If it names so many texts and layers that it could not be read again.
     OSError
-        If it cannot be written. In both cases the old checkpoint is as it was.
+        If it cannot be written. In all cases the old checkpoint is as it was.
     """
     from safetensors.numpy import save as serialise
 
@@ -137,7 +139,14 @@ def save(folder: Path, checkpoint: Checkpoint, /) -> None:
     # In one entry: safetensors writes several in a random order, equal runs equal bytes.
     metadata = {_FORMAT: json.dumps({"config": config, "characters": checkpoint.characters})}
     arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
-    write_whole(folder / FILE, serialise(arrays, metadata))
+    data = serialise(arrays, metadata)
+    if int.from_bytes(data[:8], "little") > _LARGEST_HEADER:
+        raise CheckpointError(
+            f"{folder / FILE} could not be read again: its header, with the names of "
+            f"{len(config['texts'])} texts and {config['layers']} layers, would be longer than "
+            f"{_LARGEST_HEADER >> 20} MiB: fewer of either, or texts joined to one, will do"
+        )
+    write_whole(folder / FILE, data)
     write_whole(folder / CONFIG_FILE, json.dumps(config, indent=2).encode() + b"\n")
 
 
@@ -186,9 +195,10 @@ def _check_header(path: Path) -> None:
 
 def _described(text: str) -> tuple[TrainingConfig, str]:
     """Return the configuration and the characters of the vocabulary."""
-    # Ours has two objects and a list, and brackets in the names of files. Many objects, empty ones
-    # even, would take many times the memory of their text.
-    if len(text) > _LARGEST_HEADER // 4 or text.count("{") + text.count("[") > _MOST_BRACKETS:
+    # Ours has two objects and a list, whatever the strings hold. Many objects, empty ones even,
+    # would take many times the memory of their text.
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
+    if bare.count("{") > 2 or bare.count("[") > 1:
         raise ValueError("its description is no configuration")
     fields = json.loads(text)
     config, characters = TrainingConfig.from_json(fields["config"]), fields["characters"]

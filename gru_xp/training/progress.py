@@ -45,14 +45,14 @@ class _Meter:
         self._bits = _SMOOTHING * smoothed + (1 - _SMOOTHING) * bits
         self.done += 1
         if self.done == self._first + 1:  # the first step compiles, imports, takes memory
-            self._start = time.monotonic()
+            self._start = time.perf_counter()
 
     def __str__(self) -> str:
         if self._bits is None:
             return ""
-        if self.done == self._first + 1:
+        pace = (time.perf_counter() - self._start) / max(1, self.done - self._first - 1)
+        if self.done == self._first + 1 or pace <= 0:  # as of a clock that has not ticked
             return f"{self._bits:.3f} bits/character"
-        pace = (time.monotonic() - self._start) / (self.done - self._first - 1)
         left = pace * (self.steps - self.done)
         return (
             f"{self._bits:.3f} bits/character, {self._chunk_size / pace:,.0f} characters/s, "

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from gru_xp.files import make_writable_folder
-from gru_xp.training import checkpoint, memory, text
+from gru_xp.training import checkpoint, memory, plot, text
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import DivergenceError, SessionError
 from gru_xp.training.trainer import Trainer
 
 SAVE_SECONDS = 15.0
+
+FILES = (checkpoint.FILE, checkpoint.CONFIG_FILE, plot.FILE, "trial")
+"""What is written into a run's folder."""
 
 
 def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
@@ -52,7 +55,8 @@ def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
         )
     content = text.read_texts([Path(path) for path in config.texts])
     corpus = text.split(content)
-    memory.check(config, 1 + len(set(corpus.training)))
+    if config.batch_size * config.seq_len < len(corpus.training):  # else another error comes
+        memory.check(config, 1 + len(set(corpus.training)))
     trainer = Trainer(replace(config, text_sha256=_sha256(content)), corpus)
     make_writable_folder(out)
     return trainer
@@ -155,18 +159,19 @@ def run(trainer: Trainer, out: Path, /, *, on_step: Callable[[float], None]) -> 
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], int | None]]:
-    """Take note of the first Ctrl-C, SIGTERM or SIGHUP; a second one acts as ever."""
+    """Take note of the first Ctrl-C, SIGTERM or SIGHUP.
+
+    A second Ctrl-C acts as ever. The others come twice of themselves, as when a terminal is closed,
+    and must not end what the first one has begun.
+    """
     first: list[int] = []
+    before: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         first.append(number)
-        restore()
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    before = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         # One that is ignored stays so, as SIGHUP under nohup; SIGINT is of background jobs.
@@ -176,7 +181,8 @@ def _signals() -> Iterator[Callable[[], int | None]]:
     try:
         yield lambda: first[0] if first else None
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _keep_freed_memory() -> None:
