@@ -34,6 +34,8 @@ SMALL = ("--hidden-size", "16", "--batch-size", "3", "--seq-len", "5")
 def start(*arguments: str, code: str = MAIN, **options: Any) -> subprocess.Popen[str]:
     # Unbuffered, a missing flush would not show.
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    # An accelerator that cannot be loaded is told of elsewhere; stderr is looked at here.
+    environment["PYTHONWARNINGS"] = "ignore:gru_xp:RuntimeWarning"
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
