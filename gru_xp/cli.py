@@ -189,8 +189,8 @@ def _train(
     except OSError:
         if number is None:
             raise  # else it is the bar's, whose terminal is gone
-    if number == getattr(signal, "SIGHUP", None) is not None:
-        _drop_output()
+    if number is not None and number == getattr(signal, "SIGHUP", None):
+        _drop_output()  # the terminal is gone
     plot.save_loss_curve(trainer.losses, trainer.held_out, out)
     if trainer.steps_done < trainer.config.steps:
         print(f"stopped after step {trainer.steps_done} of {trainer.config.steps}, and saved it")

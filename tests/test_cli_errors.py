@@ -144,6 +144,11 @@ def test_a_loss_that_is_no_number_is_told(
     assert not Path("gru-xp-model").exists()
 
 
+def test_a_chunk_longer_than_the_text_is_told_before_its_memory(refused: Refused) -> None:
+    told = refused("train", "text", "--batch-size", "100000", "--seq-len", "1000000")
+    assert told.startswith("the text is shorter than a chunk: ")
+
+
 def test_weights_that_are_not_finite_replace_no_checkpoint(
     monkeypatch: pytest.MonkeyPatch, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
