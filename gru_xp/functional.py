@@ -17,6 +17,7 @@ from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
 from gru_xp.core import checks, stack, step
 from gru_xp.core.loop import Loop
+from gru_xp.core.one_hot import OneHot
 from gru_xp.core.parameters import Form, GRUParams, flag
 from gru_xp.core.stack import GateValues, GRUTape
 from gru_xp.core.step import CellTape
@@ -26,6 +27,7 @@ __all__ = [
     "GRUParams",
     "GRUTape",
     "GateValues",
+    "OneHot",
     "gru",
     "gru_backward",
     "gru_cell",
@@ -115,7 +117,7 @@ def gru_cell_backward(
 
 def gru(
     params: Sequence[GRUParams],
-    x: Array,
+    x: Array | OneHot,
     h0: Array | None = None,
     /,
     *,
@@ -133,9 +135,11 @@ def gru(
     params : sequence of GRUParams
         Weights of each layer, from the input on; with `bidirectional` two a layer, forward then
         reverse. Layers after the first take inputs of size H, or 2H with `bidirectional`.
-    x : array, (T, N, I), (N, T, I) with `batch_first`, or (T, I)
+    x : array, (T, N, I), (N, T, I) with `batch_first`, or (T, I), or OneHot
         Input. Floating dtypes are promoted by the Array API's rules; integers and booleans are
-        cast to the weights' dtype.
+        cast to the weights' dtype: they are numbers. Indices of characters, items or words, whose
+        rows of ``weight_ih.T`` are to be taken, come as a `OneHot`. NumPy's are checked against I;
+        those of other libraries are not read, and what one outside gives is up to the library.
     h0 : array, (num_layers * directions, N, H), or without N as `x`, optional
         Initial states, in the order of `params`; None means zeros.
     lengths : sequence of int or integer array, (N,), optional
@@ -165,21 +169,23 @@ def gru(
     Raises
     ------
     ValueError
-        If shapes do not fit each other, arrays are on different devices, or a length is negative
-        or larger than T.
+        If shapes do not fit each other, arrays are on different devices, a length is negative
+        or larger than T, or an index is not from 0 to I - 1.
     TypeError
-        If arrays are of different libraries, or of a dtype that is no real number's.
+        If arrays are of different libraries, or of a dtype that is no real number's, for indices
+        no integer's.
     """
     flag("keep_tape", keep_tape)
     form, loop = _form_and_loop(batch_first, bidirectional, reset_after, lengths)
     params = _listed(params, "gru", "params", "GRUParams")
     return stack.forward(
         params,
-        x,
+        x.indices if isinstance(x, OneHot) else x,
         h0,
         loop,
         form,
         masks=() if masks is None else _listed(masks, "gru", "masks", "arrays"),
+        one_hot=isinstance(x, OneHot),
         keep_tape=keep_tape,
         owner="gru",
         place=checks.check_layers(params, form, owner="gru"),
@@ -196,7 +202,7 @@ def gru_backward(
     batch_first: bool = False,
     bidirectional: bool = False,
     reset_after: bool = True,
-) -> tuple[list[GRUParams], Array, Array]:
+) -> tuple[list[GRUParams], Array | None, Array]:
     """Gradients of `gru`, given those of its outputs.
 
     Parameters
@@ -218,7 +224,8 @@ def gru_backward(
         Gradients with respect to the weights, in their dtypes.
     dx, dh0 : array
         Gradients with respect to the input (zero in padding) and to the initial states, in the
-        dtypes of these (the computing dtype for integers, or where no state was given).
+        dtypes of these (the computing dtype for integers, or where no state was given). For a
+        `OneHot` dx is None.
 
     Raises
     ------
@@ -259,7 +266,7 @@ def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
     """
     checks.check_tape(tape, GRUTape, owner="gru_gates")
     form = Form(flag("batch_first", batch_first))
-    return stack.gates(tape, form, place=Place.of(tape.inputs[0]))
+    return stack.gates(tape, form, place=Place.of(tape.tapes[0].r))
 
 
 def _listed(values: Any, owner: str, name: str, kind: str) -> list[Any]:

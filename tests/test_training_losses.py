@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gru_xp.training.losses import cross_entropy
+from gru_xp.training.losses import cross_entropy, cross_entropy_and_gradient
 from tests.library import Library
 
 
@@ -25,7 +25,7 @@ def plain(logits: Any, targets: Any) -> Any:
 @pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-14), ("float32", 2e-6)])
 def test_loss_is_minus_the_log_of_the_softmax(lib: Library, dtype: str, atol: float) -> None:
     logits, targets = case()
-    losses, dlogits = cross_entropy(
+    losses, dlogits = cross_entropy_and_gradient(
         lib.array(logits, dtype), lib.array(targets, "int32"), xp=lib.xp
     )
     lib.assert_close(losses, plain(logits, targets), atol=atol, dtype=dtype)
@@ -39,15 +39,42 @@ def test_16_bit_logits_have_the_loss_and_gradient_of_float32(lib: Library, dtype
     logits, targets = case()
     given = lib.array(logits, dtype)
     rounded = lib.numpy(given).astype(np.float64)
-    losses, dlogits = cross_entropy(given, lib.array(targets, "int32"), xp=lib.xp)
+    losses, dlogits = cross_entropy_and_gradient(given, lib.array(targets, "int32"), xp=lib.xp)
     lib.assert_close(losses, plain(rounded, targets), atol=2e-6, dtype="float32")
     shares = np.exp(rounded) / np.sum(np.exp(rounded), axis=-1, keepdims=True)
     lib.assert_close(dlogits, shares - np.eye(5)[targets], atol=2e-6, dtype="float32")
 
 
+def test_the_loss_alone_is_the_same(lib: Library) -> None:
+    logits, targets = case()
+    targets[1, 2] = -1
+    given = lib.array(logits, "float32"), lib.array(targets, "int32")
+    losses, _ = cross_entropy_and_gradient(*given, xp=lib.xp)
+    lib.assert_close(cross_entropy(*given, xp=lib.xp), lib.numpy(losses), atol=0)
+
+
+def test_the_gradient_comes_with_a_scale(lib: Library) -> None:
+    logits, targets = case()
+    targets[1, 2] = -1
+    given = lib.array(logits), lib.array(targets, "int32")
+    losses, plain_ones = cross_entropy_and_gradient(*given, xp=lib.xp)
+    same, scaled = cross_entropy_and_gradient(*given, scale=0.3, xp=lib.xp)
+    lib.assert_close(same, lib.numpy(losses), atol=0)
+    lib.assert_close(scaled, 0.3 * lib.numpy(plain_ones), atol=1e-15)
+
+
+def test_logits_are_left_as_they_were(lib: Library) -> None:
+    logits, targets = case()
+    given = lib.array(logits)
+    cross_entropy_and_gradient(given, lib.array(targets, "int32"), xp=lib.xp)
+    lib.assert_close(given, logits, atol=0)
+
+
 def test_gradient_is_that_of_finite_differences(lib: Library) -> None:
     logits, targets = case(shape=(2,))
-    _, dlogits = cross_entropy(lib.array(logits), lib.array(targets, "int64"), xp=lib.xp)
+    _, dlogits = cross_entropy_and_gradient(
+        lib.array(logits), lib.array(targets, "int64"), xp=lib.xp
+    )
     step = 1e-6
     slopes = np.empty_like(logits)
     for index in np.ndindex(*logits.shape):
@@ -60,7 +87,7 @@ def test_gradient_is_that_of_finite_differences(lib: Library) -> None:
 
 def test_large_logits_neither_overflow_nor_lose_the_loss(lib: Library) -> None:
     logits = np.asarray([[1e4, -1e4, 0.0], [1e30, 1e30, -1e30]])
-    losses, dlogits = cross_entropy(
+    losses, dlogits = cross_entropy_and_gradient(
         lib.array(logits, "float32"), lib.array([1, 0], "int32"), xp=lib.xp
     )
     lib.assert_close(losses, [2e4, np.log(2)], atol=1e-6)
@@ -70,7 +97,9 @@ def test_large_logits_neither_overflow_nor_lose_the_loss(lib: Library) -> None:
 def test_padding_has_no_loss_and_no_gradient(lib: Library) -> None:
     logits, targets = case()
     targets[0, 1] = targets[2, 3] = -1
-    losses, dlogits = cross_entropy(lib.array(logits), lib.array(targets, "int32"), xp=lib.xp)
+    losses, dlogits = cross_entropy_and_gradient(
+        lib.array(logits), lib.array(targets, "int32"), xp=lib.xp
+    )
     padding = targets < 0
     assert np.all(lib.numpy(losses)[padding] == 0)
     assert np.all(lib.numpy(dlogits)[padding] == 0)
@@ -87,6 +116,8 @@ def test_loss_and_gradient_are_torchs(lib: Library) -> None:
         wanted.reshape(-1, 11), torch.tensor(targets).reshape(-1), ignore_index=-1, reduction="none"
     )
     loss.sum().backward()
-    losses, dlogits = cross_entropy(lib.array(logits), lib.array(targets, "int32"), xp=lib.xp)
+    losses, dlogits = cross_entropy_and_gradient(
+        lib.array(logits), lib.array(targets, "int32"), xp=lib.xp
+    )
     lib.assert_close(losses, loss.detach().numpy().reshape(6, 7), atol=1e-13)
     lib.assert_close(dlogits, wanted.grad.numpy(), atol=1e-13)

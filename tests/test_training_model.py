@@ -10,8 +10,9 @@ import pytest
 from gru_xp import GRUCell
 from gru_xp.arrays import dtypes, transfer
 from gru_xp.arrays.place import Place
-from gru_xp.training import optimizer
+from gru_xp.training import optimizer, projection
 from gru_xp.training.model import CharModel
+from gru_xp.training.projection import Projection
 from gru_xp.training.trainer import loss_and_gradients
 from tests.library import Library
 
@@ -68,7 +69,8 @@ def torch_loss(
 def test_forward_is_cell_steps_and_a_projection(lib: Library) -> None:
     model = build(lib)
     inputs, targets, h0 = chunk()
-    logits, h_last, tape = model.forward(*on(lib, inputs, targets, h0)[::2])
+    states, h_last, tape = model.forward(*on(lib, inputs, targets, h0)[::2])
+    logits = model.logits(states)
     host = {name: lib.numpy(array) for name, array in model.params.items()}
     cells = [GRUCell(V, H, dtype="float64"), GRUCell(H, H, dtype="float64")]
     for layer, cell in enumerate(cells):
@@ -127,9 +129,10 @@ def test_a_training_step_is_torchs(lib: Library) -> None:
             h,
             masks=[lib.array(mask) for mask in masks],
         )
-        gradients = optimizer.clip_by_global_norm(gradients, 0.2, xp=lib.xp)
+        norm = optimizer.global_norm(gradients, xp=lib.xp)
+        scale = optimizer.clipping_scale(norm, 0.2, xp=lib.xp)
         model.params, state = optimizer.adam(
-            model.params, gradients, state, learning_rate=0.01, xp=lib.xp
+            model.params, gradients, state, learning_rate=0.01, scale=scale, xp=lib.xp
         )
         assert float(transfer.to_numpy(loss)) == pytest.approx(their_loss.item(), abs=1e-13)
     lib.assert_close(h, their_h, atol=1e-12)
@@ -154,8 +157,46 @@ def test_float32_stays_float32(lib: Library) -> None:
     model = build(lib, "float32")
     loss, gradients, h = loss_and_gradients(model, *on(lib, *chunk(), dtype="float32"))
     state = optimizer.adam_start(model.params, xp=lib.xp)
-    clipped = optimizer.clip_by_global_norm(gradients, 0.1, xp=lib.xp)
-    params, state = optimizer.adam(model.params, clipped, state, learning_rate=0.1, xp=lib.xp)
-    for arrays in (gradients, clipped, params, state.mean, state.square, {"h": h}):
+    norm = optimizer.global_norm(gradients, xp=lib.xp)
+    scale = optimizer.clipping_scale(norm, 0.1, xp=lib.xp)
+    options: dict[str, Any] = {"learning_rate": 0.1, "scale": scale, "xp": lib.xp}
+    params, state = optimizer.adam(model.params, gradients, state, **options)
+    for arrays in (
+        gradients,
+        {"norm": norm, "scale": scale},
+        params,
+        state.mean,
+        state.square,
+        {"h": h},
+    ):
         assert {dtypes.dtype_name(array.dtype) for array in arrays.values()} == {"float32"}
     assert dtypes.dtype_name(loss.dtype) == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_logits_in_blocks_have_the_loss_and_gradients_of_all_at_once(
+    lib: Library, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib.skip_without(dtype)
+    model, given = build(lib, dtype), on(lib, *chunk(), dtype=dtype)
+    wanted_loss, wanted, _ = loss_and_gradients(model, *given)
+    blocks: list[int] = []
+    logits = Projection.logits
+
+    def noted(self: Projection, rows: Any) -> Any:
+        blocks.append(rows.shape[0])
+        return logits(self, rows)
+
+    monkeypatch.setattr(Projection, "logits", noted)
+    monkeypatch.setattr(projection, "BLOCK", 4 * V + 3)  # four rows of the T * N
+    loss, gradients, _ = loss_and_gradients(model, *given)
+    assert blocks == [4, 4, 4, 4, 2]
+    atol = 1e-14 if dtype == "float64" else 2e-3
+    bits, wanted_bits = (transfer.to_numpy(each) for each in (loss, wanted_loss))
+    np.testing.assert_allclose(bits, wanted_bits, atol=1e-6 if dtype == "float16" else atol)
+    for name, gradient in gradients.items():
+        lib.assert_close(gradient, lib.numpy(wanted[name]), atol=atol)
+    states, _, _ = model.forward(given[0], given[2])
+    mean = np.mean(transfer.to_numpy(model.losses(states, given[1])))
+    np.testing.assert_allclose(mean, bits, rtol=1e-6)
+    assert blocks[5:] == [4, 4, 4, 4, 2]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gru_xp.arrays import transfer
+from gru_xp.arrays import dtypes, pieces, transfer
 from gru_xp.training import optimizer
 from tests.library import Library
 
@@ -59,6 +59,15 @@ def adam_on(
     return ours
 
 
+def clipped(lib: Library, gradients: dict[str, Any], max_norm: float) -> dict[str, Any]:
+    scale = optimizer.clipping_scale(
+        optimizer.global_norm(gradients, xp=lib.xp), max_norm, xp=lib.xp
+    )
+    return {
+        name: dtypes.at_least_float32(each, xp=lib.xp) * scale for name, each in gradients.items()
+    }
+
+
 def test_adam_is_the_papers(lib: Library) -> None:
     params, gradients = draw(0), [draw(seed) for seed in range(1, 6)]
     ours = adam_on(lib, params, gradients)
@@ -85,6 +94,53 @@ def test_adam_is_torchs(lib: Library, weight_decay: float) -> None:
         lib.assert_close(ours[name], wanted.detach().numpy(), atol=1e-14)
 
 
+def test_adam_takes_scaled_gradients_where_they_come_with_a_scale(lib: Library) -> None:
+    params, slopes = draw(0), draw(1)
+    scaled = {name: 0.01 * slope for name, slope in slopes.items()}
+    state = optimizer.adam_start(arrays(lib, params), xp=lib.xp)
+    options: dict[str, Any] = {"learning_rate": 0.05, "xp": lib.xp}
+    given = arrays(lib, params), arrays(lib, slopes), state
+    _, ours = optimizer.adam(*given, scale=lib.array(0.01), **options)
+    given = arrays(lib, params), arrays(lib, scaled), state
+    _, wanted = optimizer.adam(*given, **options)
+    for name in params:
+        lib.assert_close(ours.mean[name], lib.numpy(wanted.mean[name]), atol=1e-17)
+        lib.assert_close(ours.square[name], lib.numpy(wanted.square[name]), atol=1e-17)
+
+
+def test_large_arrays_are_updated_to_the_same_bits(
+    lib: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, gradients = draw(0), [draw(1), draw(2)]
+    whole = adam_on(lib, params, gradients, weight_decay=0.4)
+    seen: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        results = pieces.in_pieces(*arguments, **options)
+        seen.append(len(results))
+        return results
+
+    monkeypatch.setattr(pieces, "PIECE", 4)  # of 6 numbers, and of 4
+    monkeypatch.setattr(optimizer, "in_pieces", counted)
+    for name, wanted in adam_on(lib, params, gradients, weight_decay=0.4).items():
+        lib.assert_close(wanted, lib.numpy(whole[name]), atol=0)
+    assert seen == [3, 3, 3, 3]
+
+
+def test_pieces_are_of_the_size_that_is_told() -> None:
+    sizes: list[int] = []
+
+    def noted(array: Any) -> tuple[Any]:
+        sizes.append(array.size)
+        return (2 * array,)
+
+    size = 2 * pieces.PIECE + 3
+    array = np.arange(size, dtype=np.float64).reshape(1, size)
+    (result,) = pieces.in_pieces(noted, array, xp=np)
+    assert sizes == [pieces.PIECE, pieces.PIECE, 3]
+    np.testing.assert_array_equal(result, 2 * array)
+
+
 def test_the_first_update_has_the_learning_rates_size(lib: Library) -> None:
     ours = adam_on(lib, {"w": np.zeros(3)}, [{"w": np.asarray([1e-3, -5.0, 0.0])}])
     lib.assert_close(ours["w"], [-0.05, 0.05, 0.0], atol=1e-6)
@@ -102,8 +158,7 @@ def test_an_update_leaves_its_arguments_as_they_were(lib: Library) -> None:
     params, gradients = draw(0), draw(1)
     given, slopes = arrays(lib, params), arrays(lib, gradients)
     state = optimizer.adam_start(given, xp=lib.xp)
-    optimizer.adam(given, slopes, state, learning_rate=0.05, xp=lib.xp)
-    optimizer.clip_by_global_norm(slopes, 0.1, xp=lib.xp)
+    optimizer.adam(given, slopes, state, learning_rate=0.05, scale=0.1, xp=lib.xp)
     for name in params:
         lib.assert_close(given[name], params[name], atol=0)
         lib.assert_close(slopes[name], gradients[name], atol=0)
@@ -146,16 +201,16 @@ def test_clipping_is_torchs(lib: Library, max_norm: float) -> None:
     for name, gradient in gradients.items():
         theirs[name].grad = torch.tensor(gradient)
     torch.nn.utils.clip_grad_norm_(theirs.values(), max_norm)
-    clipped = optimizer.clip_by_global_norm(arrays(lib, gradients), max_norm, xp=lib.xp)
+    ours = clipped(lib, arrays(lib, gradients), max_norm)
     for name in gradients:
-        lib.assert_close(clipped[name], theirs[name].grad.numpy(), atol=1e-14)
+        lib.assert_close(ours[name], theirs[name].grad.numpy(), atol=1e-14)
 
 
 def test_clipping_scales_all_by_their_joint_norm(lib: Library) -> None:
     gradients = {"a": lib.array([3.0, 0.0]), "b": lib.array([[4.0]])}
-    clipped = optimizer.clip_by_global_norm(gradients, 1.0, xp=lib.xp)
-    lib.assert_close(clipped["a"], [0.6, 0.0], atol=1e-6)
-    lib.assert_close(clipped["b"], [[0.8]], atol=1e-6)
+    ours = clipped(lib, gradients, 1.0)
+    lib.assert_close(ours["a"], [0.6, 0.0], atol=1e-6)
+    lib.assert_close(ours["b"], [[0.8]], atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -164,9 +219,9 @@ def test_the_norm_of_16_bits_neither_overflows_nor_rounds(lib: Library, dtype: s
     gradients = {"a": lib.array([300.0, 0.0], dtype), "b": lib.array([[400.0]], dtype)}
     norm = transfer.to_numpy(optimizer.global_norm(gradients, xp=lib.xp))
     assert float(norm) == pytest.approx(500, abs=1e-4)
-    clipped = optimizer.clip_by_global_norm(gradients, 1.0, xp=lib.xp)
-    lib.assert_close(clipped["a"], [0.6, 0.0], atol=1e-6, dtype="float32")
-    lib.assert_close(clipped["b"], [[0.8]], atol=1e-6, dtype="float32")
+    ours = clipped(lib, gradients, 1.0)
+    lib.assert_close(ours["a"], [0.6, 0.0], atol=1e-6, dtype="float32")
+    lib.assert_close(ours["b"], [[0.8]], atol=1e-6, dtype="float32")
 
 
 @pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan])
@@ -176,8 +231,8 @@ def test_the_norm_is_not_finite_where_one_gradient_is_not(lib: Library, odd: flo
 
 
 def test_clipping_leaves_zeros_zero(lib: Library) -> None:
-    clipped = optimizer.clip_by_global_norm({"a": lib.array([0.0, 0.0])}, 1.0, xp=lib.xp)
-    lib.assert_close(clipped["a"], [0.0, 0.0], atol=0)
+    ours = clipped(lib, {"a": lib.array([0.0, 0.0])}, 1.0)
+    lib.assert_close(ours["a"], [0.0, 0.0], atol=0)
 
 
 def rates(steps: int, warm_up: int) -> list[float]:

@@ -38,8 +38,8 @@ def test_temperature_zero_takes_the_likeliest_of_the_whole_past() -> None:
     model, prompt = build(), "abca"
     written = write(model, prompt=prompt, temperature=0.0, length=12)
     read = VOCABULARY.encode(prompt + written)
-    logits, _, _ = model.forward(read[:, None], model.start(1))
-    known = transfer.to_numpy(logits)[len(prompt) - 1 : -1, 0, 1:]
+    states, _, _ = model.forward(read[:, None], model.start(1))
+    known = transfer.to_numpy(model.logits(states))[len(prompt) - 1 : -1, 0, 1:]
     assert written == "".join(VOCABULARY.character(1 + k) for k in np.argmax(known, axis=-1))
 
 
@@ -51,8 +51,8 @@ def test_an_empty_prompt_is_read_as_a_newline() -> None:
 
 def test_draws_follow_the_softmax_of_the_tempered_logits() -> None:
     model = build()
-    logits, _, _ = model.forward(VOCABULARY.encode("a")[:, None], model.start(1))
-    weights = np.exp(transfer.to_numpy(logits)[0, 0, 1:].astype(np.float64) / 2.0)
+    states, _, _ = model.forward(VOCABULARY.encode("a")[:, None], model.start(1))
+    weights = np.exp(transfer.to_numpy(model.logits(states))[0, 0, 1:].astype(np.float64) / 2.0)
     generator = np.random.default_rng(1)
     first = [
         write(model, prompt="a", length=1, temperature=2.0, rng=generator) for _ in range(3000)

@@ -133,6 +133,21 @@ def test_long_held_out_text_in_streams_has_nearly_the_bits_of_one() -> None:
     assert bits == pytest.approx(bits_by_cell(trainer), abs=2e-3)
 
 
+def test_a_run_is_judged_by_what_a_tenth_of_its_time_allows() -> None:
+    corpus = Corpus(TEXT, (TEXT * 60)[:20_000])
+    trainer = Trainer(config(), corpus)  # so short that the least is too much
+    assert trainer.judged == Corpus(TEXT, corpus.held_out[:4000])
+    config_ = config(steps=8_000)
+    trained = config_.steps * trainer.chunk_size
+    judged = Trainer(config_, corpus).judged
+    assert judged == Corpus(TEXT, corpus.held_out[: trained // 20])
+    assert 4000 < len(judged.held_out) < 20_000
+    assert Trainer(config(steps=100_000), corpus).judged == corpus
+    bits = advance(trainer, 2).held_out[-1][1]
+    assert bits == held_out_bits(trainer.model, trainer.vocabulary, trainer.judged)
+    assert bits != held_out_bits(trainer.model, trainer.vocabulary, corpus)
+
+
 def test_an_unknown_character_costs_its_code_point_besides() -> None:
     trainer = Trainer(config(), text.split(TEXT))
     known = held_out_bits(trainer.model, trainer.vocabulary, Corpus(TEXT, "q"))

@@ -140,6 +140,8 @@ def _of_another_library(owner: str, place: Place, name: str, value: Any) -> Type
             f"{owner}: {name} is a PackedSequence: unpack it with torch.nn.utils.rnn."
             "pad_packed_sequence, and pass the padded tensor and lengths="
         )
+    if type(value).__name__ == "OneHot":
+        return TypeError(f"{owner}: a OneHot is taken by gru_xp.functional.gru alone")
     if theirs is None:
         return TypeError(
             f"{owner}: expected {name} to be an array of {ours}, as the weights are, got "

@@ -175,6 +175,40 @@ def check_sequence(
     return (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
 
 
+def check_indices(indices: Array, place: Place, /, *, batch_first: bool, owner: str) -> Array:
+    """Check dtype and rank of one-hot input's indices; return them with a last axis of length 1.
+
+    They come back as int32 or int64, by which every library takes rows.
+    """
+    xp = place.xp
+    if not xp.isdtype(indices.dtype, "integral"):
+        raise TypeError(
+            f"{owner}: expected indices of an integer dtype in OneHot, got {indices.dtype}"
+        )
+    if indices.ndim not in (1, 2):
+        axes = "batch, time" if batch_first else "time, batch"
+        raise ValueError(
+            f"{owner}: expected indices in OneHot to be 1-D (time,) or 2-D ({axes}), got "
+            f"{indices.ndim}-D of shape {tuple(indices.shape)}"
+        )
+    if indices.dtype not in (xp.int32, xp.int64):
+        wide = dtypes.dtype_name(indices.dtype).endswith(("32", "64"))
+        indices = xp.astype(indices, xp.int64 if wide else xp.int32)
+    return indices[..., None]
+
+
+def check_range(indices: Array, classes: int, place: Place, /, *, owner: str) -> None:
+    """Check NumPy's indices of one-hot input, (T, N, 1) and 0 in padding, against their number."""
+    if place.library != "numpy" or not indices.size:
+        return
+    least, most = int(indices.min()), int(indices.max())
+    if least < 0 or most >= classes:
+        raise ValueError(
+            f"{owner}: expected indices in OneHot from 0 to {classes - 1}, as the weights have "
+            f"input size {classes}, got {least if least < 0 else most}"
+        )
+
+
 def check_lengths(
     lengths: Any,
     place: Place,

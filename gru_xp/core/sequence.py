@@ -9,20 +9,28 @@ from __future__ import annotations
 
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array, Namespace
-from gru_xp.core import recurrence
+from gru_xp.core import one_hot, recurrence
 from gru_xp.core.loop import Loop
+from gru_xp.core.one_hot import OneHot
 from gru_xp.core.parameters import GRUParams
 from gru_xp.core.products import matmul, sum_of_rows
 from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 
 
 def forward(
-    params: GRUParams, x: Array, h0: Array, loop: Loop, /, *, keep_tape: bool, place: Place
+    params: GRUParams, x: Array | OneHot, h0: Array, loop: Loop, /, *, keep_tape: bool, place: Place
 ) -> tuple[Array, Tape | None]:
-    """States (T, N, H) and tape for an input (T, N, I) and an initial state (N, H)."""
+    """States (T, N, H) and tape for an input (T, N, I) and an initial state (N, H).
+
+    Indices of a one-hot input are (T, N, 1).
+    """
     xp = place.xp
     bias, b_hn = _biases(params, loop, xp=xp)
-    gx = matmul(_rows(x, xp=xp), params.weight_ih.T, bias, place=place)
+    if isinstance(x, OneHot):
+        x = x.indices
+        gx = one_hot.product(_rows(x, xp=xp)[:, 0], params.weight_ih, bias, place=place)
+    else:
+        gx = matmul(_rows(x, xp=xp), params.weight_ih.T, bias, place=place)
     return recurrence.forward(
         _steps(gx, x, xp=xp), h0, params.weight_hh, b_hn, loop, keep_tape=keep_tape, place=place
     )
@@ -44,7 +52,7 @@ def _biases(
 
 def backward(
     params: GRUParams,
-    x: Array,
+    x: Array | OneHot,
     tape: Tape,
     dh: Array,
     dh_last: Array | None,
@@ -56,6 +64,7 @@ def backward(
 ) -> tuple[GRUParams, Array, Array]:
     """Gradients of the weights, of x (None without `with_dx`) and of h0, given those of `forward`.
 
+    A one-hot x has none.
     `dh` (T, N, H) belongs to the states, `dh_last` (N, H) to the state at the end of the loop.
     """
     xp = place.xp
@@ -83,14 +92,20 @@ def backward(
     if params.bias_ih is not None:
         dbias_ih = sum_of_rows(dgx_rows, place=place)
         dbias_hh = xp.concat([dbias_ih[:rz], sum_of_rows(dgh_n_rows, place=place)])
+    if isinstance(x, OneHot):
+        indices = _rows(x.indices, xp=xp)[:, 0]
+        classes = params.weight_ih.shape[1]
+        dweight_ih = one_hot.weight_gradient(indices, dgx_rows, classes, place=place)
+    else:
+        dweight_ih = matmul(dgx_rows.T, _rows(x, xp=xp), place=place)
     gradients = GRUParams(
-        weight_ih=matmul(dgx_rows.T, _rows(x, xp=xp), place=place),
+        weight_ih=dweight_ih,
         weight_hh=dweight_hh,
         bias_ih=dbias_ih,
         bias_hh=dbias_hh,
     )
     dx = None
-    if with_dx:
+    if with_dx and not isinstance(x, OneHot):
         dx = _steps(matmul(dgx_rows, params.weight_ih, place=place), x, xp=xp)
     return gradients, dx, dh0
 

@@ -16,6 +16,7 @@ from gru_xp.arrays.transfer import private
 from gru_xp.arrays.typing import Array, Namespace
 from gru_xp.core import checks, sequence
 from gru_xp.core.loop import Loop
+from gru_xp.core.one_hot import OneHot
 from gru_xp.core.parameters import Form, GRUParams, cast_params, like_params
 from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 
@@ -23,7 +24,7 @@ from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 class GRUTape(NamedTuple):
     """What the backward pass over whole sequences needs of its forward pass."""
 
-    x: Array
+    x: Array | OneHot
     """As it was given."""
     h0: Array | None
     """As it was given."""
@@ -31,10 +32,18 @@ class GRUTape(NamedTuple):
     """(N,)"""
     masks: tuple[Array, ...]
     """Dropout masks, as they were given."""
-    inputs: tuple[Array, ...]
-    """What went into each layer, (T, N, K), zero in padding."""
+    inputs: tuple[Array | OneHot, ...]
+    """What went into each layer, (T, N, K), zero in padding; of one-hot input the indices,
+    (T, N, 1)."""
     tapes: tuple[Tape, ...]
     """One for each layer and direction, in the order of the weights."""
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Shape of x, as it was given, without the input's axis."""
+        if isinstance(self.x, OneHot):
+            return tuple(self.x.indices.shape)
+        return tuple(self.x.shape[:-1])
 
 
 class GateValues(NamedTuple):
@@ -65,6 +74,7 @@ def forward(
     /,
     *,
     masks: Sequence[Array] = (),
+    one_hot: bool = False,
     keep_tape: bool,
     copies: bool = False,
     owner: str,
@@ -79,6 +89,8 @@ def forward(
     loop : Loop
         Of the forward directions; its lengths as they were given.
     form : Form
+    one_hot : bool
+        Whether x is the indices of a `OneHot`.
     copies : bool
         Whether the tape holds copies of `x`, `h0` and lengths in place of the arrays themselves.
     owner : str
@@ -89,8 +101,11 @@ def forward(
     input_size, size = params[0].weight_ih.shape[1], params[0].weight_hh.shape[1]
     named = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
     call, (x, *masks, h0) = admit(owner, place, {"input": x, **named}, {"h0": h0})
+    if one_hot:
+        x = checks.check_indices(x, call, batch_first=form.batch_first, owner=owner)
+    width = 1 if one_hot else input_size
     steps, rows = checks.check_sequence(
-        x, input_size=input_size, batch_first=form.batch_first, owner=owner
+        x, input_size=width, batch_first=form.batch_first, owner=owner
     )
     batched = x.ndim == 3
     h_shape = (len(params), rows, size) if batched else (len(params), size)
@@ -121,9 +136,14 @@ def forward(
         states = cast(h0, dtype, xp=xp)
         states = states if batched else states[:, None, :]
 
-    y = zero_in_padding(time_first(cast(x, dtype, xp=xp), form, xp=xp), valid, xp=xp)
+    if one_hot:
+        y = zero_in_padding(time_first(x, form, xp=xp), valid, xp=xp)
+        checks.check_range(y, input_size, call, owner=owner)
+        x, y = OneHot(x[..., 0]), OneHot(y)
+    else:
+        y = zero_in_padding(time_first(cast(x, dtype, xp=xp), form, xp=xp), valid, xp=xp)
     loops = _loops(loop, form)
-    inputs: list[Array] = []
+    inputs: list[Array | OneHot] = []
     tapes: list[Any] = []
     last: list[Array] = []
     for layer in range(layers):
@@ -180,17 +200,17 @@ def backward(
             f"of {len(tape.tapes)}"
         )
     size = params[0].weight_hh.shape[1]
-    steps, rows, _ = tape.inputs[0].shape
-    batched = tape.x.ndim == 3
+    steps, rows, _ = tape.tapes[0].r.shape
+    batched = len(tape.leading) == 2
     h_shape = (len(params), rows, size) if batched else (len(params), size)
-    y_shape = (*tape.x.shape[:-1], form.directions * size)
-    given = {"dy": dy, "the tape": tape.inputs[0]}
+    y_shape = (*tape.leading, form.directions * size)
+    given = {"dy": dy, "the tape": tape.tapes[0].r}
     call, (dy, _, dh_n) = admit(owner, place, given, {"dh_n": dh_n})
     checks.check_shape(dy, y_shape, name="dy", owner=owner)
     if dh_n is not None:
         checks.check_shape(dh_n, h_shape, name="dh_n", owner=owner)
 
-    dtype = tape.inputs[0].dtype
+    dtype = tape.tapes[0].r.dtype
     call = call if call.dtype == dtype else call._replace(dtype=dtype)
     xp = call.xp
     valid = _valid(loop.lengths, steps, call)
@@ -226,7 +246,7 @@ def backward(
     dparams = [like_params(gradients[k], each, xp=xp) for k, each in enumerate(params)]
     dh_all = xp.reshape(xp.stack([dh0[k] for k in range(len(params))]), h_shape)
     dx = None
-    if with_dx:
+    if with_dx and not isinstance(tape.x, OneHot):
         dx = like(as_given(dout, form, batched=batched, xp=xp), tape.x, xp=xp)
     return dparams, dx, like(dh_all, tape.h0, xp=xp)
 
@@ -235,11 +255,11 @@ def backward(
 def gates(tape: GRUTape, form: Form, /, *, place: Place) -> GateValues:
     """Gates of every step, layer and direction, from a forward's tape."""
     xp = place.xp
-    valid = _valid(tape.lengths, tape.inputs[0].shape[0], place)
+    valid = _valid(tape.lengths, tape.tapes[0].r.shape[0], place)
 
     def stacked(name: str) -> Array:
         arrays = [zero_in_padding(getattr(each, name), valid, xp=xp) for each in tape.tapes]
-        if tape.x.ndim == 2:
+        if len(tape.leading) == 1:
             arrays = [array[:, 0, ...] for array in arrays]
         elif form.batch_first:
             arrays = [xp.permute_dims(array, (1, 0, 2)) for array in arrays]

@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from gru_xp import to_numpy
-from gru_xp.training import losses
 from gru_xp.training.batches import Indices, side_by_side
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import UNKNOWN_BITS, Corpus, Vocabulary
@@ -15,6 +14,30 @@ from gru_xp.training.text import UNKNOWN_BITS, Corpus, Vocabulary
 _STREAM_LENGTH = 4000
 _MOST_STREAMS = 16
 _CHUNK = 256
+
+EVALUATIONS = 5
+"""How often a run is judged, at equal distances, the last time at its end."""
+_SHARE = 0.25
+"""Of the characters trained on; to judge one takes about a third of the time."""
+
+
+def judged_part(corpus: Corpus, /, *, trained: int) -> Corpus:
+    """Leave of the held-out text what can be judged five times in a tenth of a run's time.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    trained : int
+        Characters that the run reads, repeats counted.
+
+    Returns
+    -------
+    Corpus
+        With the beginning of the held-out text, at least 4000 characters; all of it where that
+        is no more.
+    """
+    most = max(_STREAM_LENGTH, int(_SHARE * trained) // EVALUATIONS)
+    return corpus._replace(held_out=corpus.held_out[:most])
 
 
 def held_out_bits(model: CharModel, vocabulary: Vocabulary, corpus: Corpus, /) -> float:
@@ -38,7 +61,7 @@ def _total_loss(model: CharModel, inputs: Indices, targets: Indices) -> float:
     total = 0.0
     for start in range(0, inputs.shape[0], _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        logits, h, _ = model.forward(model.indices(inputs[chunk]), h, keep_tape=False)
-        of_chunk, _ = losses.cross_entropy(logits, model.indices(targets[chunk]), xp=model.xp)
+        states, h, _ = model.forward(model.indices(inputs[chunk]), h, keep_tape=False)
+        of_chunk = model.losses(states, model.indices(targets[chunk]))
         total += float(np.sum(to_numpy(of_chunk), dtype=np.float64))
     return total

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from gru_xp.arrays.devices import device
 from gru_xp.arrays.dtypes import at_least_float32
 from gru_xp.arrays.typing import Array, Namespace
 
 
-def cross_entropy(logits: Array, targets: Array, /, *, xp: Namespace) -> tuple[Array, Array]:
-    """Cross-entropy of each prediction in nats, and its gradient with respect to the logits.
+def cross_entropy(logits: Array, targets: Array, /, *, xp: Namespace) -> Array:
+    """Cross-entropy of each prediction in nats.
 
     Parameters
     ----------
@@ -16,29 +18,63 @@ def cross_entropy(logits: Array, targets: Array, /, *, xp: Namespace) -> tuple[A
         Unnormalised log-probabilities of the V classes. Of any finite size: nothing overflows.
         Those of 16 bits are taken to float32 first, whose sums of exponentials keep their digits.
     targets : integer array, (...)
-        The class that came. A negative one marks padding, whose loss and gradient are zero.
+        The class that came. A negative one marks padding, whose loss is zero.
 
     Returns
     -------
     losses : array, (...)
         ``-log softmax(logits)[target]``. Of the logits' dtype, float32 if that has 16 bits.
+    """
+    return _softmax(at_least_float32(logits, xp=xp), targets, xp=xp).losses
+
+
+def cross_entropy_and_gradient(
+    logits: Array, targets: Array, /, *, scale: float = 1.0, xp: Namespace
+) -> tuple[Array, Array]:
+    """`cross_entropy`, and its gradient with respect to the logits.
+
+    Parameters
+    ----------
+    logits : array, (..., V)
+    targets : integer array, (...)
+    scale : float
+        What the gradient is multiplied by. In 16 bits a small one is lost unless it is large.
+
+    Returns
+    -------
+    losses : array, (...)
     dlogits : array, (..., V)
-        Gradient of each loss with respect to its own logits: ``softmax(logits) - one_hot(target)``.
-        Of the losses' dtype: in 16 bits a small one is lost unless it is scaled first.
+        Gradient of each loss with respect to its own logits, zero in padding:
+        ``softmax(logits) - one_hot(target)``, times `scale`. Of the losses' dtype.
     """
     logits = at_least_float32(logits, xp=xp)
+    dlogits, total, losses = _softmax(logits, targets, xp=xp)
     classes = xp.arange(logits.shape[-1], dtype=targets.dtype, device=device(logits))
-    is_target = targets[..., None] == classes
-    is_padding = targets < 0
+    # In place, as there may be many classes. The array is this function's own.
+    dlogits /= total
+    dlogits -= xp.astype(targets[..., None] == classes, dlogits.dtype)
+    factor = xp.where(targets < 0, 0.0 * losses, xp.full_like(losses, scale))
+    dlogits *= factor[..., None]
+    return losses, dlogits
 
+
+class _Softmax(NamedTuple):
+    exponentials: Array
+    """(..., V), of the logits less their largest."""
+    total: Array
+    """Their sums, (..., 1)."""
+    losses: Array
+
+
+def _softmax(logits: Array, targets: Array, /, *, xp: Namespace) -> _Softmax:
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    is_padding = targets < 0
+    # The target's logit is taken from all in one row: by row and class at once the standard has
+    # no way that every library knows.
+    classes, rows = logits.shape[-1], xp.reshape(targets, (-1,))
+    place = xp.arange(rows.shape[0], device=device(logits)) * classes + xp.clip(rows, min=0)
+    of_target = xp.reshape(xp.take(xp.reshape(shifted, (-1,)), place, axis=0), targets.shape)
     exponentials = xp.exp(shifted)
     total = xp.sum(exponentials, axis=-1, keepdims=True)
-    zero = xp.zeros_like(shifted)
-    of_target = xp.sum(xp.where(is_target, shifted, zero), axis=-1)
     losses = xp.log(total[..., 0]) - of_target
-    dlogits = exponentials / total - xp.astype(is_target, logits.dtype)
-    return (
-        xp.where(is_padding, xp.zeros_like(losses), losses),
-        xp.where(is_padding[..., None], zero, dlogits),
-    )
+    return _Softmax(exponentials, total, xp.where(is_padding, xp.zeros_like(losses), losses))

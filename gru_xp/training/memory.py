@@ -8,12 +8,13 @@ import os
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import SessionError
 from gru_xp.training.model import weight_shapes
+from gru_xp.training.projection import BLOCK
 
 _ITEM_BYTES = {"float64": 8}  # of what is computed; with 16 bits the sums are of 32
-# Counted on runs of several shapes, on NumPy; torch takes up to 1.4 times as much.
-_COPIES = 17  # of weights: gradients, Adam's sums, an update's, those of a save
-_OF_LOGITS = 6  # logits, exponentials, one-hot rows twice, gradients twice
-_OF_STATES = 6  # tape and gradients
+# Counted on runs of several shapes, on NumPy; torch takes up to 1.7 times as much.
+_COPIES = 12  # of weights: gradients, Adam's sums, an update's, those of a save
+_OF_LOGITS = 5  # logits, exponentials, which of them are the targets, gradients
+_OF_STATES = 7  # tape and gradients
 _CERTAIN = 2  # times too much, before a run is refused
 _ON_HOST = ("numpy", "array_api_strict", "torch")  # JAX may have a GPU, CuPy has one
 
@@ -23,8 +24,10 @@ def needed(config: TrainingConfig, vocabulary_size: int, /) -> int:
     shapes = weight_shapes(vocabulary_size, config.hidden_size, config.layers)
     weights = sum(math.prod(shape) for shape in shapes.values())
     places = config.batch_size * config.seq_len
-    of_place = _OF_LOGITS * vocabulary_size + _OF_STATES * config.layers * config.hidden_size
-    return _ITEM_BYTES.get(config.dtype, 4) * (_COPIES * weights + places * of_place)
+    logits = min(places * vocabulary_size, max(BLOCK, vocabulary_size))
+    states = places * config.layers * config.hidden_size
+    numbers = _COPIES * weights + _OF_LOGITS * logits + _OF_STATES * states
+    return _ITEM_BYTES.get(config.dtype, 4) * numbers
 
 
 def check(config: TrainingConfig, vocabulary_size: int, /) -> None:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from gru_xp.arrays import transfer
+from gru_xp.arrays.dtypes import at_least_float32
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array, Namespace
 from gru_xp.core import parameters, stack
 from gru_xp.core.loop import PLAIN
 from gru_xp.core.parameters import Form, GRUParams
-from gru_xp.core.products import matmul, sum_of_rows
 from gru_xp.core.stack import GRUTape
+from gru_xp.training.projection import Projection
 
 _GRU = "gru."
 """What the names of the GRU's weights start with."""
@@ -23,10 +24,8 @@ _GRU = "gru."
 class ModelTape(NamedTuple):
     """What the backward pass of a chunk needs of its forward pass."""
 
-    h: Array
-    """What went into the projection, (T, N, H)."""
     mask: Array | None
-    """What it had been multiplied by."""
+    """What the last layer's output was multiplied by."""
     gru: GRUTape
 
 
@@ -125,14 +124,26 @@ class CharModel:
         place = self.place
         return transfer.from_numpy(host, place._replace(dtype=place.xp.int32))
 
+    @property
+    def projection(self) -> Projection:
+        """Weights of the projection onto the vocabulary."""
+        return Projection(self.params["output.weight"], self.params["output.bias"])
+
     def logits(self, h: Array, /) -> Array:
         """Logits (..., V) of the next character, of states (..., H)."""
-        place = self.place
-        xp = place.xp
-        rows = xp.reshape(h, (-1, self.hidden_size))
-        weight, bias = self.params["output.weight"], self.params["output.bias"]
-        scores = matmul(rows, weight.T, bias, place=place)
+        xp = self.xp
+        scores = self.projection.logits(xp.reshape(h, (-1, self.hidden_size)))
         return xp.reshape(scores, (*h.shape[:-1], self.vocabulary_size))
+
+    def losses(self, h: Array, targets: Array, /) -> Array:
+        """Cross-entropy in nats, in the shape of `targets`, of what states (..., H) predict.
+
+        The logits are not kept, nor ever all there.
+        """
+        xp = self.xp
+        rows = xp.reshape(h, (-1, self.hidden_size))
+        losses = self.projection.losses(rows, xp.reshape(targets, (-1,)))
+        return xp.reshape(losses, targets.shape)
 
     def forward(
         self,
@@ -158,42 +169,62 @@ class CharModel:
 
         Returns
         -------
-        logits : array, (T, N, V)
-            Of the character after each input.
+        h : array, (T, N, H)
+            The last layer's states, which predict the character after each input.
         h_last : array, (layers, N, H)
             States after the chunk.
         tape : ModelTape or None
         """
-        place = self.place
-        xp = place.xp
-        classes = xp.arange(self.vocabulary_size, dtype=inputs.dtype, device=place.device)
-        x = xp.astype(inputs[..., None] == classes, place.dtype)
         h, h_last, tape = stack.forward(
             self.gru,
-            x,
+            inputs,
             h0,
             PLAIN,
             Form(),
             masks=masks[:-1],
+            one_hot=True,
             keep_tape=keep_tape,
             owner="CharModel",
-            place=place,
+            place=self.place,
         )
         mask = masks[-1] if masks else None
         h = h if mask is None else h * mask
-        return self.logits(h), h_last, None if tape is None else ModelTape(h, mask, tape)
+        return h, h_last, None if tape is None else ModelTape(mask, tape)
 
-    def backward(self, tape: ModelTape, dlogits: Array, /) -> dict[str, Array]:
-        """Gradients with respect to `params`, given that of the logits (T, N, V)."""
+    def loss_and_gradients(
+        self, h: Array, tape: ModelTape, targets: Array, /, *, scale: float = 1.0
+    ) -> tuple[Array, dict[str, Array]]:
+        """Cross-entropy of a chunk, and its gradients.
+
+        Parameters
+        ----------
+        h : array, (T, N, H)
+            As `forward` returned it.
+        tape : ModelTape
+            As `forward` returned it.
+        targets : integer array, (T, N)
+            The characters that came.
+        scale : float
+            What the gradients are multiplied by, from the logits on.
+
+        Returns
+        -------
+        losses : array, (T, N)
+            In nats; float32 for weights of 16 bits.
+        gradients : dict of arrays
+            Of the sum of the losses, with respect to `params`, times `scale`; float32 for weights
+            of 16 bits.
+        """
         place = self.place
         xp = place.xp
-        flat = xp.reshape(dlogits, (-1, self.vocabulary_size))
-        dh = xp.reshape(matmul(flat, self.params["output.weight"], place=place), tape.h.shape)
-        dh = dh if tape.mask is None else dh * tape.mask
+        losses, dh, of_output = self.projection.losses_and_gradients(
+            xp.reshape(h, (-1, self.hidden_size)), xp.reshape(targets, (-1,)), scale=scale
+        )
+        dh = xp.reshape(dh, h.shape)
         of_layers, _, _ = stack.backward(
             self.gru,
             tape.gru,
-            dh,
+            dh if tape.mask is None else dh * tape.mask,
             None,
             PLAIN,
             Form(),
@@ -202,11 +233,9 @@ class CharModel:
             place=place,
         )
         gradients = {
-            f"{_GRU}{name}_l{layer}": array
+            f"{_GRU}{name}_l{layer}": at_least_float32(array, xp=xp)
             for layer, each in enumerate(of_layers)
             for name, array in each.named().items()
         }
-        rows = xp.reshape(tape.h, (-1, self.hidden_size))
-        gradients["output.weight"] = matmul(flat.T, rows, place=place)
-        gradients["output.bias"] = sum_of_rows(flat, place=place)
-        return gradients
+        gradients["output.weight"], gradients["output.bias"] = of_output
+        return xp.reshape(losses, targets.shape), gradients

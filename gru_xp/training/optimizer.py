@@ -8,9 +8,11 @@ that is computed here is float32, and so are the master weights, which the weigh
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 from gru_xp.arrays.dtypes import at_least_float32, cast
+from gru_xp.arrays.pieces import in_pieces
 from gru_xp.arrays.typing import Array, Namespace
 
 Arrays = dict[str, Array]
@@ -50,6 +52,7 @@ def adam(
     /,
     *,
     learning_rate: float,
+    scale: Array | float = 1.0,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
@@ -67,6 +70,8 @@ def adam(
     state : AdamState
         Of the update before, or `adam_start`.
     learning_rate : float
+    scale : float or array, ()
+        What the gradients are multiplied by, as `clipping_scale` gives it.
     weight_decay : float
         Share of each weight, times the learning rate, that is taken away; past the running means.
         Biases, all arrays of one axis, keep theirs.
@@ -85,19 +90,31 @@ def adam(
     steps = state.steps + 1
     step_size = learning_rate / (1 - decay_mean**steps)
     square_scale = 1 / math.sqrt(1 - decay_square**steps)
+
+    def updated(
+        weight: Array, gradient: Array, mean: Array, square: Array, kept: float
+    ) -> tuple[Array, Array, Array]:
+        gradient = gradient * scale
+        mean = decay_mean * mean + (1 - decay_mean) * gradient
+        square = decay_square * square + (1 - decay_square) * (gradient * gradient)
+        update = mean / (xp.sqrt(square) * square_scale + epsilon)
+        return kept * weight - step_size * update, mean, square
+
     fresh, means, squares, masters = {}, {}, {}, {}
     for name in gradients:
-        gradient = at_least_float32(gradients[name], xp=xp)
         weight = state.masters[name] if name in state.masters else params[name]
-        mean = decay_mean * state.mean[name] + (1 - decay_mean) * gradient
-        square = decay_square * state.square[name] + (1 - decay_square) * (gradient * gradient)
-        update = mean / (xp.sqrt(square) * square_scale + epsilon)
-        kept = 1 - learning_rate * weight_decay if gradient.ndim > 1 else 1.0
-        updated = kept * weight - step_size * update
+        kept = 1 - learning_rate * weight_decay if weight.ndim > 1 else 1.0
+        weight, means[name], squares[name] = in_pieces(
+            partial(updated, kept=kept),
+            weight,
+            at_least_float32(gradients[name], xp=xp),
+            state.mean[name],
+            state.square[name],
+            xp=xp,
+        )
         if name in state.masters:
-            masters[name] = updated
-        fresh[name] = cast(updated, params[name].dtype, xp=xp)
-        means[name], squares[name] = mean, square
+            masters[name] = weight
+        fresh[name] = cast(weight, params[name].dtype, xp=xp)
     return fresh, AdamState(means, squares, masters, steps)
 
 
@@ -107,30 +124,20 @@ def global_norm(gradients: Arrays, /, *, xp: Namespace) -> Array:
     It is finite only if every gradient is.
     """
     wide = [at_least_float32(gradient, xp=xp) for gradient in gradients.values()]
-    return xp.sqrt(xp.sum(xp.stack([xp.sum(array * array) for array in wide])))
+    return xp.sqrt(xp.sum(xp.stack([xp.sum(xp.vecdot(array, array)) for array in wide])))
 
 
-def clip_by_global_norm(
-    gradients: Arrays, max_norm: float, /, *, norm: Array | None = None, xp: Namespace
-) -> Arrays:
-    """Scale all gradients by ``min(1, max_norm / norm)``, where norm is that of all together.
+def clipping_scale(norm: Array, max_norm: float, /, *, xp: Namespace) -> Array:
+    """Scale ``min(1, max_norm / norm)``, (), by which clipping multiplies all gradients.
 
     Parameters
     ----------
-    gradients : dict of arrays
+    norm : array, ()
+        Their `global_norm`.
     max_norm : float
-    norm : array, (), optional
-        Their `global_norm`, where it is known already.
-
-    Returns
-    -------
-    dict of arrays
-        Those of 16 bits come back as float32, which the scaled ones fit.
     """
-    norm = global_norm(gradients, xp=xp) if norm is None else norm
     # The small constant is torch's, and keeps a norm of zero from dividing.
-    scale = xp.clip(max_norm / (norm + 1e-6), 0.0, 1.0)
-    return {name: at_least_float32(each, xp=xp) * scale for name, each in gradients.items()}
+    return xp.clip(max_norm / (norm + 1e-6), 0.0, 1.0)
 
 
 def cosine_learning_rate(step: int, /, *, steps: int, warm_up: int, peak: float) -> float:

@@ -35,7 +35,7 @@ def end(trainer: Trainer, out: Path, /) -> str:
     """Give the result of a finished run, beside what compressors reach; a sample; the files."""
     _, bits = trainer.held_out[-1]
     others = "".join(
-        f"  {name:<10}{value:.3f}\n" for name, value in compressed_bits(trainer.corpus).items()
+        f"  {name:<10}{value:.3f}\n" for name, value in compressed_bits(trainer.judged).items()
     )
     written = "".join(
         sampling.sample(
@@ -48,12 +48,20 @@ def end(trainer: Trainer, out: Path, /) -> str:
         )
     )
     return (
-        f"\nbits per character of the held-out text:\n  {'this GRU':<10}{bits:.3f}\n{others}"
+        f"\nbits per character of {_judged(trainer)}:\n  {'this GRU':<10}{bits:.3f}\n{others}"
         f"{_advice(trainer)}\n"
         f"a sample:\n{written}\n\n"
         f"in {out}: {checkpoint.FILE} (weights and state), {checkpoint.CONFIG_FILE}, {plot.FILE}\n"
         f"write more with: gru-xp sample --model {out}"
     )
+
+
+def _judged(trainer: Trainer) -> str:
+    """Say what the bits per character are of."""
+    part, whole = len(trainer.judged.held_out), len(trainer.corpus.held_out)
+    if part == whole:
+        return "the held-out text"
+    return f"the first {part:,} of the {whole:,} characters held out"
 
 
 def _advice(trainer: Trainer) -> str:

@@ -1,14 +1,14 @@
-"""Text that a model writes, one step of a `GRUCell` a layer and character."""
+"""Text that a model writes, one step a character."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from gru_xp import GRUCell, to_numpy
-from gru_xp.arrays.typing import Array, Backend
+from gru_xp import to_numpy
+from gru_xp.arrays.typing import Array
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Vocabulary
 
@@ -47,44 +47,24 @@ def sample(
     str
         One character; never the unknown.
     """
-    xp, generator = model.xp, np.random.default_rng(rng)
-    cells = _cells(model)
-    # Row k is character k as a one-hot input.
-    one_hot = xp.eye(model.vocabulary_size, dtype=cells[0].dtype, device=cells[0].device)
-    states: list[Array | None] = [None] * len(cells)
+    generator = np.random.default_rng(rng)
+    state = model.start(1)
 
     def read(number: int) -> Array:
-        """Take one step of every layer; return the last one's state."""
-        h = one_hot[number, :]
-        for layer, cell in enumerate(cells):
-            h = states[layer] = cell(h, states[layer])
-        return h
+        """Take one step; return the last layer's state, (1, H)."""
+        nonlocal state
+        inputs = model.indices(np.full((1, 1), number))
+        h, state, _ = model.forward(inputs, state, keep_tape=False)
+        return h[0, ...]
 
     for number in vocabulary.encode(prompt or "\n"):
         h = read(int(number))
     for _ in range(length):
-        logits = to_numpy(model.logits(h)).astype(np.float64)
+        logits = to_numpy(model.logits(h))[0].astype(np.float64)
         logits[Vocabulary.UNKNOWN] = -np.inf
         number = _draw(logits, temperature, generator)
         yield vocabulary.character(number)
         h = read(number)
-
-
-def _cells(model: CharModel) -> list[GRUCell]:
-    """Return a cell with the weights of each GRU layer, that keeps no tape."""
-    place = model.place
-    cells = []
-    for params in model.gru:
-        cell = GRUCell(
-            params.weight_ih.shape[1],
-            model.hidden_size,
-            backend=cast(Backend, place.library),
-            device=place.device,
-            dtype=place.dtype,
-        )
-        cell.load_state_dict(params.named())
-        cells.append(cell.eval())
-    return cells
 
 
 def _draw(logits: np.ndarray[Any, Any], temperature: float, generator: np.random.Generator) -> int:

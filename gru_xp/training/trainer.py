@@ -11,12 +11,12 @@ import numpy as np
 from gru_xp.arrays import dtypes, transfer
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
-from gru_xp.training import losses, optimizer
+from gru_xp.training import optimizer
 from gru_xp.training.batches import Streams
 from gru_xp.training.checkpoint import Checkpoint
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import DivergenceError
-from gru_xp.training.evaluation import held_out_bits
+from gru_xp.training.evaluation import EVALUATIONS, held_out_bits, judged_part
 from gru_xp.training.loss_scale import LossScale, unscaled
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Corpus, Vocabulary
@@ -25,7 +25,6 @@ from gru_xp.training.text import Corpus, Vocabulary
 MAX_NORM = 1.0
 WEIGHT_DECAY = 0.12
 WARM_UP_SHARE = 0.05
-_EVALUATIONS = 5
 
 
 class Trainer:
@@ -49,10 +48,12 @@ class Trainer:
     model : CharModel
     vocabulary : Vocabulary
         The characters of the training text.
+    judged : Corpus
+        The corpus with as much of its held-out text as the run is judged by.
     losses : list of float
         Of each step, skipped ones too, in bits per character, before its update.
     held_out : list of (int, float)
-        Steps made, and bits per character of the held-out text then.
+        Steps made, and bits per character of the held-out text in `judged` then.
 
     Raises
     ------
@@ -65,6 +66,7 @@ class Trainer:
     def __init__(self, config: TrainingConfig, corpus: Corpus) -> None:
         self.config = config
         self.corpus = corpus
+        self.judged = judged_part(corpus, trained=config.steps * self.chunk_size)
         place = Place.named(config.backend, dtype=config.dtype)
         self.vocabulary = Vocabulary(corpus.training)
         self._streams = Streams(
@@ -140,15 +142,14 @@ class Trainer:
             self._loss_scale = scale.after_update()
         self._h = h
         self.losses.append(bits)
-        if self.finished or self.steps_done % max(1, config.steps // _EVALUATIONS) == 0:
-            bits_then = held_out_bits(model, self.vocabulary, self.corpus)
+        if self.finished or self.steps_done % max(1, config.steps // EVALUATIONS) == 0:
+            bits_then = held_out_bits(model, self.vocabulary, self.judged)
             self.held_out.append((self.steps_done, bits_then))
         return bits
 
     def _update(self, gradients: dict[str, Array], norm: Array) -> None:
         """Replace the weights by those after one update with these gradients, once clipped."""
         step, config, model = self.steps_done, self.config, self.model
-        gradients = optimizer.clip_by_global_norm(gradients, MAX_NORM, norm=norm, xp=model.xp)
         model.params, self._adam = optimizer.adam(
             model.params,
             gradients,
@@ -159,6 +160,7 @@ class Trainer:
                 warm_up=int(WARM_UP_SHARE * config.steps),
                 peak=config.learning_rate,
             ),
+            scale=optimizer.clipping_scale(norm, MAX_NORM, xp=model.xp),
             weight_decay=WEIGHT_DECAY,
             xp=model.xp,
         )
@@ -265,17 +267,11 @@ def loss_and_gradients(
         that overflowed on the way are infinite or NaN, without a warning.
     h_last : array, (layers, N, H)
     """
-    logits, h_last, tape = model.forward(inputs, h0, masks=masks)
+    h, h_last, tape = model.forward(inputs, h0, masks=masks)
     assert tape is not None
-    each, dlogits = losses.cross_entropy(logits, targets, xp=model.xp)
     count = inputs.shape[0] * inputs.shape[1]
     # Where the loss is scaled an overflow is awaited, and NumPy need not warn of it.
     quietly: Literal["ignore"] | None = None if loss_scale == 1 else "ignore"
     with np.errstate(over=quietly, invalid=quietly):
-        scaled = dtypes.cast(dlogits / (count / loss_scale), logits.dtype, xp=model.xp)
-        of_weights = model.backward(tape, scaled)
-    wide = {
-        name: dtypes.at_least_float32(gradient, xp=model.xp)
-        for name, gradient in of_weights.items()
-    }
-    return model.xp.mean(each), unscaled(wide, loss_scale), h_last
+        each, scaled = model.loss_and_gradients(h, tape, targets, scale=loss_scale / count)
+    return model.xp.mean(each), unscaled(scaled, loss_scale), h_last
