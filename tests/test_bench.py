@@ -63,6 +63,7 @@ def skip_without_peak() -> None:
 
 def test_a_benchmark_of_gru_xp_alone_prints_and_writes_everything(run: Run) -> None:
     skip_without_peak()
+    Path("out").mkdir()
     ran = run(*TINY, "--peers", "none", "--json", "out/all.json", "--plot", "out/all.svg")
     assert ran.status == 0, ran.err
     for word in ("recurrence: ", "1 thread", "5x2x8x6", "3x4x5x6", "cell of 8", "MiB", "portable"):
@@ -160,8 +161,9 @@ def test_the_memory_of_torch_is_beside_that_of_gru_xp() -> None:
         ),
         ("--backend wrong", "wrong"),
         ("--json folder", "folder"),
-        ("--json file/below", "file"),
-        ("--plot file/below.png", "file"),
+        ("--json absent/all.json", "there is no folder absent: make it"),
+        ("--json file/below", "there is no folder file"),
+        ("--plot file/below.png", "there is no folder file"),
         ("--plot plot.txt", ".png, .svg"),
     ],
 )

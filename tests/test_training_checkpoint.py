@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -292,6 +293,28 @@ def test_a_folder_is_locked_once_and_left_as_it_was(tmp_path: Path) -> None:
         assert not (folder / ".other.part").exists()
         assert (folder / ".foreign.part").exists()
     assert (folder / "file").read_bytes() == b"data"
+
+
+def test_a_lock_is_released_at_the_end_of_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the lock is collected, which on other Pythons than CPython may be much later."""
+    import filelock
+
+    class Kept(filelock.FileLock):
+        all: ClassVar[list[Any]] = []
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.all.append(self)
+
+    monkeypatch.setattr(filelock, "FileLock", Kept)
+    with files.locked(tmp_path):
+        assert [lock.is_locked for lock in Kept.all] == [True]
+    assert [lock.is_locked for lock in Kept.all] == [False]
+    with pytest.raises(KeyboardInterrupt), files.locked(tmp_path):
+        raise KeyboardInterrupt
+    assert [lock.is_locked for lock in Kept.all] == [False, False]
 
 
 FUZZ = """

@@ -149,8 +149,8 @@ def bench(
     threads = threads or THREADS[: 1 if on_gpu else usable]
     if max(threads) > usable:
         raise click.UsageError(f"--threads {max(threads)}: this process can use {usable} CPUs.")
-    for path in (json_path, plot_path):
-        _check_writable(path)
+    _check_writable("--json", json_path)
+    _check_writable("--plot", plot_path)
     if plot_path is not None:
         _check_format(plot_path)
     asked = None if peers is None else tuple(each for each in peers if each != _NO_PEERS)
@@ -184,12 +184,17 @@ def bench(
     tables.show(document)
 
 
-def _check_writable(path: Path | None) -> None:
+def _check_writable(option: str, path: Path | None) -> None:
     """Try the folder before minutes go into a measurement that could not be kept."""
     from gru_xp.files import make_writable_folder
 
-    if path is not None:
-        make_writable_folder(path.parent)
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise click.UsageError(
+            f"{option} {path}: there is no folder {path.parent}: make it, or choose another."
+        )
+    make_writable_folder(path.parent)
 
 
 def _check_format(path: Path) -> None:
