@@ -32,11 +32,11 @@ def set_num_threads(count: int, /) -> None:
         raise TypeError(
             f"set_num_threads: expected a positive integer, got {type(count).__name__}"
         ) from None
-    if isinstance(count, bool) or not 1 <= wanted <= 65536:
+    if isinstance(count, bool) or wanted < 1:
         raise ValueError(f"set_num_threads: expected an integer of at least 1, got {count}")
     change = getattr(accelerators.find("numpy").module, "set_num_threads", None)
     if change is not None:
-        change(wanted)
+        change(min(wanted, (1 << 31) - 1))
 
 
 def get_num_threads() -> int:

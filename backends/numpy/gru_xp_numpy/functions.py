@@ -55,8 +55,17 @@ step = _native.step
 
 
 def set_num_threads(count: int, /) -> None:
-    """Set the upper bound on the threads of one call; 0 means the default again."""
+    """Set the upper bound on the threads of one call; 0 means the default again.
+
+    A count far above that of the processors is lowered, with a warning.
+    """
     _native.set_num_threads(count)
+    if count > (most := get_num_threads()):
+        warnings.warn(
+            f"gru_xp: {count} threads were asked for, {most} are the most on this machine",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def get_num_threads() -> int:
@@ -79,12 +88,15 @@ def measure_fma_peak(dtype: str, seconds: float = 0.2) -> float:
     return float(_native.measure_fma_peak(dtype, seconds))
 
 
+_MOST = (1 << 31) - 1  # that C++ takes
+
+
 def _from_environment() -> None:
     text = os.environ.get("GRU_XP_NUM_THREADS")
     if text is None:
         return
     if text.strip().isdecimal() and int(text) > 0:
-        set_num_threads(min(int(text), 1 << 16))
+        set_num_threads(min(int(text), _MOST))
     else:
         warnings.warn(
             f"gru_xp: GRU_XP_NUM_THREADS={text!r} is ignored: expected a positive integer",

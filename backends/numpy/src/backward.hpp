@@ -99,20 +99,30 @@ inline void backward_tile(const Backward<T>& p, index t, index next, index row, 
     }
 }
 
+// The step that the way back starts with.
 template <class T>
-inline void backward(const Backward<T>& p, Range rows, Range vectors, gru_xp::Barrier* barrier) {
+inline index first_back(const Backward<T>& p) {
+    return p.reverse ? 0 : p.steps - 1;
+}
+
+template <class T>
+inline void backward_start(const Backward<T>& p, Range rows, Range vectors) {
+    constexpr int w = width<T>;
+    for (index row = rows.begin; row < rows.end; ++row)
+        for (index v = vectors.begin; v < vectors.end; ++v)
+            back_through_gates(p, first_back(p), row, v * w,
+                               load_upto(p.carried + row * p.size + v * w, p.size - v * w));
+}
+
+template <class T>
+inline void backward(const Backward<T>& p, Range rows, Range vectors, Range steps) {
     constexpr int w = width<T>;
     const index size = p.size, depth = 3 * size, stride = depth * w;
     const index few = rows.end - rows.begin, most = few <= 4 ? most_vectors(int(few)) : 3;
     gru_xp::Scratch scratch;
     T* sums = scratch.take<T>((few + most_rows - 1) / most_rows * accumulators * w);
-    const index start = p.reverse ? 0 : p.steps - 1, onward = p.reverse ? 1 : -1;
-    for (index row = rows.begin; row < rows.end; ++row)
-        for (index v = vectors.begin; v < vectors.end; ++v)
-            back_through_gates(p, start, row, v * w,
-                               load_upto(p.carried + row * size + v * w, size - v * w));
-    for (index s = 0; s < p.steps; ++s) {
-        if (barrier && !barrier->wait()) return;
+    const index start = first_back(p), onward = p.reverse ? 1 : -1;
+    for (index s = steps.begin; s < steps.end; ++s) {
         const index t = start + s * onward, next = s + 1 < p.steps ? t + onward : -1;
         for (index vector = vectors.begin, n; vector < vectors.end; vector += n) {
             const index left = vectors.end - vector;

@@ -82,17 +82,32 @@ Plan plan(ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, si
     return {int(std::min(ptrdiff_t(threads), rows)), true};
 }
 
-// A share of a team whose shares meet: where it fails, for want of memory, the others must not wait
-// for it.
-template <class F>
-void together(Barrier& barrier, F body) {
-    try {
-        body();
-    } catch (...) {
-        barrier.abandon();
-        throw;
-    }
+// Steps of a share of rows that are one stage: some 200 microseconds, after which another thread
+// may go on where the first is kept from running.
+ptrdiff_t steps_at_once(ptrdiff_t rows, int shares, ptrdiff_t size) {
+    constexpr double operations = 1e7;
+    const double of_step = 6.0 * double(divided(rows, shares)) * double(size) * double(size);
+    return std::max(ptrdiff_t(1), ptrdiff_t(operations / of_step));
 }
+
+// How the shares of a recurrence go through it: first they prepare, then so many steps a stage. Those
+// of rows do not wait for one another any more then, those of vectors do at every step.
+struct Stages {
+    ptrdiff_t all, of_each, count, together;
+
+    Stages(const Plan& way, int shares, ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t size)
+        : all(steps),
+          of_each(shares == 1   ? steps
+                  : way.by_rows ? steps_at_once(rows, shares, size)
+                                : 1),
+          count(1 + divided(steps, of_each)),
+          together(way.by_rows ? 1 : count) {}
+
+    // Those of a stage after the first.
+    Range steps(ptrdiff_t stage) const {
+        return {(stage - 1) * of_each, std::min(stage * of_each, all)};
+    }
+};
 
 Range rows_of(ptrdiff_t rows, int share, int shares) {
     return part(rows, share, shares, rows >= 2 * tile_rows * shares ? tile_rows : 1);
@@ -120,7 +135,7 @@ void product(const Product<T>& p) {
     Team team(wanted_threads(work, worth_sharing));
     // By columns nothing is packed twice. A matrix that is interleaved is so by whoever reads it.
     const bool by_rows = p.rows >= 64 * team.size() && (p.a_step != 1 || vectors < 24 * team.size());
-    team.run([&](int share) {
+    team.run(team.size(), 1, 0, [&](int share, ptrdiff_t) {
         if (by_rows)
             k.product(p, part(p.rows, share, team.size(), tile_rows), {0, vectors});
         else
@@ -133,27 +148,28 @@ void forward(Forward<T> p) {
     if (p.steps == 0 || p.rows == 0) return;
     const auto& k = kernels<T>();
     const ptrdiff_t units = divided(p.size, k.width);
-    Plan way = plan(p.steps, p.rows, p.size, units, sizeof(T));
+    const Plan way = plan(p.steps, p.rows, p.size, units, sizeof(T));
     Scratch scratch;
     Team team(way.shares);
-    if (p.steps > 1) {
-        T* packed = scratch.take<T>(3 * units * k.width * p.size);
-        team.run([&](int share) {
-            const Range r = part(3 * units, share, team.size());
-            k.pack_forward(packed + r.begin * p.size * k.width, p.weight_hh, p.size, r);
-        });
-        p.packed = packed;
-    }
-    Barrier barrier(team.size());
-    Barrier* meet = way.by_rows || team.size() == 1 ? nullptr : &barrier;
-    team.run([&](int share) {
-        if (way.by_rows)
-            k.forward(p, rows_of(p.rows, share, team.size()), {0, units}, nullptr);
-        else
-            together(barrier, [&] {
-                k.forward(p, {0, p.rows}, part(units, share, team.size()), meet);
-            });
-    });
+    const int shares = team.size();
+    // The weights of one step are packed where they are used: there is nothing to prepare.
+    T* packed = p.steps > 1 ? scratch.take<T>(3 * units * k.width * p.size) : nullptr;
+    p.packed = packed;
+    const Stages stages(way, shares, p.steps, p.rows, p.size);
+    const ptrdiff_t first = packed ? 0 : 1;
+    team.run(shares, stages.count - first, stages.together - first,
+             [&](int share, ptrdiff_t stage) {
+                 stage += first;
+                 if (stage == 0) {
+                     const Range r = part(3 * units, share, shares);
+                     T* to = packed + r.begin * p.size * k.width;
+                     k.pack_forward(to, p.weight_hh, p.size, r);
+                 } else if (way.by_rows) {
+                     k.forward(p, rows_of(p.rows, share, shares), {0, units}, stages.steps(stage));
+                 } else {
+                     k.forward(p, {0, p.rows}, part(units, share, shares), stages.steps(stage));
+                 }
+             });
 }
 
 template <class T>
@@ -161,24 +177,24 @@ void backward(Backward<T> p, const T* weight_hh) {
     if (p.steps == 0 || p.rows == 0) return;
     const auto& k = kernels<T>();
     const ptrdiff_t vectors = divided(p.size, k.width);
-    Plan way = plan(p.steps, p.rows, p.size, vectors, sizeof(T));
+    const Plan way = plan(p.steps, p.rows, p.size, vectors, sizeof(T));
     Scratch scratch;
     Team team(way.shares);
+    const int shares = team.size();
     T* packed = scratch.take<T>(3 * vectors * k.width * p.size);
-    team.run([&](int share) {
-        const Range r = part(vectors, share, team.size());
-        k.pack_backward(packed + 3 * r.begin * p.size * k.width, weight_hh, p.size, r);
-    });
     p.packed = packed;
-    Barrier barrier(team.size());
-    Barrier* meet = way.by_rows || team.size() == 1 ? nullptr : &barrier;
-    team.run([&](int share) {
-        if (way.by_rows)
-            k.backward(p, rows_of(p.rows, share, team.size()), {0, vectors}, nullptr);
-        else
-            together(barrier, [&] {
-                k.backward(p, {0, p.rows}, part(vectors, share, team.size()), meet);
-            });
+    const Stages stages(way, shares, p.steps, p.rows, p.size);
+    team.run(shares, stages.count, stages.together, [&](int share, ptrdiff_t stage) {
+        const Range packs = part(vectors, share, shares);
+        const Range rows = way.by_rows ? rows_of(p.rows, share, shares) : Range{0, p.rows};
+        const Range own = way.by_rows ? Range{0, vectors} : packs;
+        if (stage == 0) {
+            T* to = packed + 3 * packs.begin * p.size * k.width;
+            k.pack_backward(to, weight_hh, p.size, packs);
+            k.backward_start(p, rows, own);
+        } else {
+            k.backward(p, rows, own, stages.steps(stage));
+        }
     });
 }
 
@@ -213,13 +229,12 @@ void step(const Step<T>& p) {
     f.states = states;
     const double weights = double(columns) * double(p.input_size + p.size);
     Team team(wanted_threads(weights, worth_reading));
-    Barrier barrier(team.size());
-    team.run([&](int share) {
-        together(barrier, [&] {
-            k.product(input, {0, p.rows}, part(vectors, share, team.size()));
-            if (team.size() > 1 && !barrier.wait()) return;
-            k.forward(f, {0, p.rows}, part(units, share, team.size()), nullptr);
-        });
+    const int shares = team.size();
+    team.run(shares, 2, 2, [&](int share, ptrdiff_t stage) {
+        if (stage == 0)
+            k.product(input, {0, p.rows}, part(vectors, share, shares));
+        else
+            k.forward(f, {0, p.rows}, part(units, share, shares), {0, 1});
     });
     std::memcpy(p.h_next, states + state, size_t(state) * sizeof(T));
 }

@@ -136,7 +136,7 @@ inline void forward_of_row(const Forward<T>& p, Range vectors) {
 }
 
 template <class T>
-inline void forward(const Forward<T>& p, Range rows, Range vectors, gru_xp::Barrier* barrier) {
+inline void forward(const Forward<T>& p, Range rows, Range vectors, Range steps) {
     if (!p.packed && p.rows == 1) {
         forward_of_row(p, vectors);
         return;
@@ -149,7 +149,7 @@ inline void forward(const Forward<T>& p, Range rows, Range vectors, gru_xp::Barr
     gru_xp::Scratch scratch;
     T* own = p.packed ? nullptr : scratch.take<T>(3 * most_units * stride);
     T* sums = scratch.take<T>((few + most_rows - 1) / most_rows * accumulators * w);
-    for (index s = 0; s < p.steps; ++s) {
+    for (index s = steps.begin; s < steps.end; ++s) {
         const index t = p.reverse ? p.steps - 1 - s : s;
         const T* h = p.states + (p.reverse ? t + 1 : t) * state;
         T* h_next = p.states + (p.reverse ? t : t + 1) * state;
@@ -191,7 +191,6 @@ inline void forward(const Forward<T>& p, Range rows, Range vectors, gru_xp::Barr
                     });
             }
         }
-        if (barrier && !barrier->wait()) return;
     }
 }
 

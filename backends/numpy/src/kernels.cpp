@@ -47,8 +47,8 @@ double multiply_adds(index rounds) {
 
 template <class T>
 constexpr gru_xp::Kernels<T> kernels() {
-    return {product<T>,       forward<T>,  backward<T>,    pack_forward<T>,  pack_backward<T>,
-            tanh_of<T>,       sigmoid_of<T>, multiply_adds<T>, width<T>};
+    return {product<T>,       forward<T>, backward_start<T>, backward<T>,      pack_forward<T>,
+            pack_backward<T>, tanh_of<T>, sigmoid_of<T>,     multiply_adds<T>, width<T>};
 }
 
 }  // namespace

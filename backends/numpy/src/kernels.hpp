@@ -9,8 +9,6 @@
 
 namespace gru_xp {
 
-class Barrier;
-
 struct Range {
     ptrdiff_t begin, end;
 };
@@ -59,10 +57,12 @@ struct Backward {
 template <class T>
 struct Kernels {
     void (*product)(const Product<T>&, Range rows, Range vectors);
-    // Without a barrier the rows are this share's alone and the vectors are all; with one, the
-    // rows are all, the vectors its own, and all shares must run at once.
-    void (*forward)(const Forward<T>&, Range rows, Range vectors, Barrier*);
-    void (*backward)(const Backward<T>&, Range rows, Range vectors, Barrier*);
+    // These steps, counted in the order in which they are done. Before the first of them all vectors
+    // of these rows must have done the one before it: vectors are shares only of one step at a time.
+    // Backward begins with backward_start, to which the same applies.
+    void (*forward)(const Forward<T>&, Range rows, Range vectors, Range steps);
+    void (*backward_start)(const Backward<T>&, Range rows, Range vectors);
+    void (*backward)(const Backward<T>&, Range rows, Range vectors, Range steps);
     // These vectors of the packed weights: of 3 ceil(size / width) of `size` rows each in forward, of
     // ceil(size / width) of 3 `size` rows in backward.
     void (*pack_forward)(T* packed, const T* weight_hh, ptrdiff_t size, Range vectors);

@@ -1,20 +1,28 @@
 #include "threads.hpp"
 
 #include <algorithm>
-#include <condition_variable>
+#include <atomic>
+#include <chrono>
+#include <climits>
+#include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
+#include <memory>
 #include <mutex>
-#include <new>
+#include <sstream>
+#include <string>
 #include <thread>
 
 #ifdef __linux__
+#include <linux/futex.h>
 #include <sched.h>
-#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #endif
 
@@ -29,36 +37,54 @@ inline void relax() {
 #endif
 }
 
-inline void give_way() {
-#if defined(__unix__) || defined(__APPLE__)
-    sched_yield();
+// A number that threads wait for: awake for a while, then asleep until somebody adds to it. Who
+// sleeps is woken by the kernel alone, which no thread can delay by not running, as it can with a
+// mutex that it holds.
+class Event {
+  public:
+    uint32_t value() const { return value_.load(std::memory_order_acquire); }
+
+    // Returns once the number is not `seen`, or once `done`, which is looked at while awake.
+    template <class Done>
+    void wait(uint32_t seen, Done done) {
+        using clock = std::chrono::steady_clock;
+        constexpr auto awake = std::chrono::microseconds(50);
+        const auto start = clock::now();
+        do {
+            for (int i = 0; i < 32; ++i) {
+                if (value() != seen || done()) return;
+                relax();
+            }
+        } while (clock::now() - start < awake);
+        sleepers_.fetch_add(1);
+        while (value_.load() == seen) sleep(seen);
+        sleepers_.fetch_sub(1);
+    }
+
+    // Adds one, and wakes so many of those who sleep.
+    void add(int wake_up) {
+        value_.fetch_add(1);
+        // Who goes to sleep says so first and looks at the number then; both see one of the two.
+        if (sleepers_.load() > 0) wake(wake_up);
+    }
+
+  private:
+#ifdef __linux__
+    void sleep(uint32_t seen) {
+        syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+    }
+    void wake(int count) {
+        syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
+    }
 #else
-    std::this_thread::yield();
+    void sleep(uint32_t seen) { value_.wait(seen); }
+    void wake(int) { value_.notify_all(); }
 #endif
-}
 
-// Waits until `done`, or for so many turns: some microseconds awake, then giving way in every turn.
-// Two threads that the scheduler has put onto one processor would otherwise wait for the end of
-// each other's time slice.
-template <class Done>
-bool wait_awake(int turns, Done done) {
-    constexpr int awake = 50;  // a pause takes some 20 to 50 ns
-    for (int i = 0; i < awake; ++i) {
-        if (done()) return true;
-        relax();
-    }
-    for (int i = 0; i < turns; ++i) {
-        if (done()) return true;
-        give_way();
-    }
-    return done();
-}
-
-template <class Done>
-void wait_awake(Done done) {
-    while (!wait_awake(1 << 20, done)) {
-    }
-}
+    alignas(64) std::atomic<uint32_t> value_{0};
+    std::atomic<int> sleepers_{0};
+};
+static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t), "a futex is 32 bits");
 
 #ifdef __linux__
 int processor() { return sched_getcpu(); }
@@ -78,16 +104,36 @@ int processor() { return -1; }
 void leave(int) {}
 #endif
 
-constexpr int worker_turns = 100;  // of some 300 ns, before it sleeps
+// Where a piece of work is: the turn that it belongs to, its next stage, and whether it is taken: as
+// somebody has it, or it is done. In one word, so that a claim that is late by a turn fails.
+class Place {
+  public:
+    explicit Place(uint64_t word) : word_(word) {}
+    Place(uint32_t turn, uint64_t stage) : word_(uint64_t(turn) << 32 | stage << 1) {}
 
-// Workers, and the one task that they have. Never destroyed: they may outlive everything static.
+    uint64_t word() const { return word_; }
+    uint32_t turn() const { return uint32_t(word_ >> 32); }
+    uint64_t stage() const { return (word_ & 0xFFFFFFFF) >> 1; }
+    bool taken() const { return word_ & 1; }
+    Place as_taken() const { return Place(word_ | 1); }
+    Place after() const { return Place(word_ + 2); }
+
+  private:
+    uint64_t word_;
+};
+constexpr ptrdiff_t most_stages = (ptrdiff_t(1) << 31) - 1;
+
+// Workers, and the work that they have. Never destroyed: they may outlive everything static.
 class Pool {
   public:
-    bool try_take() { return taken_.try_lock(); }
-    void give_back() { taken_.unlock(); }
+    Pool() : places_(new Aligned[size_t(most_threads())]) {}
+
+    bool try_take() { return !taken_.exchange(true, std::memory_order_acquire); }
+    void give_back() { taken_.store(false, std::memory_order_release); }
 
     // Grows to `count` workers if it can; returns how many there are.
     int grow(int count) {
+        while (workers_ < count && take_leave()) ++workers_;  // one who was to go stays
         if (workers_ >= count) return workers_;
 #if defined(__unix__) || defined(__APPLE__)
         // Signals are for the threads of the program: workers inherit that they are blocked.
@@ -97,9 +143,7 @@ class Pool {
 #endif
         try {
             for (; workers_ < count; ++workers_)
-                std::thread([this, number = workers_ + 1, seen = turn_.load()] {
-                    work(number, seen);
-                }).detach();
+                std::thread([this, seen = turn_.value()] { work(seen); }).detach();
         } catch (const std::exception&) {  // no thread, or no memory for one: fewer do
         }
 #if defined(__unix__) || defined(__APPLE__)
@@ -108,59 +152,141 @@ class Pool {
         return workers_;
     }
 
-    void run(int shares, Task task, void* context) {
-        task_ = task;
-        context_ = context;
-        shares_ = shares;
-        caller_ = processor();
+    // Lets workers beyond `count` end.
+    void shrink(int count) {
+        if (workers_ <= count) return;
+        leaving_.fetch_add(workers_ - count);
+        workers_ = count;
+        turn_.add(INT_MAX);
+    }
+
+    void run(const Team::Work& work) {
+        const uint32_t turn = turn_.value() + 1;
+        body_.store(work.body, std::memory_order_relaxed);
+        context_.store(work.context, std::memory_order_relaxed);
+        pieces_.store(work.pieces, std::memory_order_relaxed);
+        stages_.store(uint64_t(work.stages), std::memory_order_relaxed);
+        together_.store(uint64_t(std::min(work.together, work.stages)), std::memory_order_relaxed);
+        caller_.store(processor(), std::memory_order_relaxed);
+        failed_.store(false, std::memory_order_relaxed);
         error_ = nullptr;
-        // Every worker reads the task, also those that have no share, so that none is late for
-        // the next one.
-        busy_.store(workers_, std::memory_order_relaxed);
-        {
-            std::lock_guard<std::mutex> lock(sleep_);
-            turn_.fetch_add(1, std::memory_order_release);
-        }
-        wake_.notify_all();
-        do_share(0);
-        wait_awake([&] { return busy_.load(std::memory_order_acquire) == 0; });
+        done_.store(0, std::memory_order_relaxed);
+        for (int piece = 0; piece < work.pieces; ++piece)
+            places_[piece].word.store(Place(turn, 0).word(), std::memory_order_relaxed);
+        tickets_.store(uint64_t(turn) << 32, std::memory_order_relaxed);
+        turn_.add(std::min(work.pieces - 1, workers_));
+        help(turn, 0);
         if (error_) std::rethrow_exception(error_);
     }
 
   private:
-    void do_share(int share) noexcept {
-        try {
-            task_(context_, share);
-        } catch (...) {
-            std::lock_guard<std::mutex> lock(sleep_);
-            if (!error_) error_ = std::current_exception();
-        }
+    struct Aligned {
+        alignas(64) std::atomic<uint64_t> word{0};
+    };
+    enum class Found { work, nothing, end };
+
+    // Whether there was one worker too many; then there is one less.
+    bool take_leave() {
+        int left = leaving_.load();
+        while (left > 0)
+            if (leaving_.compare_exchange_weak(left, left - 1)) return true;
+        return false;
     }
 
-    void work(int number, unsigned seen) {
+    void work(uint32_t seen) {
         for (;;) {
-            const auto called = [&] { return turn_.load(std::memory_order_acquire) != seen; };
-            if (!wait_awake(worker_turns, called)) {
-                std::unique_lock<std::mutex> lock(sleep_);
-                wake_.wait(lock, called);
-            }
-            ++seen;
-            if (number < shares_) {
-                leave(caller_);
-                do_share(number);
-            }
-            busy_.fetch_sub(1, std::memory_order_release);
+            turn_.wait(seen, [] { return false; });
+            seen = turn_.value();
+            if (take_leave()) return;
+            const int own = ticket(seen);
+            if (own <= 0) continue;
+            leave(caller_.load(std::memory_order_relaxed));
+            help(seen, own);
         }
     }
 
-    std::mutex taken_, sleep_;
-    std::condition_variable wake_;
-    std::atomic<unsigned> turn_{0};
-    alignas(64) std::atomic<int> busy_{0};
-    int workers_ = 0, shares_ = 0, caller_ = -1;
-    Task task_ = nullptr;
-    void* context_ = nullptr;
+    // Number of the piece that a worker is to try first, from 1 on; 0 if there are workers enough.
+    int ticket(uint32_t turn) {
+        uint64_t given = tickets_.load(std::memory_order_acquire);
+        do {
+            if (uint32_t(given >> 32) != turn) return 0;
+            if (int(given & 0xFFFFFFFF) + 1 >= pieces_.load(std::memory_order_relaxed)) return 0;
+        } while (!tickets_.compare_exchange_weak(given, given + 1, std::memory_order_acq_rel));
+        return int(given & 0xFFFFFFFF) + 1;
+    }
+
+    // Works as long as a turn's work is not done.
+    void help(uint32_t turn, int own) {
+        for (;;) {
+            // Before the search: what is done during it ends the wait that follows.
+            const uint32_t seen = stage_.value();
+            const uint64_t done = done_.load(std::memory_order_acquire);
+            switch (search(turn, own, done)) {
+                case Found::end: return;
+                case Found::work: continue;
+                case Found::nothing: break;
+            }
+            stage_.wait(seen, [&] { return done_.load(std::memory_order_acquire) != done; });
+        }
+    }
+
+    // Does a stage of a piece, if there is one to do.
+    Found search(uint32_t turn, int own, uint64_t done) {
+        const int pieces = pieces_.load(std::memory_order_relaxed);
+        const uint64_t stages = stages_.load(std::memory_order_relaxed);
+        const uint64_t together = together_.load(std::memory_order_relaxed);
+        for (int i = 0, piece = own; i < pieces; ++i, ++piece) {
+            if (piece >= pieces) piece = 0;
+            auto& word = places_[piece].word;
+            const Place place(word.load(std::memory_order_acquire));
+            if (place.turn() != turn) return Found::end;
+            const uint64_t stage = place.stage();
+            if (place.taken() || done < std::min(stage, together) * uint64_t(pieces)) continue;
+            uint64_t expected = place.word();
+            if (!word.compare_exchange_strong(expected, place.as_taken().word(),
+                                              std::memory_order_acquire))
+                continue;
+            // From here on the turn cannot end, and the numbers above are its own.
+            do_stage(piece, ptrdiff_t(stage));
+            const Place after = stage + 1 < stages ? place.after() : place.as_taken();
+            word.store(after.word(), std::memory_order_release);
+            const uint64_t now = done_.fetch_add(1, std::memory_order_acq_rel) + 1;
+            const uint64_t all = stages * uint64_t(pieces);
+            if (now == all || (now % uint64_t(pieces) == 0 && now <= together * uint64_t(pieces)))
+                stage_.add(INT_MAX);
+            return now == all ? Found::end : Found::work;
+        }
+        return done == stages * uint64_t(pieces) ? Found::end : Found::nothing;
+    }
+
+    void do_stage(int piece, ptrdiff_t stage) noexcept {
+        if (failed_.load(std::memory_order_relaxed)) return;
+        try {
+            body_.load(std::memory_order_relaxed)(context_.load(std::memory_order_relaxed), piece,
+                                                  stage);
+        } catch (...) {
+            std::lock_guard<std::mutex> lock(of_error_);
+            if (!error_) error_ = std::current_exception();
+            failed_.store(true, std::memory_order_relaxed);
+        }
+    }
+
+    std::atomic<bool> taken_{false};
+    Event turn_;   // a new piece of work, or workers to leave
+    Event stage_;  // a stage that all had to do is done, or all of the work
+    alignas(64) std::atomic<uint64_t> done_{0};  // stages of all pieces
+    alignas(64) std::atomic<uint64_t> tickets_{0};
+    // Of the work: set by the caller before the turn, and atomic as workers that are late by a turn
+    // read them too, whose claims then fail.
+    std::atomic<void (*)(void*, int, ptrdiff_t)> body_{nullptr};
+    std::atomic<void*> context_{nullptr};
+    std::atomic<int> pieces_{0}, caller_{-1}, leaving_{0};
+    std::atomic<uint64_t> stages_{0}, together_{0};
+    std::atomic<bool> failed_{false};
+    std::mutex of_error_;
     std::exception_ptr error_;
+    int workers_ = 0;
+    std::unique_ptr<Aligned[]> places_;
 };
 
 std::atomic<Pool*> current_pool{nullptr};
@@ -189,55 +315,94 @@ const int wanted_by_environment = [] {
     return text ? std::atoi(text) : 0;
 }();
 
+std::string content(const std::string& path) {
+    std::ifstream file(path);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+}
+
+// Threads that the container's quota feeds, or 0. Files are read once.
+int fed_by_quota() {
+#ifdef __linux__
+    static const double quota =
+        cpu_quota(content("/proc/self/cgroup").c_str(), "/sys/fs/cgroup");
+    return int(std::ceil(quota));
+#else
+    return 0;
+#endif
+}
+
 int default_count() {
     int count = int(std::thread::hardware_concurrency());
 #ifdef __linux__
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
 #endif
+    if (const int fed = fed_by_quota()) count = std::min(count, fed);
     if (wanted_by_environment > 0) count = std::min(count, wanted_by_environment);
-    return std::max(count, 1);
-}
-
-// One thread's memory of blocks that it is not using.
-struct Kept {
-    static constexpr size_t most = size_t(1) << 22;
-    static constexpr int places = 4;
-    struct {
-        void* data = nullptr;
-        size_t size = 0;
-    } blocks[places];
-
-    ~Kept() {
-        for (auto& block : blocks) std::free(block.data);
-    }
-};
-
-thread_local Kept kept;
-
-void* allocate(size_t size) {
-    constexpr size_t page = size_t(1) << 21;
-    const size_t alignment = size >= page ? page : 64;
-    void* data = std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
-    if (!data) throw std::bad_alloc();
-#ifdef __linux__
-    if (size >= page) madvise(data, size, MADV_HUGEPAGE);
-#endif
-    return data;
+    return std::min(std::max(count, 1), most_threads());
 }
 
 }  // namespace
+
+int most_threads() {
+    static const int most = std::max(256, 4 * int(std::thread::hardware_concurrency()));
+    return most;
+}
 
 int thread_count() {
     const int chosen = chosen_count.load(std::memory_order_relaxed);
     return chosen > 0 ? chosen : default_count();
 }
 
-void set_thread_count(int count) { chosen_count.store(count, std::memory_order_relaxed); }
+void set_thread_count(int count) {
+    chosen_count.store(std::min(count, most_threads()), std::memory_order_relaxed);
+    Pool* found = current_pool.load(std::memory_order_acquire);
+    if (!found || !found->try_take()) return;  // a call that runs has the workers it needs
+    found->shrink(thread_count() - 1);
+    found->give_back();
+}
+
+double cpu_quota(const char* groups, const char* root) {
+    double least = 0;
+    const auto limit = [&](double quota, double period) {
+        if (quota > 0 && period > 0 && (least == 0 || quota / period < least))
+            least = quota / period;
+    };
+    std::istringstream lines(groups);
+    for (std::string line; std::getline(lines, line);) {
+        // Number, controllers (none in version 2), path within the mount.
+        const size_t first = line.find(':'), second = line.find(':', first + 1);
+        if (first == std::string::npos || second == std::string::npos) continue;
+        const std::string controllers = line.substr(first + 1, second - first - 1);
+        const bool unified = controllers.empty();
+        if (!unified && ("," + controllers + ",").find(",cpu,") == std::string::npos) continue;
+        // A group's limit holds for those below it. In a container the path may be the host's,
+        // and the mount the container's own group.
+        std::string path = line.substr(second + 1);
+        for (;;) {
+            if (unified) {
+                double quota = 0, period = 0;  // "max 100000" is no number
+                std::istringstream text(content(root + path + "/cpu.max"));
+                if (text >> quota >> period) limit(quota, period);
+            } else {
+                const std::string folder = root + std::string("/cpu") + path;
+                double quota = 0, period = 0;  // a quota of -1 is none
+                std::istringstream one(content(folder + "/cpu.cfs_quota_us"));
+                std::istringstream other(content(folder + "/cpu.cfs_period_us"));
+                if (one >> quota && other >> period) limit(quota, period);
+            }
+            if (path.empty() || path == "/") break;
+            path.resize(path.rfind('/'));
+        }
+    }
+    return least;
+}
 
 Team::Team(int wanted) {
     if (wanted <= 1 || !pool().try_take()) return;
-    size_ = std::min(wanted, pool().grow(wanted - 1) + 1);
+    size_ = std::min(wanted, pool().grow(std::min(wanted, most_threads()) - 1) + 1);
     if (size_ == 1) pool().give_back();
 }
 
@@ -245,53 +410,14 @@ Team::~Team() {
     if (size_ > 1) pool().give_back();
 }
 
-void Team::run(Task task, void* context) {
-    if (size_ > 1)
-        pool().run(size_, task, context);
-    else
-        task(context, 0);
-}
-
-bool Barrier::wait() {
-    const int turn = turn_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == shares_) {
-        arrived_.store(0, std::memory_order_relaxed);
-        turn_.store(turn + 1, std::memory_order_release);
-    } else {
-        wait_awake([&] {
-            return turn_.load(std::memory_order_acquire) != turn ||
-                   abandoned_.load(std::memory_order_acquire);
-        });
+void Team::run(const Work& work) {
+    if (size_ > 1 && work.pieces > 1 && work.pieces <= most_threads() &&
+        work.stages <= most_stages) {
+        pool().run(work);
+        return;
     }
-    return !abandoned_.load(std::memory_order_acquire);
-}
-
-void* Scratch::bytes(size_t count) {
-    const size_t size = std::max((count + 63) / 64 * 64, size_t(64));
-    auto& block = blocks_[taken_];
-    block = {nullptr, size};
-    for (auto& free : kept.blocks)
-        if (free.size >= size) {
-            block = {free.data, free.size};
-            free = {nullptr, 0};
-            break;
-        }
-    if (!block.data) block.data = allocate(size);
-    ++taken_;
-    return block.data;
-}
-
-Scratch::~Scratch() {
-    while (taken_ > 0) {
-        auto& block = blocks_[--taken_];
-        if (block.size <= Kept::most)
-            for (auto& free : kept.blocks)  // the smaller ones make room
-                if (free.size < block.size) {
-                    std::swap(free.data, block.data);
-                    std::swap(free.size, block.size);
-                }
-        std::free(block.data);
-    }
+    for (ptrdiff_t stage = 0; stage < work.stages; ++stage)
+        for (int piece = 0; piece < work.pieces; ++piece) work.body(work.context, piece, stage);
 }
 
 }  // namespace gru_xp

@@ -1,22 +1,30 @@
 // Threads that wait for work, and memory to work in.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 
 namespace gru_xp {
 
 // Upper bound on the threads of one call, the calling thread included. As long as it has not been
-// set it is what the process may run on (CPU affinity), and at most OMP_NUM_THREADS.
+// set it is what the process may run on (CPU affinity, a container's quota), and at most
+// OMP_NUM_THREADS.
 int thread_count();
+// Sets it, 0 for the default again, but at most `most_threads`; threads beyond it end.
 void set_thread_count(int count);
+int most_threads();
 
-// A task's shares; all of them run at once.
-using Task = void (*)(void* context, int share);
+// CPUs' worth of time that a control group, of /proc/self/cgroup's text, may use; 0 for no limit.
+// `root` is where control groups are mounted.
+double cpu_quota(const char* groups, const char* root);
 
 // The calling thread and as many workers as are to be had, at most `wanted` together. While
-// another caller has the workers, a team is the calling thread alone: a task must be right for
-// any number of shares. No team may be made within a task.
+// another caller has the workers, a team is the calling thread alone. No team may be made within
+// a team's work.
+//
+// Work is pieces, each of which goes through stages, one after another. Who is free takes a piece
+// that nobody has and does its next stage, its own piece before others'. So nobody waits for a
+// thread that the scheduler keeps from running, unless it was stopped in the middle of a stage:
+// where other processes want the processors too, the caller does what no worker comes to do.
 class Team {
   public:
     explicit Team(int wanted);
@@ -26,41 +34,37 @@ class Team {
 
     int size() const { return size_; }
 
-    // body(share) for every share in [0, size), share 0 on the calling thread.
+    // body(piece, stage) for every piece and stage. A stage from 1 to `together` begins once all
+    // pieces have done the one before it; a later one, once its own piece has. What was written in
+    // stages that must be done is seen. At most `most_threads` pieces. Throws what body throws;
+    // then some of the rest is not done.
     template <class F>
-    void run(F&& body) {
-        run([](void* context, int share) { (*static_cast<F*>(context))(share); }, &body);
+    void run(int pieces, ptrdiff_t stages, ptrdiff_t together, F&& body) {
+        run({pieces, stages, together,
+             [](void* context, int piece, ptrdiff_t stage) {
+                 (*static_cast<F*>(context))(piece, stage);
+             },
+             &body});
     }
 
+    struct Work {
+        int pieces;
+        ptrdiff_t stages, together;
+        void (*body)(void* context, int piece, ptrdiff_t stage);
+        void* context;
+    };
+
   private:
-    void run(Task task, void* context);
+    void run(const Work& work);
 
     int size_ = 1;
 };
 
-// All shares of a team wait here for one another; may be used again at once.
-class Barrier {
-  public:
-    explicit Barrier(int shares) : shares_(shares) {}
-
-    // False if a share has abandoned the others: then what they wait for is not there.
-    [[nodiscard]] bool wait();
-
-    // Lets the others go on, and return, where a share cannot.
-    void abandon() { abandoned_.store(true, std::memory_order_release); }
-
-  private:
-    const int shares_;
-    alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<int> turn_{0};
-    std::atomic<bool> abandoned_{false};
-};
-
-// Memory of a thread, aligned to 64 bytes and not initialised, given back at the end of the scope.
-// Small blocks are kept for the thread's next call.
+// Memory aligned to 64 bytes and not initialised, given back at the end of the scope. Small blocks
+// are kept for the next calls on this processor.
 class Scratch {
   public:
-    Scratch() = default;
+    Scratch();
     ~Scratch();
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
@@ -75,11 +79,9 @@ class Scratch {
     void* bytes(size_t count);
 
     static constexpr int most = 4;
+    const int shelf_;
     int taken_ = 0;
-    struct {
-        void* data;
-        size_t size;
-    } blocks_[most];
+    void* blocks_[most];
 };
 
 }  // namespace gru_xp

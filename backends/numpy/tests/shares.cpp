@@ -65,30 +65,37 @@ void check_recurrence(const char* set, const Case& c, bool few) {
     auto expected = recurrence.reference();
     expected.forward();
 
-    const auto forward = [&](ForwardRun<T>& run, Range rows, Range vectors, gru_xp::Barrier* meet) {
+    const Range all{0, c.T};
+    const auto forward = [&](ForwardRun<T>& run, Range rows, Range vectors, Range steps) {
         auto p = run.arguments();
         p.packed = of_forward.data();
-        k.forward(p, rows, vectors, meet);
+        k.forward(p, rows, vectors, steps);
     };
-    const auto backward = [&](BackwardRun<T>& run, Range rows, Range vectors,
-                              gru_xp::Barrier* meet) {
+    const auto backward = [&](BackwardRun<T>& run, Range rows, Range vectors, Range steps) {
         auto p = run.arguments();
         p.packed = of_backward.data();
-        k.backward(p, rows, vectors, meet);
+        if (steps.begin < 0)
+            k.backward_start(p, rows, vectors);
+        else
+            k.backward(p, rows, vectors, steps);
     };
+    const Range start{-1, 0};
     begin_case("shares %s", title.c_str());
     ForwardRun<T> whole(recurrence);
     BackwardRun<T> whole_back(recurrence, expected);
-    forward(whole, {0, c.N}, {0, units}, nullptr);
-    backward(whole_back, {0, c.N}, {0, units}, nullptr);
+    forward(whole, {0, c.N}, {0, units}, all);
+    backward(whole_back, {0, c.N}, {0, units}, start);
+    backward(whole_back, {0, c.N}, {0, units}, all);
 
     for (const auto& edges : cuts(c.N, few)) {
         begin_case("shares of rows%s %s", edges_of(edges).c_str(), title.c_str());
         ForwardRun<T> run(recurrence);
         BackwardRun<T> back(recurrence, expected);
         at_once(edges, [&](Range rows) {
-            forward(run, rows, {0, units}, nullptr);
-            backward(back, rows, {0, units}, nullptr);
+            backward(back, rows, {0, units}, start);
+            for (index t = 0; t < c.T; ++t) forward(run, rows, {0, units}, {t, t + 1});
+            backward(back, rows, {0, units}, {0, 1});  // in stages of one step, and of the rest
+            backward(back, rows, {0, units}, {1, c.T});
         });
         run.expect_same_bits_as(whole);
         back.expect_same_bits_as(whole_back);
@@ -97,11 +104,12 @@ void check_recurrence(const char* set, const Case& c, bool few) {
         begin_case("shares of vectors%s %s", edges_of(edges).c_str(), title.c_str());
         ForwardRun<T> run(recurrence);
         BackwardRun<T> back(recurrence, expected);
-        gru_xp::Barrier barrier(int(edges.size()) - 1);
-        at_once(edges, [&](Range vectors) {
-            forward(run, {0, c.N}, vectors, &barrier);
-            backward(back, {0, c.N}, vectors, &barrier);
-        });
+        at_once(edges, [&](Range vectors) { backward(back, {0, c.N}, vectors, start); });
+        for (index t = 0; t < c.T; ++t)
+            at_once(edges, [&](Range vectors) {
+                forward(run, {0, c.N}, vectors, {t, t + 1});
+                backward(back, {0, c.N}, vectors, {t, t + 1});
+            });
         run.expect_same_bits_as(whole);
         back.expect_same_bits_as(whole_back);
     }

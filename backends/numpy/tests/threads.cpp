@@ -1,14 +1,17 @@
-// Team, Barrier and Scratch by themselves, with several callers at once.
+// Team and Scratch by themselves, with several callers at once.
 #include "threads.hpp"
 
 #ifdef __linux__
+#include <dirent.h>
 #include <sched.h>
 #endif
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <new>
+#include <chrono>
+#include <cstdlib>
 #include <stdexcept>
 #include <thread>
 
@@ -27,19 +30,31 @@ void at_once(F body) {
     for (auto& thread : threads) thread.join();
 }
 
-// Every share runs once a task, and sees what all shares of the task before have left.
+// Every piece goes through every stage once, in order. What is written in a stage that must be done
+// is seen: each stage writes a row of its own, so that nothing is read that may be written now.
+bool work_is_right(gru_xp::Team& team, int pieces, index stages, index together) {
+    std::vector<int> rows(size_t(stages * pieces), 0);
+    std::atomic<bool> right{true};
+    team.run(pieces, stages, together, [&](int piece, index stage) {
+        const auto done = [&](int of, index in) { return rows[size_t(in * pieces + of)] == 1; };
+        if (stage > 0 && !done(piece, stage - 1)) right = false;
+        for (int i = 0; i < pieces && stage > 0 && stage <= together; ++i)
+            if (!done(i, stage - 1)) right = false;
+        ++rows[size_t(stage * pieces + piece)];
+    });
+    for (int each : rows)
+        if (each != 1) right = false;
+    return right;
+}
+
 bool team_is_right(int wanted) {
     gru_xp::Team team(wanted);
     if (team.size() < 1 || team.size() > std::max(wanted, 1)) return false;
-    std::vector<int> left(size_t(team.size()), 0);
-    std::atomic<bool> right{true};
-    for (int task = 1; task <= 3; ++task) {
-        team.run([&](int share) { ++left[size_t(share)]; });
-        team.run([&](int) {
-            for (int each : left)
-                if (each != task) right = false;
-        });
-    }
+    bool right = true;
+    for (int pieces : {team.size(), 1, 7})
+        for (index stages : {1, 2, 6})
+            for (index together : {index(0), index(1), stages})
+                right = work_is_right(team, pieces, stages, together) && right;
     return right;
 }
 
@@ -70,63 +85,135 @@ void test_exceptions() {
     for (int thrower : {0, 1, 2}) {
         gru_xp::Team team(3);
         std::string caught;
+        std::atomic<int> too_far{0};
         try {
-            team.run([&](int share) {
-                if (share == thrower) throw std::runtime_error("share " + std::to_string(share));
+            team.run(3, 2, 2, [&](int piece, index stage) {
+                if (stage > 0) ++too_far;
+                if (piece == thrower) throw std::runtime_error("piece " + std::to_string(piece));
             });
         } catch (const std::runtime_error& error) {
             caught = error.what();
         }
-        expect(caught == text("share %d", thrower), "it did not reach the caller: " + caught);
-        std::atomic<int> shares{0};
-        team.run([&](int) { ++shares; });
-        expect(shares == 3, "the team does not go on after an exception");
+        expect(caught == text("piece %d", thrower), "it did not reach the caller: " + caught);
+        expect(too_far == 0, "the next stage was begun all the same");
+        expect(work_is_right(team, 3, 2, 2), "the team does not go on after an exception");
     }
 }
 
-// After each wait every share sees what all of them wrote before it.
-void test_barrier(int shares, int phases) {
-    begin_case("a barrier of %d", shares);
-    gru_xp::Barrier barrier(shares);
-    std::vector<int> written(size_t(shares), -1);
-    std::atomic<int> wrong{0};
-    std::vector<std::thread> threads;
-    for (int share = 0; share < shares; ++share)
-        threads.emplace_back([&, share] {
-            for (int phase = 0; phase < phases; ++phase) {
-                written[size_t(share)] = phase;
-                if (!barrier.wait()) ++wrong;
-                for (int each : written)
-                    if (each != phase) ++wrong;
-                if (!barrier.wait()) ++wrong;
+// Whoever is free does what nobody has begun: every worker stays in the first piece that it takes
+// until all other pieces are done.
+void test_claims() {
+    begin_case("workers that are kept from running");
+    const auto caller = std::this_thread::get_id();
+    for (index together : {0, 1}) {
+        gru_xp::Team team(3);
+        const int pieces = 9, stages = 4;
+        std::atomic<int> stuck{0}, done{0};
+        std::atomic<bool> late{false};
+        const index open = together ? 1 : stages;  // stages that the others can do meanwhile
+        team.run(pieces, stages, together, [&](int, index stage) {
+            if (stage == 0 && std::this_thread::get_id() != caller) {
+                ++stuck;
+                const auto start = std::chrono::steady_clock::now();
+                while (done < (pieces - stuck) * open && !late) {
+                    std::this_thread::yield();
+                    late = std::chrono::steady_clock::now() - start > std::chrono::seconds(20);
+                }
+            } else {
+                ++done;
             }
         });
-    for (auto& thread : threads) thread.join();
-    expect(wrong == 0, text("%d numbers were early or late", wrong.load()));
+        expect(!late, text("pieces were left to workers that do not come, together %td", together));
+    }
 }
 
-// Where a share fails before the others' barrier, they go on, know of it, and the caller hears why.
-void test_abandoned_barrier() {
-    begin_case("a barrier that a share does not reach");
-    for (int failing : {0, 1, 2}) {
-        gru_xp::Team team(3);
-        gru_xp::Barrier barrier(team.size());
-        std::atomic<int> told{0};
-        bool caught = false;
-        try {
-            team.run([&](int share) {
-                if (share == failing) {
-                    barrier.abandon();
-                    throw std::bad_alloc();
-                }
-                if (!barrier.wait()) ++told;
+// Waits that outlast being awake: who sleeps is woken by a stage's end, and by the end of all.
+void test_sleepers() {
+    begin_case("threads that have gone to sleep");
+    gru_xp::Team team(3);
+    for (int slow = 0; slow < 3; ++slow)
+        for (index together : {0, 6}) {
+            int order = 0;
+            team.run(3, 6, together, [&](int piece, index stage) {
+                if (piece != slow) return;
+                if (stage != order++) fail("stages out of order");
+                std::this_thread::sleep_for(std::chrono::microseconds(300));
             });
-        } catch (const std::bad_alloc&) {
-            caught = true;
+            expect(order == 6, "a stage was left out");
         }
-        expect(caught, "the failure did not reach the caller");
-        expect(told == team.size() - 1, text("%d shares were told", told.load()));
+}
+
+index threads_of_process() {
+    index count = -1;
+#ifdef __linux__
+    if (DIR* folder = opendir("/proc/self/task")) {
+        count = -2;  // . and ..
+        while (readdir(folder)) ++count;
+        closedir(folder);
     }
+#endif
+    return count;
+}
+
+// The count has a limit, and workers beyond it end.
+void test_counts() {
+    begin_case("more threads than there can be");
+    gru_xp::set_thread_count(65536);
+    expect(gru_xp::thread_count() == gru_xp::most_threads(), "the count has no limit");
+    expect(gru_xp::most_threads() >= 256, "the limit is low");
+    begin_case("workers that are too many");
+    gru_xp::set_thread_count(12);
+    {
+        gru_xp::Team team(12);
+        expect(team.size() == 12, "there are fewer than were asked for");
+        expect(work_is_right(team, 12, 3, 3), "work of twelve");
+    }
+    const index before = threads_of_process();
+    gru_xp::set_thread_count(4);
+    index left = before;
+    for (int i = 0; i < 2000 && left > before - 8; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        left = threads_of_process();
+    }
+    expect(before < 0 || left == before - 8, text("of %td threads %td are left", before, left));
+    for (int wanted : {4, 9, 2, 12, 3}) {  // to grow again, also while some are leaving
+        gru_xp::set_thread_count(wanted);
+        expect(team_is_right(wanted), text("a team of %d afterwards", wanted));
+    }
+    gru_xp::set_thread_count(4);
+}
+
+// Control groups of both versions, in files as the kernel writes them.
+void test_quota() {
+    begin_case("a container's quota");
+    char folder[] = "/tmp/gru-xp-quota-XXXXXX";
+    if (!mkdtemp(folder)) return fail("no temporary folder");
+    const std::string root = folder;
+    const auto put = [&](const std::string& path, const char* content) {
+        for (size_t at = root.size() + 1; (at = (root + path).find('/', at)) != std::string::npos; ++at)
+            mkdir((root + path).substr(0, at).c_str(), 0700);
+        std::FILE* file = std::fopen((root + path).c_str(), "w");
+        if (!file) return fail("no file " + path);
+        std::fputs(content, file);
+        std::fclose(file);
+    };
+    const auto quota = [&](const char* groups) { return gru_xp::cpu_quota(groups, folder); };
+    expect(quota("0::/\n") == 0, "no file is no limit");
+    put("/cpu.max", "max 100000\n");
+    expect(quota("0::/\n") == 0, "max is no limit");
+    put("/cpu.max", "150000 100000\n");
+    expect(quota("0::/\n") == 1.5, "of the root");
+    expect(quota("0::/some/group\n") == 1.5, "of a group whose own files are not mounted");
+    put("/some/cpu.max", "50000 100000\n");
+    put("/some/group/cpu.max", "400000 100000\n");
+    expect(quota("0::/some/group\n") == 0.5, "the least of a group and those above it");
+    expect(quota("nonsense\n\n:\n0::\n") == 1.5, "lines that are none");
+    put("/cpu/docker/cpu.cfs_quota_us", "300000\n");
+    put("/cpu/docker/cpu.cfs_period_us", "100000\n");
+    expect(quota("5:memory:/docker\n3:cpu,cpuacct:/docker\n") == 3, "of version 1");
+    put("/cpu/docker/cpu.cfs_quota_us", "-1\n");
+    expect(quota("3:cpuacct,cpu:/docker\n") == 0, "-1 is no limit");
+    std::system(("rm -r " + root).c_str());
 }
 
 // Blocks are aligned, the caller's own, and their whole length may be written.
@@ -164,8 +251,8 @@ void test_scratch(int rounds) {
     expect(wrong == 0, text("%d blocks were wrong", wrong.load()));
     begin_case("scratch of workers");
     gru_xp::Team team(3);
-    team.run([&](int share) {
-        Random random(uint64_t(share + 10));
+    team.run(3, 1, 0, [&](int piece, index) {
+        Random random(uint64_t(piece + 10));
         for (int round = 0; round < rounds; ++round)
             if (!scratch_is_right(random)) ++wrong;
     });
@@ -205,16 +292,27 @@ void test_processors() {
     gru_xp::Team team(2);
     expect(team.size() == 2, "nobody else has the workers, yet the team is smaller");
     sched_setaffinity(0, sizeof one, &one);
-    int seen = here;
-    team.run([&](int share) {
-        if (share == 0) return;
+    int seen = -1;
+    const auto caller = std::this_thread::get_id();
+    // The caller stays in its piece until the worker has come.
+    const auto on_worker = [&](auto body) {
+        std::atomic<bool> came{false};
+        team.run(2, 1, 0, [&](int, index) {
+            if (std::this_thread::get_id() == caller) {
+                while (!came) sched_yield();
+                return;
+            }
+            body();
+            came = true;
+        });
+    };
+    on_worker([&] {
         sched_getaffinity(0, sizeof of_worker, &of_worker);
         sched_setaffinity(0, sizeof one, &one);  // moves it here
         sched_setaffinity(0, sizeof of_worker, &of_worker);
     });
     cpu_set_t after;
-    team.run([&](int share) {
-        if (share == 0) return;
+    on_worker([&] {
         seen = sched_getcpu();
         sched_getaffinity(0, sizeof after, &after);
     });
@@ -230,8 +328,10 @@ void test_processors() {
 void test_threads(const Options& options) {
     test_teams(options.quick ? 40 : 400);
     test_exceptions();
-    for (int shares = 1; shares <= 4; ++shares) test_barrier(shares, options.quick ? 50 : 500);
-    test_abandoned_barrier();
+    test_claims();
+    test_sleepers();
+    test_counts();
+    test_quota();
     test_scratch(options.quick ? 100 : 1000);
     test_fork();
     test_processors();
