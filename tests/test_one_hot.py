@@ -140,11 +140,40 @@ def test_one_sequence_needs_no_batch_axis(lib: Library) -> None:
     assert gru_backward(params, tape, y)[1] is None
 
 
-@pytest.mark.parametrize(("index", "told"), [(9, "got 9"), (-1, "got -1")])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_16_bits_add_up_their_blocks_in_float32(lib: Library, dtype: str) -> None:
+    """Ones, whose sums are whole numbers: of more blocks than 16 bits can count."""
+    lib.skip_without(dtype)
+    classes, blocks = BLOCK + 10, 17
+    count = blocks * BLOCK
+    indices = lib.array(np.full(count, 4), "int32")
+    drows = lib.array(np.ones((count, 2)), dtype)
+    got = one_hot.weight_gradient(indices, drows, classes, place=lib.place(dtype))
+    lib.assert_close(got[:, 4], [count, count], atol=0, dtype=dtype)
+
+
+def test_a_negative_index_means_the_same_forward_and_backward() -> None:
+    """Where it is not checked: an index from the end, which JAX and torch's portable path take."""
+    lib = Library("array_api_strict")
+    for classes in (9, BLOCK + 4):
+        drows = np.random.default_rng(0).normal(size=(3, 2))
+        got = one_hot.weight_gradient(
+            lib.array([1, -1, -1], "int32"), lib.array(drows), classes, place=lib.place()
+        )
+        wanted = drows.T @ np.eye(classes)[[1, -1, -1]]
+        lib.assert_close(got, wanted, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("index", "told"), [(9, "got 9"), (-1, "got -1"), (2**32 + 1, "got 4294967297")]
+)
 def test_an_index_out_of_range_is_refused_on_numpy(index: int, told: str) -> None:
     params = weights(Library("numpy"), 9, FORMS[0])
     with pytest.raises(ValueError, match=f"from 0 to 8, as the weights .* {told}"):
         gru(params, OneHot(np.asarray([[0], [index]])))
+    if index > 0:
+        with pytest.raises(ValueError, match=told):
+            gru(params, OneHot(np.asarray([[0], [index]], dtype=np.uint64)))
 
 
 @pytest.mark.parametrize(

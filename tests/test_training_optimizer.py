@@ -113,18 +113,23 @@ def test_large_arrays_are_updated_to_the_same_bits(
 ) -> None:
     params, gradients = draw(0), [draw(1), draw(2)]
     whole = adam_on(lib, params, gradients, weight_decay=0.4)
-    seen: list[int] = []
+    sizes: set[int] = set()
 
-    def counted(*arguments: Any, **options: Any) -> Any:
-        results = pieces.in_pieces(*arguments, **options)
-        seen.append(len(results))
-        return results
+    def noted(function: Any, *arrays: Any, xp: Any) -> Any:
+        def seen(*parts: Any) -> Any:
+            sizes.add(math.prod(parts[0].shape))
+            return function(*parts)
+
+        return pieces.in_pieces(seen, *arrays, xp=xp)
 
     monkeypatch.setattr(pieces, "PIECE", 4)  # of 6 numbers, and of 4
-    monkeypatch.setattr(optimizer, "in_pieces", counted)
+    monkeypatch.setattr(optimizer, "in_pieces", noted)
     for name, wanted in adam_on(lib, params, gradients, weight_decay=0.4).items():
         lib.assert_close(wanted, lib.numpy(whole[name]), atol=0)
-    assert seen == [3, 3, 3, 3]
+    if lib.name in ("numpy", "torch"):  # on a CPU, and writeable, if not at first
+        assert sizes >= {4, 2}
+    else:
+        assert sizes == {6, 4}
 
 
 def test_pieces_are_of_the_size_that_is_told() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from gru_xp.bench.memory import peak
+from gru_xp.core.accelerators import find
 from gru_xp.training import checkpoint, session
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import CheckpointError, SessionError, TextError
@@ -166,3 +171,45 @@ def test_seeds_lead_to_different_weights(config: TrainingConfig, out: Path) -> N
     one = session.begin(config, out, overwrite=False)
     two = session.begin(replace(config, seed=5), out, overwrite=False)
     assert np.any(one.model.params["output.weight"] != two.model.params["output.weight"])
+
+
+MEASURED = """
+from gru_xp.bench.memory import peak
+from gru_xp.training import memory
+from gru_xp.training.config import TrainingConfig
+from gru_xp.training.text import Corpus
+from gru_xp.training.trainer import Trainer
+
+many = "".join(chr(0x4E00 + k) for k in range(6000))
+config = TrainingConfig(**{**TrainingConfig().to_json(), "steps": 1, "texts": (), **CHANGES})
+before = peak()
+trainer = Trainer(config, Corpus(TEXT * 3, many[:5000]))
+trainer.step()
+trainer.checkpoint()
+print((peak() - before) / memory.needed(config, len(trainer.vocabulary)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("text_", "changes"),
+    [
+        ("many", {"batch_size": 64, "seq_len": 64}),
+        ("many", {"batch_size": 1, "seq_len": 16, "hidden_size": 128}),
+        ("many[:90] * 300", {"hidden_size": 512, "batch_size": 128, "seq_len": 128}),
+    ],
+    ids=["many characters", "a small chunk", "many states"],
+)
+def test_the_memory_told_is_that_which_is_taken(text_: str, changes: dict[str, Any]) -> None:
+    """In a process of its own, whose peak nothing else has raised."""
+    if peak() is None:
+        pytest.skip("this platform does not tell a process's peak memory")
+    script = MEASURED.replace("CHANGES", repr(changes)).replace("TEXT", f"({text_})")
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # The portable loop's intermediate results are not counted.
+    most = 1.4 if find("numpy").module else 3
+    assert 0.5 < float(done.stdout) < most, done.stdout

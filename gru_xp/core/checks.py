@@ -192,8 +192,9 @@ def check_indices(indices: Array, place: Place, /, *, batch_first: bool, owner: 
             f"{indices.ndim}-D of shape {tuple(indices.shape)}"
         )
     if indices.dtype not in (xp.int32, xp.int64):
-        wide = dtypes.dtype_name(indices.dtype).endswith(("32", "64"))
-        indices = xp.astype(indices, xp.int64 if wide else xp.int32)
+        # JAX may have no int64: then an array has no more elements than int32 counts.
+        there = xp.__array_namespace_info__().dtypes(kind="signed integer", device=place.device)
+        indices = xp.astype(indices, there.get("int64", xp.int32))
     return indices[..., None]
 
 

@@ -14,7 +14,7 @@ from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
 from gru_xp.core.products import matmul
 
-_BLOCK = 256  # rows summed by one product, a small share of the time of all that is done to a row
+_BLOCK = 256  # rows summed by one product: small beside all else that is done to a row
 
 
 class OneHot(NamedTuple):
@@ -50,11 +50,12 @@ def product(indices: Array, weight: Array, bias: Array | None, /, *, place: Plac
     place : Place
         Of the weight.
     """
-    if place.library == "numpy" and indices.shape[0] < weight.shape[1]:
-        # Its take copies the whole transposed weight first. The standard has no such index.
+    if place.library == "numpy":
+        # Rows that are contiguous, as a take along the last axis does not make them, and one along
+        # the first only of a copy. The standard has no such index.
         rows = weight.T[indices, ...]
     else:
-        rows = place.xp.take(weight.T, indices, axis=0)
+        rows = place.xp.take(weight, indices, axis=1).T
     return rows if bias is None else rows + bias
 
 
@@ -62,43 +63,50 @@ def weight_gradient(indices: Array, drows: Array, classes: int, /, *, place: Pla
     """Gradient of the weight of `product`, ``drows.T @ one_hot(indices)``, (K, I).
 
     Where there are few classes this is that product. Else rows are sorted by their index and
-    summed a block at a time, by a product with one column a row; a sum that goes on in the next
-    block is handed over. That is of fixed shapes, as ``jax.jit`` asks, in the same order on every
-    run, and grows with the rows alone.
+    summed in blocks, by a product with one column a row; a sum that began in blocks before is
+    added. That is of fixed shapes, as ``jax.jit`` asks, in the same order on every run, and its
+    products grow with the rows alone.
 
     Parameters
     ----------
     indices : integer array, (M,)
+        Those below 0 count from the end, as the forward takes them where it is not checked.
     drows : array, (M, K)
     classes : int
         Number of columns, I.
     place : Place
         Of the rows.
     """
-    xp, count = place.xp, drows.shape[0]
+    xp, (count, width) = place.xp, drows.shape
     numbers = xp.arange(classes, dtype=indices.dtype, device=place.device)
+    indices = xp.where(indices < 0, indices + classes, indices)
     if classes <= _BLOCK or not count:
-        return matmul(drows.T, _equal(indices, numbers, place), place=place)
+        return matmul(drows.T, xp.astype(indices[:, None] == numbers, place.dtype), place=place)
     order = xp.argsort(indices)
-    keys, drows = xp.take(indices, order, axis=0), xp.take(drows, order, axis=0)
-    columns: list[Array] = []
-    for start in range(0, count, _BLOCK):
-        block = slice(start, min(start + _BLOCK, count))
-        # A key's sum stands in each of its columns, of which any will do.
-        sums = matmul(drows[block, :].T, _equal(keys[block], keys[block], place), place=place)
-        sums = at_least_float32(sums, xp=xp)
-        if columns:
-            goes_on = keys[block] == keys[start - 1]
-            last = columns[-1][:, -1:]
-            sums = sums + xp.where(goes_on, last, xp.zeros_like(last))
-        columns.append(sums)
-    columns.append(xp.zeros_like(columns[0][:, :1]))  # of the classes that have no row
+    blocks = -(-count // _BLOCK)
+    spare = blocks * _BLOCK - count
+    # What fills the last block up has an index beyond all classes.
+    beyond = xp.full((spare,), classes, dtype=indices.dtype, device=place.device)
+    nothing = xp.zeros((spare, width), dtype=drows.dtype, device=place.device)
+    keys = xp.concat([xp.take(indices, order, axis=0), beyond])
+    drows = xp.concat([xp.take(drows, order, axis=0), nothing])
+    of_block = xp.reshape(keys, (blocks, _BLOCK))
+    equal = xp.astype(of_block[:, :, None] == of_block[:, None, :], place.dtype)
+    rows = xp.permute_dims(xp.reshape(drows, (blocks, _BLOCK, width)), (0, 2, 1))
+    # (blocks, K, _BLOCK): each key's sum in all of its columns, of which any will do.
+    sums = at_least_float32(xp.matmul(rows, equal), xp=xp)
+    # What earlier blocks have of a block's first key, which is then their last.
+    first, last = of_block[:, 0], of_block[:, -1]
+    order = xp.arange(blocks, device=place.device)
+    earlier = (first[:, None] == last[None, :]) & (order[:, None] > order[None, :])
+    before = xp.matmul(xp.astype(earlier, sums.dtype), sums[:, :, -1])
+    goes_on = (of_block == first[:, None])[:, None, :]
+    sums = sums + xp.where(goes_on, before[:, :, None], xp.zeros_like(before)[:, :, None])
+    columns = xp.reshape(xp.permute_dims(sums, (1, 0, 2)), (width, blocks * _BLOCK))
+    # A class's total stands in the last of its columns; one that has no row gets a column of zeros.
     last_of = xp.searchsorted(keys, numbers, side="right") - 1
-    found = xp.take(keys, xp.clip(last_of, min=0), axis=0) == numbers
-    which = xp.where(found, last_of, xp.full_like(last_of, count))
-    return cast(xp.take(xp.concat(columns, axis=1), which, axis=1), drows.dtype, xp=xp)
-
-
-def _equal(one: Array, other: Array, place: Place, /) -> Array:
-    """Matrix with ones where an entry of `one`, (M,), is that of `other`, (U,), else zeros."""
-    return place.xp.astype(one[:, None] == other, place.dtype)
+    last_of = xp.where(last_of < 0, xp.zeros_like(last_of), last_of)
+    found = xp.take(keys, last_of, axis=0) == numbers
+    which = xp.where(found, last_of, xp.full_like(last_of, blocks * _BLOCK))
+    columns = xp.concat([columns, xp.zeros_like(columns[:, :1])], axis=1)
+    return cast(xp.take(columns, which, axis=1), drows.dtype, xp=xp)

@@ -20,7 +20,7 @@ from gru_xp.training.model import CharModel, weight_shapes
 
 FILE = "checkpoint.safetensors"
 CONFIG_FILE = "config.json"
-_FORMAT = "gru_xp character model 2"
+_FORMAT = "gru_xp character model 3"
 _OF_WEIGHTS = ("model.", "adam.mean.", "adam.square.")
 _LARGEST_HEADER = 16 << 20
 _LONGEST_REASON = 200

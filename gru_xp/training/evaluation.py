@@ -11,18 +11,25 @@ from gru_xp.training.batches import Indices, side_by_side
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import UNKNOWN_BITS, Corpus, Vocabulary
 
-_STREAM_LENGTH = 4000
+_STREAM_LENGTH = 1000
 _MOST_STREAMS = 16
 _CHUNK = 256
 
-EVALUATIONS = 5
-"""How often a run is judged, at equal distances, the last time at its end."""
-_SHARE = 0.25
-"""Of the characters trained on; to judge one takes about a third of the time."""
+PLACES = _MOST_STREAMS * _CHUNK
+"""Number of characters judged at once, at most."""
+
+_EVALUATIONS = 5  # of a run, the last at its end
+_SHARE = 0.25  # of the characters trained on, that are judged; one takes about a third of the time
+_LEAST = 4000  # characters, however short the run
+
+
+def is_judged_after(step: int, steps: int, /) -> bool:
+    """Whether a run of so many steps is judged after this one, counted from 1."""
+    return step * _EVALUATIONS // steps > (step - 1) * _EVALUATIONS // steps
 
 
 def judged_part(corpus: Corpus, /, *, trained: int) -> Corpus:
-    """Leave of the held-out text what can be judged five times in a tenth of a run's time.
+    """Leave of the held-out text what is judged five times in about a tenth of a run's time.
 
     Parameters
     ----------
@@ -36,14 +43,14 @@ def judged_part(corpus: Corpus, /, *, trained: int) -> Corpus:
         With the beginning of the held-out text, at least 4000 characters; all of it where that
         is no more.
     """
-    most = max(_STREAM_LENGTH, int(_SHARE * trained) // EVALUATIONS)
+    most = max(_LEAST, int(_SHARE * trained) // _EVALUATIONS)
     return corpus._replace(held_out=corpus.held_out[:most])
 
 
 def held_out_bits(model: CharModel, vocabulary: Vocabulary, corpus: Corpus, /) -> float:
     """Bits per character of the held-out text, every one of its characters predicted.
 
-    The text is read in long streams, one for each 4000 characters but at most 16, which start
+    The text is read in long streams, one for each 1000 characters but at most 16, which start
     from a zero state and carry it to their end. So the figure is a little worse than that of one
     stream. A character that the vocabulary lacks costs what the model gives the unknown, and the
     bits of any code point.

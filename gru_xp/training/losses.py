@@ -25,7 +25,10 @@ def cross_entropy(logits: Array, targets: Array, /, *, xp: Namespace) -> Array:
     losses : array, (...)
         ``-log softmax(logits)[target]``. Of the logits' dtype, float32 if that has 16 bits.
     """
-    return _softmax(at_least_float32(logits, xp=xp), targets, xp=xp).losses
+    is_padding = targets < 0
+    some = xp.where(is_padding, xp.zeros_like(targets), targets)
+    losses = _softmax(at_least_float32(logits, xp=xp), some, xp=xp).losses
+    return xp.where(is_padding, xp.zeros_like(losses), losses)
 
 
 def cross_entropy_and_gradient(
@@ -33,10 +36,13 @@ def cross_entropy_and_gradient(
 ) -> tuple[Array, Array]:
     """`cross_entropy`, and its gradient with respect to the logits.
 
+    Not to be differentiated itself by torch's autograd: it works in place.
+
     Parameters
     ----------
     logits : array, (..., V)
     targets : integer array, (...)
+        As in `cross_entropy`, but none is padding.
     scale : float
         What the gradient is multiplied by. In 16 bits a small one is lost unless it is large.
 
@@ -44,8 +50,8 @@ def cross_entropy_and_gradient(
     -------
     losses : array, (...)
     dlogits : array, (..., V)
-        Gradient of each loss with respect to its own logits, zero in padding:
-        ``softmax(logits) - one_hot(target)``, times `scale`. Of the losses' dtype.
+        Gradient of each loss with respect to its own logits, ``softmax(logits) -
+        one_hot(target)``, times `scale`. Of the losses' dtype.
     """
     logits = at_least_float32(logits, xp=xp)
     dlogits, total, losses = _softmax(logits, targets, xp=xp)
@@ -53,8 +59,7 @@ def cross_entropy_and_gradient(
     # In place, as there may be many classes. The array is this function's own.
     dlogits /= total
     dlogits -= xp.astype(targets[..., None] == classes, dlogits.dtype)
-    factor = xp.where(targets < 0, 0.0 * losses, xp.full_like(losses, scale))
-    dlogits *= factor[..., None]
+    dlogits *= scale
     return losses, dlogits
 
 
@@ -68,13 +73,13 @@ class _Softmax(NamedTuple):
 
 def _softmax(logits: Array, targets: Array, /, *, xp: Namespace) -> _Softmax:
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
-    is_padding = targets < 0
     # The target's logit is taken from all in one row: by row and class at once the standard has
     # no way that every library knows.
     classes, rows = logits.shape[-1], xp.reshape(targets, (-1,))
-    place = xp.arange(rows.shape[0], device=device(logits)) * classes + xp.clip(rows, min=0)
+    first = xp.arange(rows.shape[0], device=device(logits)) * classes
+    place = first + xp.astype(rows, first.dtype)
     of_target = xp.reshape(xp.take(xp.reshape(shifted, (-1,)), place, axis=0), targets.shape)
     exponentials = xp.exp(shifted)
     total = xp.sum(exponentials, axis=-1, keepdims=True)
     losses = xp.log(total[..., 0]) - of_target
-    return _Softmax(exponentials, total, xp.where(is_padding, xp.zeros_like(losses), losses))
+    return _Softmax(exponentials, total, losses)

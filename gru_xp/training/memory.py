@@ -7,6 +7,7 @@ import os
 
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import SessionError
+from gru_xp.training.evaluation import PLACES
 from gru_xp.training.model import weight_shapes
 from gru_xp.training.projection import BLOCK
 
@@ -24,8 +25,8 @@ def needed(config: TrainingConfig, vocabulary_size: int, /) -> int:
     shapes = weight_shapes(vocabulary_size, config.hidden_size, config.layers)
     weights = sum(math.prod(shape) for shape in shapes.values())
     places = config.batch_size * config.seq_len
-    logits = min(places * vocabulary_size, max(BLOCK, vocabulary_size))
-    states = places * config.layers * config.hidden_size
+    logits = min(max(places, PLACES) * vocabulary_size, max(BLOCK, vocabulary_size))
+    states = max(places * config.layers, PLACES) * config.hidden_size
     numbers = _COPIES * weights + _OF_LOGITS * logits + _OF_STATES * states
     return _ITEM_BYTES.get(config.dtype, 4) * numbers
 

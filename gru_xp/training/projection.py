@@ -74,5 +74,5 @@ class Projection(NamedTuple):
 
     def _blocks(self, rows: Array, /) -> Iterator[slice]:
         count, size = rows.shape[0], max(1, BLOCK // self.weight.shape[0])
-        for start in range(0, count, size):
+        for start in range(0, max(count, 1), size):  # one without rows, where there is none
             yield slice(start, min(start + size, count))

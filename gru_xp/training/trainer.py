@@ -16,7 +16,7 @@ from gru_xp.training.batches import Streams
 from gru_xp.training.checkpoint import Checkpoint
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import DivergenceError
-from gru_xp.training.evaluation import EVALUATIONS, held_out_bits, judged_part
+from gru_xp.training.evaluation import held_out_bits, is_judged_after, judged_part
 from gru_xp.training.loss_scale import LossScale, unscaled
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Corpus, Vocabulary
@@ -103,7 +103,7 @@ class Trainer:
         return self.config.batch_size * self.config.seq_len
 
     def step(self) -> float:
-        """Make one update, or skip it, and evaluate after every fifth of the run.
+        """Make one update, or skip it, and judge the model after every fifth of the run.
 
         Returns
         -------
@@ -142,7 +142,7 @@ class Trainer:
             self._loss_scale = scale.after_update()
         self._h = h
         self.losses.append(bits)
-        if self.finished or self.steps_done % max(1, config.steps // EVALUATIONS) == 0:
+        if is_judged_after(self.steps_done, config.steps):
             bits_then = held_out_bits(model, self.vocabulary, self.judged)
             self.held_out.append((self.steps_done, bits_then))
         return bits
