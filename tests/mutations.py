@@ -734,13 +734,6 @@ MUTATIONS = [
         "return corpus",
         ("tests/test_training_trainer.py",),
     ),
-    Mutation(
-        "memory reckoned as if all logits were there",
-        "gru_xp.training.memory",
-        "logits = min(max(places, PLACES) * vocabulary_size, max(BLOCK, vocabulary_size))",
-        "logits = max(places, PLACES) * vocabulary_size",
-        ("tests/test_training_session.py",),
-    ),
     # Training in 16 bits, of which array-api-strict has none
     Mutation(
         "master weights rounded to 16 bits",

@@ -193,7 +193,7 @@ print((peak() - before) / memory.needed(config, len(trainer.vocabulary)))
 @pytest.mark.parametrize(
     ("text_", "changes"),
     [
-        ("many", {"batch_size": 64, "seq_len": 64}),
+        ("many", {"batch_size": 64, "seq_len": 128, "hidden_size": 32}),
         ("many", {"batch_size": 1, "seq_len": 16, "hidden_size": 128}),
         ("many[:90] * 300", {"hidden_size": 512, "batch_size": 128, "seq_len": 128}),
     ],
@@ -211,5 +211,5 @@ def test_the_memory_told_is_that_which_is_taken(text_: str, changes: dict[str, A
         check=True,
     )
     # The portable loop's intermediate results are not counted.
-    most = 1.4 if find("numpy").module else 3
-    assert 0.5 < float(done.stdout) < most, done.stdout
+    most = 1.6 if find("numpy").module else 3
+    assert 0.4 < float(done.stdout) < most, done.stdout
