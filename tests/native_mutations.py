@@ -40,6 +40,7 @@ PACK = "numpy/src/pack.hpp"
 SIMD = "numpy/src/simd.hpp"
 DRIVE = "numpy/src/drive.cpp"
 THREADS = "numpy/src/threads.cpp"
+SCRATCH = "numpy/src/scratch.cpp"
 
 MUTATIONS = [
     # The equations
@@ -65,19 +66,6 @@ MUTATIONS = [
     # Forward
     Mutation("b_hn dropped", FORWARD, "p.b_hn ? ", "false ? "),
     Mutation("padding one step late, forward", FORWARD, "t < p.lengths[row", "t <= p.lengths[row"),
-    Mutation(
-        "shares do not wait for one another",
-        FORWARD,
-        "if (barrier && !barrier->wait()) return;",
-        "",
-        quick=True,
-    ),
-    Mutation(
-        "a failed share keeps the others waiting",
-        THREADS,
-        "return !abandoned_.load(std::memory_order_acquire);",
-        "return true;",
-    ),
     # Backward
     Mutation(
         "padding one step late, backward", BACKWARD, "t >= p.lengths[row]", "t > p.lengths[row]"
@@ -91,8 +79,8 @@ MUTATIONS = [
     Mutation(
         "reverse ignored",
         BACKWARD,
-        "start = p.reverse ? 0 : p.steps - 1, onward = p.reverse ? 1 : -1;",
-        "start = p.steps - 1, onward = -1;",
+        "return p.reverse ? 0 : p.steps - 1;",
+        "return p.steps - 1;",
     ),
     # Tiles, packing, products
     Mutation(
@@ -143,16 +131,71 @@ MUTATIONS = [
         "return {at(share), at(share + 1) - (share + 1 < shares)};",
     ),
     Mutation(
+        "shares do not wait for one another",
+        THREADS,
+        "done < std::min(stage, together) * uint64_t(pieces)",
+        "(done & 0 && together)",
+        quick=True,
+    ),
+    Mutation(
+        "a piece that somebody has is taken too",
+        THREADS,
+        "if (place.taken() || ",
+        "if (",
+    ),
+    Mutation(
+        "a piece that is done is taken again",
+        THREADS,
+        "stage + 1 < stages ? place.after() : place.as_taken()",
+        "place.after()",
+    ),
+    Mutation(
+        "nobody does another's piece",
+        THREADS,
+        "for (int i = 0, piece = own; i < pieces; ++i, ++piece) {",
+        "for (int i = 0, piece = own; i < 1; ++i, ++piece) {",
+    ),
+    Mutation(
+        "who sleeps is not woken",
+        THREADS,
+        "if (sleepers_.load() > 0) wake(wake_up);",
+        "(void)wake_up;",
+    ),
+    Mutation(
+        "work goes on after a failure",
+        THREADS,
+        "        if (failed_.load(std::memory_order_relaxed)) return;\n",
+        "",
+    ),
+    Mutation(
         "a worker stays on its caller's processor",
         THREADS,
-        "                leave(caller_);\n",
-        "                (void)leave;\n",
+        "            leave(caller_.load(std::memory_order_relaxed));\n",
+        "            (void)leave;\n",
+    ),
+    Mutation(
+        "any number of threads",
+        THREADS,
+        "chosen_count.store(std::min(count, most_threads()), ",
+        "chosen_count.store(count, ",
+    ),
+    Mutation(
+        "workers that are too many stay",
+        THREADS,
+        "    found->shrink(thread_count() - 1);\n",
+        "",
+    ),
+    Mutation(
+        "a group's quota without those above it",
+        THREADS,
+        'if (path.empty() || path == "/") break;',
+        "break;",
     ),
     Mutation(
         "scratch memory given out twice",
-        THREADS,
-        "            free = {nullptr, 0};\n",
-        "",
+        SCRATCH,
+        "Block* found = place.exchange(nullptr, std::memory_order_acquire);",
+        "Block* found = place.load(std::memory_order_acquire);",
         quick=True,
     ),
 ]

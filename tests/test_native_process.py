@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,10 @@ def test_the_environment_sets_how_many_threads(
         if not hasattr(os, "sched_getaffinity"):
             pytest.skip("this system does not say on which processors a process may run")
         expected = len(os.sched_getaffinity(0))
+        quota = Path("/sys/fs/cgroup/cpu.max")  # a container's own
+        if quota.exists() and not (text := quota.read_text()).startswith("max"):
+            share, period = map(int, text.split())
+            expected = min(expected, -(-share // period))
     assert int(done.stdout) == expected
 
 
@@ -170,7 +175,7 @@ def test_a_count_of_threads_that_is_none_is_ignored_with_one_warning(
     assert f"GRU_XP_NUM_THREADS={text!r} is ignored: expected a positive integer" in done.stderr
 
 
-@pytest.mark.parametrize("count", [0, -1, 65537, True, False, 2.5, "2", None])
+@pytest.mark.parametrize("count", [0, -1, True, False, 2.5, "2", None])
 def test_what_is_no_count_of_threads_is_an_error(count: Any) -> None:
     before = gru_xp.get_num_threads()
     whole = isinstance(count, int)
@@ -183,6 +188,51 @@ def test_what_is_no_count_of_threads_is_an_error(count: Any) -> None:
 def test_a_count_of_threads_that_was_set_is_what_one_gets(native: Any, count: Any) -> None:
     gru_xp.set_num_threads(count)
     assert gru_xp.get_num_threads() == count
+
+
+@pytest.mark.parametrize("count", [65536, 10**12])
+def test_a_count_far_above_the_processors_is_lowered_with_a_word(native: Any, count: int) -> None:
+    most = max(256, 4 * (os.cpu_count() or 1))
+    with pytest.warns(RuntimeWarning, match=rf"were asked for, {most} are the most"):
+        gru_xp.set_num_threads(count)
+    assert gru_xp.get_num_threads() == most
+
+
+EXHAUSTION = """
+import os, resource
+import numpy as np
+import gru_xp_numpy
+from tests.native import draw_case, run
+
+def used():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+case = draw_case(12, 40, 64, "float32")
+gru_xp_numpy.set_num_threads(4)
+ended = {}
+for step in range(120):
+    child = os.fork()
+    if child == 0:  # has no workers yet
+        limit = used() + step * (256 << 10)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        try:
+            run(gru_xp_numpy, case)
+            os._exit(0)
+        except MemoryError:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    ended[status] = ended.get(status, 0) + 1
+print(ended.pop(0, 0) > 0, ended.pop(256, 0) > 0, ended)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_threads_begun_where_memory_has_run_out_give_a_memory_error_or_are_fewer(
+    native: Any,
+) -> None:
+    done = python(EXHAUSTION)
+    assert done.stdout == "True True {}\n", done.stdout + done.stderr
 
 
 HIDDEN = 'import sys; sys.modules["gru_xp_numpy._native"] = None\n'
