@@ -211,10 +211,10 @@ def used():
 case = draw_case(12, 40, 64, "float32")
 gru_xp_numpy.set_num_threads(4)
 ended = {}
-for step in range(120):
+for step in range(600):
     child = os.fork()
     if child == 0:  # has no workers yet
-        limit = used() + step * (256 << 10)
+        limit = used() + step * (64 << 10)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         try:
             run(gru_xp_numpy, case)
