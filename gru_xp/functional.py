@@ -139,7 +139,7 @@ def gru(
         Input. Floating dtypes are promoted by the Array API's rules; integers and booleans are
         cast to the weights' dtype: they are numbers. Indices of characters, items or words, whose
         rows of ``weight_ih.T`` are to be taken, come as a `OneHot`. NumPy's are checked against I;
-        those of other libraries are not read, and what one outside gives is up to the library.
+        those of other libraries are not read, and what one outside gives is not defined.
     h0 : array, (num_layers * directions, N, H), or without N as `x`, optional
         Initial states, in the order of `params`; None means zeros.
     lengths : sequence of int or integer array, (N,), optional
@@ -170,7 +170,7 @@ def gru(
     ------
     ValueError
         If shapes do not fit each other, arrays are on different devices, a length is negative
-        or larger than T, or an index is not from 0 to I - 1.
+        or larger than T, or one of NumPy's indices is not from 0 to I - 1.
     TypeError
         If arrays are of different libraries, or of a dtype that is no real number's, for indices
         no integer's.

@@ -670,8 +670,8 @@ MUTATIONS = [
     Mutation(
         "a class's sum handed over by the block before alone",
         "gru_xp.core.one_hot",
-        "(order[:, None] > order[None, :])",
-        "(order[:, None] == order[None, :] + 1)",
+        "(place_of[:, None] > place_of[None, :])",
+        "(place_of[:, None] == place_of[None, :] + 1)",
         ("tests/test_one_hot.py",),
     ),
     Mutation(

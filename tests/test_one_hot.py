@@ -187,7 +187,7 @@ def test_an_index_out_of_range_is_refused_on_numpy(index: int, told: str) -> Non
         (np.asarray([[0.0]]), TypeError, "integer dtype in OneHot, got float64"),
         (np.asarray([[True]]), TypeError, "integer dtype in OneHot, got bool"),
         (np.zeros((1, 1, 1), dtype=int), ValueError, r"1-D \(time,\) or 2-D .* got 3-D"),
-        ([[0]], TypeError, "input to be an array of numpy"),
+        ([[0]], TypeError, "the indices in OneHot to be an array of numpy"),
     ],
 )
 def test_wrong_indices_are_refused(indices: Any, error: type[Exception], told: str) -> None:

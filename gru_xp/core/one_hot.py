@@ -23,6 +23,7 @@ class OneHot(NamedTuple):
     ``gru(params, OneHot(indices))`` is ``gru(params, x)`` for the x of one axis more, of length I,
     with ``x[..., i] == (indices == i)``, but x is not made: the input's products become rows of
     ``weight_ih.T``, taken by index, as of an embedding. There is no gradient with respect to it.
+    The classes and `gru_cell` do not take it; a single step is one of `gru` with T = 1.
 
     Examples
     --------
@@ -36,7 +37,7 @@ class OneHot(NamedTuple):
 
     indices: Array
     """Integers from 0 to I - 1, (T, N), (N, T) with `batch_first`, or (T,). In padding they may be
-    anything."""
+    anything. NumPy's are checked; what others do with one that is out of range is not defined."""
 
 
 def product(indices: Array, weight: Array, bias: Array | None, /, *, place: Place) -> Array:
@@ -97,8 +98,8 @@ def weight_gradient(indices: Array, drows: Array, classes: int, /, *, place: Pla
     sums = at_least_float32(xp.matmul(rows, equal), xp=xp)
     # What earlier blocks have of a block's first key, which is then their last.
     first, last = of_block[:, 0], of_block[:, -1]
-    order = xp.arange(blocks, device=place.device)
-    earlier = (first[:, None] == last[None, :]) & (order[:, None] > order[None, :])
+    place_of = xp.arange(blocks, device=place.device)
+    earlier = (first[:, None] == last[None, :]) & (place_of[:, None] > place_of[None, :])
     before = xp.matmul(xp.astype(earlier, sums.dtype), sums[:, :, -1])
     goes_on = (of_block == first[:, None])[:, None, :]
     sums = sums + xp.where(goes_on, before[:, :, None], xp.zeros_like(before)[:, :, None])

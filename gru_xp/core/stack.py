@@ -100,7 +100,8 @@ def forward(
     """
     input_size, size = params[0].weight_ih.shape[1], params[0].weight_hh.shape[1]
     named = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
-    call, (x, *masks, h0) = admit(owner, place, {"input": x, **named}, {"h0": h0})
+    name = "the indices in OneHot" if one_hot else "input"
+    call, (x, *masks, h0) = admit(owner, place, {name: x, **named}, {"h0": h0})
     if one_hot:
         x = checks.check_indices(x, call, batch_first=form.batch_first, owner=owner)
     width = 1 if one_hot else input_size
