@@ -271,7 +271,9 @@ def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
 
 def _listed(values: Any, owner: str, name: str, kind: str) -> list[Any]:
     """Return a sequence of things as a list; one thing alone is none."""
-    if isinstance(values, GRUParams) or library_of(values) is not None:
+    # Of lists and tuples no library is asked, which torch.compile would warn of.
+    is_one = not isinstance(values, (list, tuple)) and library_of(values) is not None
+    if isinstance(values, GRUParams) or is_one:
         raise TypeError(f"{owner}: expected {name} to be a sequence of {kind}, got one alone")
     try:
         return list(values)

@@ -232,6 +232,19 @@ def test_jax_jits_and_differentiates_it() -> None:
                 lib.assert_close(gradient, lib.numpy(getattr(other, name)), atol=1e-4)
 
 
+def test_torch_compiles_it_without_a_warning() -> None:
+    torch = pytest.importorskip("torch", reason="torch is what is tested here")
+    lib = Library("torch")
+    params, indices = weights(lib, 9, FORMS[0]), lib.array(drawn(9, (4, 2)), "int64")
+    wanted, _, _ = gru(params, OneHot(indices), keep_tape=False)
+    compiled = torch.compile(
+        lambda indices: gru(params, OneHot(indices), keep_tape=False)[0],
+        backend="aot_eager",
+        fullgraph=True,
+    )
+    lib.assert_close(compiled(indices), lib.numpy(wanted), atol=1e-14)
+
+
 def test_torch_differentiates_it() -> None:
     torch = pytest.importorskip("torch", reason="torch is what is tested here")
     lib = Library("torch")

@@ -164,9 +164,9 @@ def _example(library: str) -> str:
 
 def _promoted(owner: str, name: str, dtype: Any, other: Any, place: Place) -> Any:
     xp = place.xp
-    if dtypes.is_real_floating(other, xp=xp):
+    if dtypes.is_real_floating(other):
         return xp.result_type(dtype, other)
-    if not xp.isdtype(other, ("integral", "bool")):
+    if not dtypes.is_integral(other) and dtypes.dtype_name(other) != "bool":
         raise TypeError(
             f"{owner}: expected {name} of a real floating or integer dtype, got {other}: "
             "cast it first"

@@ -14,9 +14,17 @@ NAMES = ("float32", "float64", "float16", "bfloat16")
 """Of the dtypes that weights may have."""
 
 
-def is_real_floating(dtype: DType, /, *, xp: Namespace) -> bool:
-    """Whether it is a real floating dtype, bfloat16 included, which NumPy's question refuses."""
-    return dtype_name(dtype) == "bfloat16" or bool(xp.isdtype(dtype, "real floating"))
+def is_real_floating(dtype: DType, /) -> bool:
+    """Whether it is a real floating dtype, bfloat16 included, which NumPy's question refuses.
+
+    By its name: torch.compile warns of the caches behind the namespaces' own question.
+    """
+    return dtype_name(dtype).startswith(("float", "bfloat"))
+
+
+def is_integral(dtype: DType, /) -> bool:
+    """Whether it is an integer dtype, signed or not."""
+    return dtype_name(dtype).startswith(("int", "uint"))
 
 
 def cast(array: Array, dtype: DType, /, *, xp: Namespace) -> Array:
@@ -38,7 +46,7 @@ def like(gradient: Array | None, value: Array | None, /, *, xp: Namespace) -> Ar
     """Cast a gradient to the dtype of what it belongs to, unless that is an integer's."""
     if gradient is None or value is None or value.dtype == gradient.dtype:
         return gradient
-    if not is_real_floating(value.dtype, xp=xp):
+    if not is_real_floating(value.dtype):
         return gradient
     return cast(gradient, value.dtype, xp=xp)
 

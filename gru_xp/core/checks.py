@@ -181,7 +181,7 @@ def check_indices(indices: Array, place: Place, /, *, batch_first: bool, owner: 
     They come back as int32 or int64, by which every library takes rows.
     """
     xp = place.xp
-    if not xp.isdtype(indices.dtype, "integral"):
+    if not dtypes.is_integral(indices.dtype):
         raise TypeError(
             f"{owner}: expected indices of an integer dtype in OneHot, got {indices.dtype}"
         )
@@ -245,7 +245,7 @@ def check_lengths(
     else:
         door.admit(owner, place, {"lengths": lengths})
     dtype = dtypes.dtype_name(lengths.dtype)
-    if not dtype.startswith(("int", "uint")):
+    if not dtypes.is_integral(dtype):
         raise TypeError(f"{owner}: expected lengths to be integers, got {dtype}")
     if tuple(lengths.shape) != (rows,):
         raise ValueError(
