@@ -90,13 +90,14 @@ def adam(
     steps = state.steps + 1
     step_size = learning_rate / (1 - decay_mean**steps)
     square_scale = 1 / math.sqrt(1 - decay_square**steps)
+    of_gradient = (1 - decay_mean) * scale
+    of_square = (1 - decay_square) * (scale * scale)
 
     def updated(
         weight: Array, gradient: Array, mean: Array, square: Array, kept: float
     ) -> tuple[Array, Array, Array]:
-        gradient = gradient * scale
-        mean = decay_mean * mean + (1 - decay_mean) * gradient
-        square = decay_square * square + (1 - decay_square) * (gradient * gradient)
+        mean = decay_mean * mean + of_gradient * gradient
+        square = decay_square * square + of_square * (gradient * gradient)
         update = mean / (xp.sqrt(square) * square_scale + epsilon)
         return kept * weight - step_size * update, mean, square
 

@@ -16,7 +16,7 @@ from gru_xp.core.products import matmul, sum_of_rows
 from gru_xp.training.losses import cross_entropy, cross_entropy_and_gradient
 
 BLOCK = 1 << 22
-"""Number of logits that are there at a time."""
+"""Number of logits that are there at a time, about."""
 
 
 class Projection(NamedTuple):
@@ -73,6 +73,8 @@ class Projection(NamedTuple):
         return xp.concat(losses), xp.concat(drows), Projection(*gradients)
 
     def _blocks(self, rows: Array, /) -> Iterator[slice]:
-        count, size = rows.shape[0], max(1, BLOCK // self.weight.shape[0])
-        for start in range(0, max(count, 1), size):  # one without rows, where there is none
-            yield slice(start, min(start + size, count))
+        """Rows in even blocks, of about BLOCK logits each; one without rows if there are none."""
+        count = rows.shape[0]
+        blocks = max(1, round(count * self.weight.shape[0] / BLOCK))
+        for k in range(blocks):
+            yield slice(count * k // blocks, count * (k + 1) // blocks)
