@@ -14,7 +14,8 @@ from gru_xp.arrays import transfer
 from gru_xp.training import text
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import CheckpointError, DivergenceError, TextError
-from gru_xp.training.evaluation import held_out_bits
+from gru_xp.training.evaluation import held_out_bits, is_judged_after
+from gru_xp.training.model import CharModel
 from gru_xp.training.text import UNKNOWN_BITS, Corpus
 from gru_xp.training.trainer import Trainer
 from tests.library import Library
@@ -146,6 +147,31 @@ def test_a_run_is_judged_by_what_a_tenth_of_its_time_allows() -> None:
     bits = advance(trainer, 2).held_out[-1][1]
     assert bits == held_out_bits(trainer.model, trainer.vocabulary, trainer.judged)
     assert bits != held_out_bits(trainer.model, trainer.vocabulary, corpus)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 9, 14, 2300, 2304])
+def test_a_run_is_judged_five_times_at_equal_distances(steps: int) -> None:
+    judged = [step for step in range(1, steps + 1) if is_judged_after(step, steps)]
+    assert judged[-1] == steps
+    assert len(judged) == min(5, steps)
+    assert set(np.diff([0, *judged])) <= {steps // len(judged), -(-steps // len(judged))}
+
+
+@pytest.mark.parametrize(("length", "streams"), [(1, 1), (1_999, 1), (8_999, 8), (40_000, 16)])
+def test_long_text_is_judged_in_streams(
+    monkeypatch: pytest.MonkeyPatch, length: int, streams: int
+) -> None:
+    corpus = Corpus(TEXT, (TEXT * 60)[:length])
+    trainer, seen = Trainer(config(), corpus), set()
+    forward = CharModel.forward
+
+    def noted(model: CharModel, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        seen.add(inputs.shape[1])
+        return forward(model, inputs, *arguments, **options)
+
+    monkeypatch.setattr(CharModel, "forward", noted)
+    held_out_bits(trainer.model, trainer.vocabulary, corpus)
+    assert seen == {streams}
 
 
 def test_an_unknown_character_costs_its_code_point_besides() -> None:

@@ -166,7 +166,7 @@ def _promoted(owner: str, name: str, dtype: Any, other: Any, place: Place) -> An
     xp = place.xp
     if dtypes.is_real_floating(other):
         return xp.result_type(dtype, other)
-    if not dtypes.is_integral(other) and dtypes.dtype_name(other) != "bool":
+    if not dtypes.is_real(other):
         raise TypeError(
             f"{owner}: expected {name} of a real floating or integer dtype, got {other}: "
             "cast it first"
@@ -209,7 +209,7 @@ def taken_over(
         )
     if tuple(value.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
-    if not dtypes.dtype_name(value.dtype).startswith(("float", "bfloat", "int", "uint", "bool")):
+    if not dtypes.is_real(value.dtype):
         raise TypeError(f"{name}: expected real numbers, got dtype {value.dtype}")
     if library == "numpy":
         _refuse_masked(name, "it", value)

@@ -22,6 +22,11 @@ def is_real_floating(dtype: DType, /) -> bool:
     return dtype_name(dtype).startswith(("float", "bfloat"))
 
 
+def is_real(dtype: DType, /) -> bool:
+    """Whether it is the dtype of real numbers: a floating or integer one, or that of booleans."""
+    return is_real_floating(dtype) or is_integral(dtype) or dtype_name(dtype) == "bool"
+
+
 def is_integral(dtype: DType, /) -> bool:
     """Whether it is an integer dtype, signed or not."""
     return dtype_name(dtype).startswith(("int", "uint"))
