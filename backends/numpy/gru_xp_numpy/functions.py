@@ -13,8 +13,9 @@ try:
 except ImportError as error:
     raise ImportError(
         f"its C++ extension is not there ({error}), as where the package was installed without a "
-        "compiler for it: install GCC (Clang is not supported yet), then run pip install "
-        "--force-reinstall --no-deps --no-cache-dir with what you gave pip before"
+        "compiler for it: install GCC or clang (on Windows clang-cl: Visual C++ alone has no "
+        "vector types), then run pip install --force-reinstall --no-deps --no-cache-dir with "
+        "what you gave pip before"
     ) from error
 
 

@@ -5,20 +5,15 @@
 #include <chrono>
 #include <cstring>
 
+#include "processor.hpp"
+
 namespace gru_xp {
 namespace {
 
 const InstructionSet* supported(const char* name) {
 #ifdef GRU_XP_X86
-    __builtin_cpu_init();
-    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (!std::strcmp(name, "avx512"))
-        return has_avx2 && __builtin_cpu_supports("avx512f") &&
-                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-                       __builtin_cpu_supports("avx512dq")
-                   ? &avx512
-                   : nullptr;
-    if (!std::strcmp(name, "avx2")) return has_avx2 ? &avx2 : nullptr;
+    if (!std::strcmp(name, "avx512")) return has_avx512() ? &avx512 : nullptr;
+    if (!std::strcmp(name, "avx2")) return has_avx2() ? &avx2 : nullptr;
 #endif
     return std::strcmp(name, "plain") ? nullptr : &plain;
 }

@@ -10,8 +10,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <utility>
+
 #if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define GRU_XP_ALWAYS inline __attribute__((always_inline))
@@ -129,12 +133,15 @@ GRU_XP_ALWAYS void store_upto(T* p, Vec<T> v, index count) {
         store_first(p, v, int(count));
 }
 
-// a * b + c, rounded once with AVX2 and AVX-512, twice elsewhere; the same everywhere in a unit.
+// a * b + c, rounded once where the processor has an instruction for it, else twice; the same
+// everywhere in a unit.
 GRU_XP_ALWAYS Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
 #if defined(__AVX512F__)
     return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
     return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+    return vfmaq_f32(c, a, b);
 #else
     return a * b + c;
 #endif
@@ -145,6 +152,8 @@ GRU_XP_ALWAYS Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
     return _mm512_fmadd_pd(a, b, c);
 #elif defined(__FMA__)
     return _mm256_fmadd_pd(a, b, c);
+#elif defined(__aarch64__)
+    return vfmaq_f64(c, a, b);
 #else
     return a * b + c;
 #endif
@@ -157,6 +166,8 @@ GRU_XP_ALWAYS Vec<float> clamp(Vec<float> x, float limit) {
     return _mm512_min_ps(high, _mm512_max_ps(low, x));  // of two, NaN is the second's
 #elif defined(__FMA__)
     return _mm256_min_ps(high, _mm256_max_ps(low, x));
+#elif defined(__aarch64__)
+    return vminq_f32(high, vmaxq_f32(low, x));
 #else
     const Vec<float> above = low > x ? low : x;
     return high < above ? high : above;
@@ -165,13 +176,17 @@ GRU_XP_ALWAYS Vec<float> clamp(Vec<float> x, float limit) {
 
 GRU_XP_ALWAYS Vec<double> clamp(Vec<double> x, double limit) {
     const Vec<double> high = splat(limit), low = splat(-limit);
+#if defined(__aarch64__)
+    return vminq_f64(high, vmaxq_f64(low, x));
+#else
     const Vec<double> above = low > x ? low : x;
     return high < above ? high : above;
+#endif
 }
 
 // a * b + c rounded once, or in float64 without fused operations twice: for the few places where the
 // accuracy of a function rests on it.
-#if defined(__AVX512F__) || defined(__FMA__)
+#if defined(__AVX512F__) || defined(__FMA__) || defined(__aarch64__)
 template <class V>
 GRU_XP_ALWAYS V exact_fma(V a, V b, V c) {
     return fma(a, b, c);
@@ -196,6 +211,9 @@ GRU_XP_ALWAYS Vec<float> reciprocal(Vec<float> b) {
     return _mm512_rcp14_ps(b);
 #elif defined(__FMA__)
     const Vec<float> y = _mm256_rcp_ps(b);
+    return fma(fma(-b, y, splat(1.0f)), y, y);
+#elif defined(__aarch64__)
+    const Vec<float> y = vrecpeq_f32(b);  // 8 bits
     return fma(fma(-b, y, splat(1.0f)), y, y);
 #else
     return 1 / b;
@@ -234,6 +252,42 @@ GRU_XP_ALWAYS Vec<T> load_lanes(const T* from, index stride) {
 #endif
 }
 
+// Of the numbers of two vectors, a's before b's, those at the places.
+template <class T, int... place>
+GRU_XP_ALWAYS Vec<T> shuffled(Vec<T> a, Vec<T> b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, place...);
+#else  // which has the other from version 12 on
+    return __builtin_shuffle(a, b, IntVec<T>{place...});
+#endif
+}
+
+// From each of two vectors the numbers whose place lacks `bit` (or with `high`, has it), one after
+// another by turns: a square of 2 x 2 transposed.
+template <class T, int bit, bool high, int... i>
+GRU_XP_ALWAYS Vec<T> halves(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
+    constexpr int w = width<T>;
+    return shuffled<T, ((i & bit) ? w + i - (high ? 0 : bit) : i + (high ? bit : 0))...>(a, b);
+}
+
+// Swaps the place within a lane with the number of the vector, bit by bit from `bit` on.
+template <class T, int bit, int lane>
+GRU_XP_ALWAYS void swap_bits(Vec<T>* column) {
+    if constexpr (bit > 0) {
+        using Places = std::make_integer_sequence<int, width<T>>;
+        Vec<T> old[lane];
+#pragma GCC unroll 4
+        for (int m = 0; m < lane; ++m) old[m] = column[m];
+#pragma GCC unroll 4
+        for (int m = 0; m < lane; ++m) {
+            if (m & bit) continue;
+            column[m] = halves<T, bit, false>(old[m], old[m + bit], Places());
+            column[m + bit] = halves<T, bit, true>(old[m], old[m + bit], Places());
+        }
+        swap_bits<T, bit / 2, lane>(column);
+    }
+}
+
 // The square of width x width numbers whose row j is at source + j * stride, transposed: number
 // (j, k) becomes element j of column[k].
 //
@@ -247,25 +301,7 @@ GRU_XP_ALWAYS void load_transposed(const T* source, index stride, Vec<T> (&colum
 #pragma GCC unroll 4
         for (int m = 0; m < lane; ++m)
             column[q + m] = load_lanes(source + m * stride + q, lane * stride);
-        // Swap bit by bit the place within a lane with the number of the vector.
-#pragma GCC unroll 2
-        for (int bit = lane / 2; bit > 0; bit /= 2) {
-            Vec<T> old[lane];
-#pragma GCC unroll 4
-            for (int m = 0; m < lane; ++m) old[m] = column[q + m];
-#pragma GCC unroll 4
-            for (int m = 0; m < lane; ++m) {
-                if (m & bit) continue;
-                IntVec<T> low{}, high{};
-#pragma GCC unroll 16
-                for (int i = 0; i < w; ++i) {
-                    low[i] = (i & bit) ? w + i - bit : i;
-                    high[i] = (i & bit) ? w + i : i + bit;
-                }
-                column[q + m] = __builtin_shuffle(old[m], old[m + bit], low);
-                column[q + m + bit] = __builtin_shuffle(old[m], old[m + bit], high);
-            }
-        }
+        swap_bits<T, lane / 2, lane>(column + q);
     }
 }
 

@@ -33,14 +33,31 @@ GRU_XP_ALWAYS void add_chain(const T* a, index a_row, const T* b, index b_stride
 #pragma GCC unroll 2
     for (index k = 0; k < count; ++k) {
         if constexpr (Ahead) __builtin_prefetch(soon + k * w, 0, 2);
-        Vec<T> column[NV];
+        const auto x = [&](int i) __attribute__((always_inline)) {
+            return splat(Interleaved ? a[k * most_rows + i] : a[i * a_row + k]);
+        };
+        // What is used again lies in registers: the columns, or where there are more of them than
+        // rows, the rows.
+        if constexpr (R < NV) {
+            Vec<T> row[R];
 #pragma GCC unroll 16
-        for (int v = 0; v < NV; ++v) column[v] = load(b + v * b_stride + k * w);
+            for (int i = 0; i < R; ++i) row[i] = x(i);
 #pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            const Vec<T> x = splat(Interleaved ? a[k * most_rows + i] : a[i * a_row + k]);
+            for (int v = 0; v < NV; ++v) {
+                const Vec<T> column = load(b + v * b_stride + k * w);
 #pragma GCC unroll 16
-            for (int v = 0; v < NV; ++v) acc[i][v] = fma(x, column[v], acc[i][v]);
+                for (int i = 0; i < R; ++i) acc[i][v] = fma(row[i], column, acc[i][v]);
+            }
+        } else {
+            Vec<T> column[NV];
+#pragma GCC unroll 16
+            for (int v = 0; v < NV; ++v) column[v] = load(b + v * b_stride + k * w);
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i) {
+                const Vec<T> row = x(i);
+#pragma GCC unroll 16
+                for (int v = 0; v < NV; ++v) acc[i][v] = fma(row, column[v], acc[i][v]);
+            }
         }
     }
 #pragma GCC unroll 16

@@ -16,6 +16,19 @@
 
 #include "drive.hpp"
 
+// GCC has macros for this, clang has features.
+#if defined(__has_feature)
+#define GRU_XP_HAS(feature) __has_feature(feature)
+#else
+#define GRU_XP_HAS(feature) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || GRU_XP_HAS(address_sanitizer)
+#define GRU_XP_ADDRESS_SANITIZER
+#endif
+#if defined(__SANITIZE_THREAD__) || GRU_XP_HAS(thread_sanitizer)
+#define GRU_XP_THREAD_SANITIZER
+#endif
+
 namespace gru_xp_tests {
 
 using index = ptrdiff_t;
@@ -152,6 +165,7 @@ class Random {
 // Which tests run: a subset, and on which instruction sets.
 struct Options {
     bool quick = false;
+    bool emulated = false;  // by a program that cannot fork itself while threads run
     std::vector<const char*> sets;
 };
 

@@ -23,7 +23,7 @@ class Input {
 
     explicit Input(const std::vector<T>& values) {
         const size_t size = values.size() * sizeof(T);
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef GRU_XP_ADDRESS_SANITIZER
         block_ = ::operator new(size);
         data_ = static_cast<T*>(block_);
         if (size) std::memcpy(data_, values.data(), size);
@@ -47,7 +47,7 @@ class Input {
     Input& operator=(const Input&) = delete;
 
     ~Input() {
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef GRU_XP_ADDRESS_SANITIZER
         ::operator delete(block_);
 #else
         if (block_) munmap(block_, size_);

@@ -1,8 +1,11 @@
-// Native tests of the accelerator: native_tests [--quick] [--set NAME ...] [--test NAME ...]
+// Native tests of the accelerator:
+//     native_tests [--quick] [--emulated] [--set NAME ...] [--test NAME ...]
 //
 // Without an argument every test runs, on every instruction set that is built and that the
-// processor has; --quick takes a fixed subset of the cases. Exit status 1 if a test fails.
+// processor has; --quick takes a fixed subset of the cases, --emulated leaves out what an emulated
+// processor's process cannot do. Exit status 1 if a test fails.
 #include <signal.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -13,7 +16,7 @@ using namespace gru_xp_tests;
 
 namespace {
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(GRU_XP_ADDRESS_SANITIZER) && !defined(GRU_XP_THREAD_SANITIZER)
 // A read beyond an input stops the program; say in which case.
 void crashed(int number) {
     const char said[] = "FAILED (memory beyond an array was touched) ";
@@ -51,7 +54,7 @@ bool has(const std::vector<std::string>& names, const char* name) {
 }
 
 int usage() {
-    std::fprintf(stderr, "usage: native_tests [--quick] [--set plain|avx2|avx512 ...] [--test ");
+    std::fprintf(stderr, "usage: native_tests [--quick] [--emulated] [--set plain|avx2|avx512 ...] [--test ");
     for (const Test& test : tests) std::fprintf(stderr, "%s%s", &test == tests ? "" : "|", test.name);
     std::fprintf(stderr, " ...]\n");
     return 2;
@@ -66,6 +69,8 @@ int main(int count, char** arguments) {
         const std::string argument = arguments[i];
         if (argument == "--quick") {
             options.quick = true;
+        } else if (argument == "--emulated") {
+            options.emulated = true;
         } else if (argument == "--set" && i + 1 < count) {
             wanted.push_back(arguments[++i]);
         } else if (argument == "--test" && i + 1 < count) {
@@ -74,7 +79,7 @@ int main(int count, char** arguments) {
             return usage();
         }
     }
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(GRU_XP_ADDRESS_SANITIZER) && !defined(GRU_XP_THREAD_SANITIZER)
     for (int number : {SIGSEGV, SIGBUS}) signal(number, crashed);
 #endif
     for (const char* name : {"plain", "avx2", "avx512"}) {
