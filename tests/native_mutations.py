@@ -182,20 +182,38 @@ MUTATIONS = [
     Mutation(
         "workers that are too many stay",
         THREADS,
-        "    found->shrink(thread_count() - 1);\n",
+        "    found->shrink(workers);\n",
         "",
+    ),
+    Mutation(
+        "workers that became too many in a call stay",
+        THREADS,
+        "pool().shrink(chosen - 1);",
+        "(void)chosen;",
+    ),
+    Mutation(
+        "work of no stage is begun",
+        THREADS,
+        "work.pieces <= most_threads() && work.stages > 0 &&",
+        "work.pieces <= most_threads() &&",
+    ),
+    Mutation(
+        "AVX-512 where only AVX2 is",
+        "numpy/src/processor.cpp",
+        "(leaf7_ebx & all) == all;",
+        "(leaf7_ebx & all) == 0;",
     ),
     Mutation(
         "a group's quota without those above it",
         THREADS,
-        'if (path.empty() || path == "/") break;',
+        'if (slash == std::string::npos || path == "/") break;',
         "break;",
     ),
     Mutation(
         "scratch memory given out twice",
         SCRATCH,
-        "Block* found = place.exchange(nullptr, std::memory_order_acquire);",
-        "Block* found = place.load(std::memory_order_acquire);",
+        "return place.exchange(nullptr, std::memory_order_acquire);",
+        "return place.load(std::memory_order_acquire);",
         quick=True,
     ),
 ]

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <new>
+#include <thread>
 
 #include "threads.hpp"
 
@@ -19,17 +19,34 @@ namespace {
 // Stands before each block, at the alignment of what follows.
 struct alignas(64) Block {
     size_t size;  // of what follows
+    bool kept;    // rather than given back after its use
 };
 
-constexpr size_t largest_kept = size_t(1) << 22;
+// A little more than a power of two, as blocks have room for a line more a tile.
+constexpr size_t largest_kept = (size_t(1) << 22) + (size_t(1) << 16);
 constexpr int shelves = 64, places = 4;
+
+// Of the blocks to be kept those from `large` bytes on have so many bytes together at most; what the
+// smaller ones come to has its bound in their number.
+constexpr size_t large = size_t(1) << 18;
+const size_t most_kept =
+    std::max(size_t(64), 4 * size_t(std::thread::hardware_concurrency())) << 20;
+std::atomic<size_t> large_kept{0};
+
+bool is_to_be_kept(size_t size) {
+    if (size < large) return true;
+    if (size > largest_kept) return false;
+    if (large_kept.fetch_add(size) + size <= most_kept) return true;
+    large_kept.fetch_sub(size);
+    return false;
+}
 
 // Blocks that nobody uses. A shelf belongs to a processor, in whose cache they may still be; that a
 // thread moves on in between does no harm.
 struct alignas(64) Shelf {
     std::atomic<Block*> blocks[places];
 };
-Shelf kept[shelves];
+Shelf all_shelves[shelves];
 
 int shelf_here() {
 #ifdef __linux__
@@ -37,34 +54,48 @@ int shelf_here() {
     if (processor >= 0) return processor % shelves;
 #endif
     const int local = 0;  // threads' stacks lie apart
-    return int(reinterpret_cast<uintptr_t>(&local) >> 16) & (shelves - 1);
+    const auto place = uint32_t(reinterpret_cast<uintptr_t>(&local) >> 16);
+    return int(place * 0x9E3779B1u >> 26);  // 6 bits, into which all the others went
 }
 
+constexpr size_t huge_page = size_t(1) << 21;
+
+constexpr size_t alignment(size_t size) { return size >= huge_page ? huge_page : alignof(Block); }
+
 Block* allocate(size_t size) {
-    constexpr size_t page = size_t(1) << 21;
-    const size_t alignment = size >= page ? page : 64, all = size + sizeof(Block);
-    void* data = std::aligned_alloc(alignment, (all + alignment - 1) / alignment * alignment);
-    if (!data) throw std::bad_alloc();
+    const size_t unit = alignment(size), all = (size + sizeof(Block) + unit - 1) / unit * unit;
+    void* data = ::operator new(all, std::align_val_t(unit));
 #ifdef __linux__
-    if (size >= page) madvise(data, all, MADV_HUGEPAGE);
+    if (unit == huge_page) madvise(data, all, MADV_HUGEPAGE);
 #endif
-    return new (data) Block{size};
+    return new (data) Block{size, is_to_be_kept(size)};
+}
+
+void drop(Block* block) {
+    if (block->kept && block->size >= large) large_kept.fetch_sub(block->size);
+    ::operator delete(static_cast<void*>(block), std::align_val_t(alignment(block->size)));
+}
+
+bool put(std::atomic<Block*>& place, Block* block) {
+    Block* none = nullptr;
+    return place.compare_exchange_strong(none, block, std::memory_order_release);
+}
+
+Block* lift(std::atomic<Block*>& place) {
+    if (!place.load(std::memory_order_relaxed)) return nullptr;
+    return place.exchange(nullptr, std::memory_order_acquire);
 }
 
 // Puts a block into the first empty place, or into that of a smaller one.
 void keep(Shelf& shelf, Block* block) {
+    for (auto& place : shelf.blocks)
+        if (put(place, block)) return;
     for (auto& place : shelf.blocks) {
-        Block* none = nullptr;
-        if (place.compare_exchange_strong(none, block, std::memory_order_release)) return;
-    }
-    for (auto& place : shelf.blocks) {
-        Block* other = place.exchange(nullptr, std::memory_order_acquire);
+        Block* other = lift(place);
         if (other && other->size < block->size) std::swap(other, block);
-        Block* none = nullptr;
-        if (other && !place.compare_exchange_strong(none, other, std::memory_order_release))
-            std::free(other);  // another thread was quicker
+        if (other && !put(place, other)) drop(other);  // another thread was quicker
     }
-    std::free(block);
+    drop(block);
 }
 
 }  // namespace
@@ -73,11 +104,10 @@ Scratch::Scratch() : shelf_(shelf_here()) {}
 
 void* Scratch::bytes(size_t count) {
     const size_t size = std::max((count + 63) / 64 * 64, size_t(64));
-    Shelf& shelf = kept[shelf_];
+    Shelf& shelf = all_shelves[shelf_];
     Block* block = nullptr;
     for (auto& place : shelf.blocks) {
-        if (!place.load(std::memory_order_relaxed)) continue;
-        Block* found = place.exchange(nullptr, std::memory_order_acquire);
+        Block* found = lift(place);
         if (!found) continue;
         if (found->size >= size) {
             block = found;
@@ -93,10 +123,10 @@ void* Scratch::bytes(size_t count) {
 Scratch::~Scratch() {
     while (taken_ > 0) {
         Block* block = static_cast<Block*>(blocks_[--taken_]);
-        if (block->size <= largest_kept)
-            keep(kept[shelf_], block);
+        if (block->kept)
+            keep(all_shelves[shelf_], block);
         else
-            std::free(block);
+            drop(block);
     }
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <fstream>
 #include <memory>
@@ -14,6 +15,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 
 #ifdef __linux__
 #include <linux/futex.h>
@@ -92,11 +94,17 @@ int processor() { return sched_getcpu(); }
 // Moves the calling thread off a processor, if it may run on another. The scheduler likes to wake a
 // thread where it was woken from, and takes milliseconds to see that both are busy there.
 void leave(int busy_processor) {
-    cpu_set_t all, others;
-    if (sched_getcpu() != busy_processor || sched_getaffinity(0, sizeof all, &all) != 0) return;
+    cpu_set_t all, others, now;
+    if (busy_processor < 0 || sched_getcpu() != busy_processor ||
+        sched_getaffinity(0, sizeof all, &all) != 0)
+        return;
     others = all;
     CPU_CLR(busy_processor, &others);
-    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0)
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+    // Back to every processor where that was it, as those of a container may become more.
+    std::memset(&now, 0xFF, sizeof now);
+    if (sched_setaffinity(0, sizeof now, &now) != 0 ||
+        sched_getaffinity(0, sizeof now, &now) != 0 || !CPU_EQUAL(&now, &all))
         sched_setaffinity(0, sizeof all, &all);
 }
 #else
@@ -121,7 +129,7 @@ class Place {
   private:
     uint64_t word_;
 };
-constexpr ptrdiff_t most_stages = (ptrdiff_t(1) << 31) - 1;
+constexpr ptrdiff_t most_stages = INT32_MAX;
 
 // Workers, and the work that they have. Never destroyed: they may outlive everything static.
 class Pool {
@@ -136,9 +144,11 @@ class Pool {
         while (workers_ < count && take_leave()) ++workers_;  // one who was to go stays
         if (workers_ >= count) return workers_;
 #if defined(__unix__) || defined(__APPLE__)
-        // Signals are for the threads of the program: workers inherit that they are blocked.
+        // Signals are for the threads of the program: workers inherit that they are blocked, but
+        // for those that a worker's own fault raises.
         sigset_t all, before;
         sigfillset(&all);
+        for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&all, fault);
         pthread_sigmask(SIG_BLOCK, &all, &before);
 #endif
         try {
@@ -169,19 +179,18 @@ class Pool {
         together_.store(uint64_t(std::min(work.together, work.stages)), std::memory_order_relaxed);
         caller_.store(processor(), std::memory_order_relaxed);
         failed_.store(false, std::memory_order_relaxed);
-        error_ = nullptr;
         done_.store(0, std::memory_order_relaxed);
         for (int piece = 0; piece < work.pieces; ++piece)
             places_[piece].word.store(Place(turn, 0).word(), std::memory_order_relaxed);
         tickets_.store(uint64_t(turn) << 32, std::memory_order_relaxed);
         turn_.add(std::min(work.pieces - 1, workers_));
         help(turn, 0);
-        if (error_) std::rethrow_exception(error_);
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     }
 
   private:
     struct Aligned {
-        alignas(64) std::atomic<uint64_t> word{0};
+        alignas(64) std::atomic<uint64_t> word{Place(0, 0).as_taken().word()};
     };
     enum class Found { work, nothing, end };
 
@@ -226,7 +235,9 @@ class Pool {
                 case Found::work: continue;
                 case Found::nothing: break;
             }
-            stage_.wait(seen, [&] { return done_.load(std::memory_order_acquire) != done; });
+            stage_.wait(seen, [&] {
+                return done_.load(std::memory_order_acquire) != done || turn_.value() != turn;
+            });
         }
     }
 
@@ -291,15 +302,20 @@ class Pool {
 
 std::atomic<Pool*> current_pool{nullptr};
 
+// What follows is set when the library is loaded, not when it is first asked for: a fork in the
+// middle of that would leave the child with a value that nobody finishes.
+
 // A fork has the pool's memory, but not its threads: the child starts with a new one.
+#if defined(__unix__) || defined(__APPLE__)
+[[maybe_unused]] const int watched =
+    pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
+#endif
+
+const int most = std::max(256, 4 * int(std::thread::hardware_concurrency()));
+
 Pool& pool() {
     Pool* found = current_pool.load(std::memory_order_acquire);
     if (found) return *found;
-#if defined(__unix__) || defined(__APPLE__)
-    static const int watched =
-        pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
-    (void)watched;
-#endif
     Pool* fresh = new Pool;
     if (current_pool.compare_exchange_strong(found, fresh)) return *fresh;
     delete fresh;
@@ -308,8 +324,8 @@ Pool& pool() {
 
 std::atomic<int> chosen_count{0};
 
-// OMP_NUM_THREADS, of a list for nested levels the first, or 0. Read when the library is loaded:
-// later another thread may be changing the environment.
+// OMP_NUM_THREADS, of a list for nested levels the first, or 0. Later another thread may be changing
+// the environment.
 const int wanted_by_environment = [] {
     const char* text = std::getenv("OMP_NUM_THREADS");
     return text ? std::atoi(text) : 0;
@@ -322,15 +338,18 @@ std::string content(const std::string& path) {
     return text.str();
 }
 
-// Threads that the container's quota feeds, or 0. Files are read once.
+// Threads that the container's quota feeds, or 0. Files are read once, or by two callers at once.
 int fed_by_quota() {
+    int fed = 0;
 #ifdef __linux__
-    static const double quota =
-        cpu_quota(content("/proc/self/cgroup").c_str(), "/sys/fs/cgroup");
-    return int(std::ceil(quota));
-#else
-    return 0;
+    static std::atomic<int> known{-1};
+    fed = known.load(std::memory_order_relaxed);
+    if (fed < 0) {
+        const double quota = cpu_quota(content("/proc/self/cgroup").c_str(), "/sys/fs/cgroup");
+        known.store(fed = int(std::ceil(std::min(quota, 1e6))), std::memory_order_relaxed);
+    }
 #endif
+    return fed;
 }
 
 int default_count() {
@@ -346,10 +365,7 @@ int default_count() {
 
 }  // namespace
 
-int most_threads() {
-    static const int most = std::max(256, 4 * int(std::thread::hardware_concurrency()));
-    return most;
-}
+int most_threads() { return most; }
 
 int thread_count() {
     const int chosen = chosen_count.load(std::memory_order_relaxed);
@@ -358,9 +374,10 @@ int thread_count() {
 
 void set_thread_count(int count) {
     chosen_count.store(std::min(count, most_threads()), std::memory_order_relaxed);
+    const int workers = thread_count() - 1;
     Pool* found = current_pool.load(std::memory_order_acquire);
-    if (!found || !found->try_take()) return;  // a call that runs has the workers it needs
-    found->shrink(thread_count() - 1);
+    if (!found || !found->try_take()) return;  // the call that has them lets them end
+    found->shrink(workers);
     found->give_back();
 }
 
@@ -393,8 +410,9 @@ double cpu_quota(const char* groups, const char* root) {
                 std::istringstream other(content(folder + "/cpu.cfs_period_us"));
                 if (one >> quota && other >> period) limit(quota, period);
             }
-            if (path.empty() || path == "/") break;
-            path.resize(path.rfind('/'));
+            const size_t slash = path.rfind('/');
+            if (slash == std::string::npos || path == "/") break;
+            path.resize(slash);
         }
     }
     return least;
@@ -407,11 +425,14 @@ Team::Team(int wanted) {
 }
 
 Team::~Team() {
-    if (size_ > 1) pool().give_back();
+    if (size_ == 1) return;
+    // The count may have been set to less meanwhile.
+    if (const int chosen = chosen_count.load()) pool().shrink(chosen - 1);
+    pool().give_back();
 }
 
 void Team::run(const Work& work) {
-    if (size_ > 1 && work.pieces > 1 && work.pieces <= most_threads() &&
+    if (size_ > 1 && work.pieces > 1 && work.pieces <= most_threads() && work.stages > 0 &&
         work.stages <= most_stages) {
         pool().run(work);
         return;

@@ -2,14 +2,16 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 namespace gru_xp {
 
 // Upper bound on the threads of one call, the calling thread included. As long as it has not been
-// set it is what the process may run on (CPU affinity, a container's quota), and at most
-// OMP_NUM_THREADS.
+// set it is what the calling thread may run on (CPU affinity, a container's quota), and at most
+// OMP_NUM_THREADS. Workers may run where the thread whose call made them might.
 int thread_count();
-// Sets it, 0 for the default again, but at most `most_threads`; threads beyond it end.
+// Sets it, 0 for the default again, but at most `most_threads`. Threads beyond it end, after the
+// call that they are in.
 void set_thread_count(int count);
 int most_threads();
 
@@ -42,7 +44,7 @@ class Team {
     void run(int pieces, ptrdiff_t stages, ptrdiff_t together, F&& body) {
         run({pieces, stages, together,
              [](void* context, int piece, ptrdiff_t stage) {
-                 (*static_cast<F*>(context))(piece, stage);
+                 (*static_cast<std::remove_reference_t<F>*>(context))(piece, stage);
              },
              &body});
     }
@@ -60,8 +62,8 @@ class Team {
     int size_ = 1;
 };
 
-// Memory aligned to 64 bytes and not initialised, given back at the end of the scope. Small blocks
-// are kept for the next calls on this processor.
+// Memory aligned to 64 bytes and not initialised, given back at the end of the scope; at most four
+// blocks. Small ones are kept for the next calls on this processor.
 class Scratch {
   public:
     Scratch();

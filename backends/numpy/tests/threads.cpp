@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "check.hpp"
+#include "processor.hpp"
 
 namespace gru_xp_tests {
 namespace {
@@ -52,7 +53,7 @@ bool team_is_right(int wanted) {
     if (team.size() < 1 || team.size() > std::max(wanted, 1)) return false;
     bool right = true;
     for (int pieces : {team.size(), 1, 7})
-        for (index stages : {1, 2, 6})
+        for (index stages : {0, 1, 2, 6})
             for (index together : {index(0), index(1), stages})
                 right = work_is_right(team, pieces, stages, together) && right;
     return right;
@@ -208,6 +209,10 @@ void test_quota() {
     put("/some/group/cpu.max", "400000 100000\n");
     expect(quota("0::/some/group\n") == 0.5, "the least of a group and those above it");
     expect(quota("nonsense\n\n:\n0::\n") == 1.5, "lines that are none");
+    expect(quota("0::foo\n") == 0, "a path that does not begin at the root");
+    put("/a:b/cpu.max", "70000 100000\n");
+    expect(quota("0::/a:b\n") == 0.7, "a path with a colon");
+    expect(quota("0::/../other\n") == 1.5, "a group outside of those that are seen");
     put("/cpu/docker/cpu.cfs_quota_us", "300000\n");
     put("/cpu/docker/cpu.cfs_period_us", "100000\n");
     expect(quota("5:memory:/docker\n3:cpu,cpuacct:/docker\n") == 3, "of version 1");
@@ -261,7 +266,7 @@ void test_scratch(int rounds) {
 
 // A child has the parent's memory, but none of its workers.
 void test_fork() {
-#if !defined(__SANITIZE_THREAD__)  // which does not let a child start threads
+#ifndef GRU_XP_THREAD_SANITIZER  // which does not let a child start threads
     begin_case("a team after a fork");
     expect(team_is_right(3), "a team of the parent");
     std::fflush(nullptr);
@@ -276,6 +281,75 @@ void test_fork() {
     waitpid(child, &status, 0);
     expect(status == 0, text("the child ended with status %d", status));
     expect(team_is_right(3), "a team of the parent afterwards");
+#endif
+}
+
+// What a child finds that is made while the parent's other threads compute, ask for the count and
+// set it.
+void test_fork_at_work() {
+#ifndef GRU_XP_THREAD_SANITIZER
+    begin_case("a fork while others compute");
+    std::atomic<bool> enough{false};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 2; ++i)
+        threads.emplace_back([&, i] {
+            while (!enough) {
+                gru_xp::set_thread_count(2 + i);
+                team_is_right(3);
+            }
+        });
+    int worst = 0;
+    for (int fork_number = 0; fork_number < 20; ++fork_number) {
+        std::fflush(nullptr);
+        const pid_t child = fork();
+        if (child == 0) {
+            alarm(20);
+            gru_xp::set_thread_count(3);
+            _exit(team_is_right(gru_xp::thread_count()) ? 0 : 1);
+        }
+        int status = -1;
+        waitpid(child, &status, 0);
+        worst = std::max(worst, status);
+    }
+    enough = true;
+    for (auto& thread : threads) thread.join();
+    expect(worst == 0, text("a child ended with status %d", worst));
+    gru_xp::set_thread_count(4);
+#endif
+}
+
+// Workers beyond a count that is set during a call end after it.
+void test_count_set_meanwhile() {
+    begin_case("a count set during a call");
+    gru_xp::set_thread_count(8);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));  // others may still be leaving
+    index before = -1;
+    {
+        gru_xp::Team team(8);
+        expect(team.size() == 8, "nobody else has the workers, yet the team is smaller");
+        before = threads_of_process();
+        gru_xp::set_thread_count(4);
+        expect(work_is_right(team, 8, 3, 3), "the call that it was set in");
+    }
+    index left = before;
+    for (int i = 0; i < 2000 && left > before - 4; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        left = threads_of_process();
+    }
+    expect(before < 0 || left <= before - 4, text("of %td threads %td are left", before, left));
+}
+
+// What the processor has, as the compiler's run-time library sees it.
+void test_instruction_sets() {
+    begin_case("instruction sets");
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    expect(gru_xp::has_avx2() == avx2, "avx2");
+    expect(gru_xp::has_avx512() ==
+               (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")),
+           "avx512");
 #endif
 }
 
@@ -331,9 +405,12 @@ void test_threads(const Options& options) {
     test_claims();
     test_sleepers();
     test_counts();
+    test_count_set_meanwhile();
+    test_instruction_sets();
     test_quota();
     test_scratch(options.quick ? 100 : 1000);
     test_fork();
+    if (!options.emulated) test_fork_at_work();
     test_processors();
 }
 
