@@ -118,7 +118,9 @@ def library_of(value: object, /) -> str | None:
 def _library_of_new_type(value: object) -> str | None:
     import array_api_compat
 
-    if isinstance(value, np.generic) or not array_api_compat.is_array_api_obj(value):
+    # Scalars and matrices are arrays to some versions of it.
+    none = isinstance(value, np.generic | np.matrix)
+    if none or not array_api_compat.is_array_api_obj(value):
         return None
     xp = array_api_compat.array_namespace(value)
     known = (name for name, path in NAMESPACES.items() if xp.__name__ in (name, path))

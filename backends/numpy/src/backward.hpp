@@ -115,12 +115,13 @@ inline void backward_start(const Backward<T>& p, Range rows, Range vectors) {
 }
 
 template <class T>
-inline void backward(const Backward<T>& p, Range rows, Range vectors, Range steps) {
+inline bool backward(const Backward<T>& p, Range rows, Range vectors, Range steps) {
     constexpr int w = width<T>;
     const index size = p.size, depth = 3 * size, stride = depth * w;
     const index few = rows.end - rows.begin, most = few <= 4 ? most_vectors(int(few)) : 3;
     gru_xp::Scratch scratch;
     T* sums = scratch.take<T>((few + most_rows - 1) / most_rows * accumulators * w);
+    if (!sums) return false;
     const index start = first_back(p), onward = p.reverse ? 1 : -1;
     for (index s = steps.begin; s < steps.end; ++s) {
         const index t = start + s * onward, next = s + 1 < p.steps ? t + onward : -1;
@@ -164,6 +165,7 @@ inline void backward(const Backward<T>& p, Range rows, Range vectors, Range step
             }
         }
     }
+    return true;
 }
 
 }  // namespace GRU_XP_ISA

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <new>
 
 #include "processor.hpp"
 
@@ -35,6 +36,13 @@ const Kernels<float>& kernels<float>() {
 template <>
 const Kernels<double>& kernels<double>() {
     return instruction_set().f64;
+}
+
+// What there was memory for; throws std::bad_alloc if there was none.
+template <class R>
+R must(R result) {
+    if (!result) throw std::bad_alloc();
+    return result;
 }
 
 ptrdiff_t divided(ptrdiff_t count, ptrdiff_t by) { return (count + by - 1) / by; }
@@ -130,12 +138,10 @@ void product(const Product<T>& p) {
     Team team(wanted_threads(work, worth_sharing));
     // By columns nothing is packed twice. A matrix that is interleaved is so by whoever reads it.
     const bool by_rows = p.rows >= 64 * team.size() && (p.a_step != 1 || vectors < 24 * team.size());
-    team.run(team.size(), 1, 0, [&](int share, ptrdiff_t) {
-        if (by_rows)
-            k.product(p, part(p.rows, share, team.size(), tile_rows), {0, vectors});
-        else
-            k.product(p, {0, p.rows}, part(vectors, share, team.size(), 3));
-    });
+    must(team.run(team.size(), 1, 0, [&](int share, ptrdiff_t) {
+        if (by_rows) return k.product(p, part(p.rows, share, team.size(), tile_rows), {0, vectors});
+        return k.product(p, {0, p.rows}, part(vectors, share, team.size(), 3));
+    }));
 }
 
 template <class T>
@@ -148,23 +154,22 @@ void forward(Forward<T> p) {
     Team team(way.shares);
     const int shares = team.size();
     // The weights of one step are packed where they are used: there is nothing to prepare.
-    T* packed = p.steps > 1 ? scratch.take<T>(3 * units * k.width * p.size) : nullptr;
+    T* packed = p.steps > 1 ? must(scratch.take<T>(3 * units * k.width * p.size)) : nullptr;
     p.packed = packed;
     const Stages stages(way, shares, p.steps, p.rows, p.size);
     const ptrdiff_t first = packed ? 0 : 1;
-    team.run(shares, stages.count - first, stages.together - first,
-             [&](int share, ptrdiff_t stage) {
-                 stage += first;
-                 if (stage == 0) {
-                     const Range r = part(3 * units, share, shares);
-                     T* to = packed + r.begin * p.size * k.width;
-                     k.pack_forward(to, p.weight_hh, p.size, r);
-                 } else if (way.by_rows) {
-                     k.forward(p, rows_of(p.rows, share, shares), {0, units}, stages.steps(stage));
-                 } else {
-                     k.forward(p, {0, p.rows}, part(units, share, shares), stages.steps(stage));
-                 }
-             });
+    const auto body = [&](int share, ptrdiff_t stage) {
+        stage += first;
+        if (stage == 0) {
+            const Range r = part(3 * units, share, shares);
+            k.pack_forward(packed + r.begin * p.size * k.width, p.weight_hh, p.size, r);
+            return true;
+        }
+        const Range rows = way.by_rows ? rows_of(p.rows, share, shares) : Range{0, p.rows};
+        const Range own = way.by_rows ? Range{0, units} : part(units, share, shares);
+        return k.forward(p, rows, own, stages.steps(stage));
+    };
+    must(team.run(shares, stages.count - first, stages.together - first, body));
 }
 
 template <class T>
@@ -176,10 +181,10 @@ void backward(Backward<T> p, const T* weight_hh) {
     Scratch scratch;
     Team team(way.shares);
     const int shares = team.size();
-    T* packed = scratch.take<T>(3 * vectors * k.width * p.size);
+    T* packed = must(scratch.take<T>(3 * vectors * k.width * p.size));
     p.packed = packed;
     const Stages stages(way, shares, p.steps, p.rows, p.size);
-    team.run(shares, stages.count, stages.together, [&](int share, ptrdiff_t stage) {
+    must(team.run(shares, stages.count, stages.together, [&](int share, ptrdiff_t stage) {
         const Range packs = part(vectors, share, shares);
         const Range rows = way.by_rows ? rows_of(p.rows, share, shares) : Range{0, p.rows};
         const Range own = way.by_rows ? Range{0, vectors} : packs;
@@ -187,10 +192,10 @@ void backward(Backward<T> p, const T* weight_hh) {
             T* to = packed + 3 * packs.begin * p.size * k.width;
             k.pack_backward(to, weight_hh, p.size, packs);
             k.backward_start(p, rows, own);
-        } else {
-            k.backward(p, rows, own, stages.steps(stage));
+            return true;
         }
-    });
+        return k.backward(p, rows, own, stages.steps(stage));
+    }));
 }
 
 template <class T>
@@ -200,8 +205,8 @@ void step(const Step<T>& p) {
     const ptrdiff_t columns = 3 * p.size, state = p.rows * p.size;
     const ptrdiff_t vectors = divided(columns, k.width), units = divided(p.size, k.width);
     Scratch scratch;
-    T* states = scratch.take<T>(2 * state);
-    T* gx = scratch.take<T>(p.rows * columns + columns);
+    T* states = must(scratch.take<T>(2 * state));
+    T* gx = must(scratch.take<T>(p.rows * columns + columns));
     if (p.h)
         std::memcpy(states, p.h, size_t(state) * sizeof(T));
     else
@@ -225,12 +230,10 @@ void step(const Step<T>& p) {
     const double weights = double(columns) * double(p.input_size + p.size);
     Team team(wanted_threads(weights, worth_reading));
     const int shares = team.size();
-    team.run(shares, 2, 2, [&](int share, ptrdiff_t stage) {
-        if (stage == 0)
-            k.product(input, {0, p.rows}, part(vectors, share, shares));
-        else
-            k.forward(f, {0, p.rows}, part(units, share, shares), {0, 1});
-    });
+    must(team.run(shares, 2, 2, [&](int share, ptrdiff_t stage) {
+        if (stage == 0) return k.product(input, {0, p.rows}, part(vectors, share, shares));
+        return k.forward(f, {0, p.rows}, part(units, share, shares), {0, 1});
+    }));
     std::memcpy(p.h_next, states + state, size_t(state) * sizeof(T));
 }
 

@@ -136,10 +136,10 @@ inline void forward_of_row(const Forward<T>& p, Range vectors) {
 }
 
 template <class T>
-inline void forward(const Forward<T>& p, Range rows, Range vectors, Range steps) {
+inline bool forward(const Forward<T>& p, Range rows, Range vectors, Range steps) {
     if (!p.packed && p.rows == 1) {
         forward_of_row(p, vectors);
-        return;
+        return true;
     }
     constexpr int w = width<T>, most_units = most_vectors(1) / 3;
     const index state = p.rows * p.size, stride = p.size * w, few = rows.end - rows.begin;
@@ -149,6 +149,7 @@ inline void forward(const Forward<T>& p, Range rows, Range vectors, Range steps)
     gru_xp::Scratch scratch;
     T* own = p.packed ? nullptr : scratch.take<T>(3 * most_units * stride);
     T* sums = scratch.take<T>((few + most_rows - 1) / most_rows * accumulators * w);
+    if (!sums || (!own && !p.packed)) return false;
     for (index s = steps.begin; s < steps.end; ++s) {
         const index t = p.reverse ? p.steps - 1 - s : s;
         const T* h = p.states + (p.reverse ? t + 1 : t) * state;
@@ -192,6 +193,7 @@ inline void forward(const Forward<T>& p, Range rows, Range vectors, Range steps)
             }
         }
     }
+    return true;
 }
 
 }  // namespace GRU_XP_ISA

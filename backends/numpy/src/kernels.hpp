@@ -56,13 +56,14 @@ struct Backward {
 
 template <class T>
 struct Kernels {
-    void (*product)(const Product<T>&, Range rows, Range vectors);
+    // False if there was no memory to work in, as of `forward` and `backward`.
+    bool (*product)(const Product<T>&, Range rows, Range vectors);
     // These steps, counted in the order in which they are done. Before the first of them all vectors
     // of these rows must have done the one before it: vectors are shares only of one step at a time.
     // Backward begins with backward_start, to which the same applies.
-    void (*forward)(const Forward<T>&, Range rows, Range vectors, Range steps);
+    bool (*forward)(const Forward<T>&, Range rows, Range vectors, Range steps);
     void (*backward_start)(const Backward<T>&, Range rows, Range vectors);
-    void (*backward)(const Backward<T>&, Range rows, Range vectors, Range steps);
+    bool (*backward)(const Backward<T>&, Range rows, Range vectors, Range steps);
     // These vectors of the packed weights: of 3 ceil(size / width) of `size` rows each in forward, of
     // ceil(size / width) of 3 `size` rows in backward.
     void (*pack_forward)(T* packed, const T* weight_hh, ptrdiff_t size, Range vectors);

@@ -96,11 +96,11 @@ inline void product_of_row(const Product<T>& p, Range vectors) {
 }
 
 template <class T>
-inline void product(const Product<T>& p, Range rows, Range vectors) {
-    if (rows.begin == rows.end || vectors.begin == vectors.end) return;
+inline bool product(const Product<T>& p, Range rows, Range vectors) {
+    if (rows.begin == rows.end || vectors.begin == vectors.end) return true;
     if (p.rows == 1 && p.a_step == 1 && p.b_step == 1) {
         product_of_row(p, vectors);
-        return;
+        return true;
     }
     const bool interleaved = p.a_step != 1;
     const index most_depth = p.depth < block ? p.depth : block, stride = most_depth * width<T>;
@@ -113,6 +113,7 @@ inline void product(const Product<T>& p, Range rows, Range vectors) {
     T* packed_a = interleaved
                       ? scratch.take<T>((most + most_rows - 1) / most_rows * tile_stride)
                       : nullptr;
+    if (!packed_b || (interleaved && !packed_a)) return false;
     for (index from = rows.begin; from < rows.end; from += most) {
         const index to = rows.end - from < most ? rows.end : from + most;
         for (index k = 0; k == 0 || k < p.depth; k += block) {
@@ -139,6 +140,7 @@ inline void product(const Product<T>& p, Range rows, Range vectors) {
             }
         }
     }
+    return true;
 }
 
 }  // namespace GRU_XP_ISA

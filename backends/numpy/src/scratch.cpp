@@ -3,14 +3,17 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <new>
 #include <thread>
 
 #include "threads.hpp"
 
-#ifdef __linux__
+#if defined(__linux__)
 #include <sched.h>
 #include <sys/mman.h>
+#elif defined(_WIN32)
+#include <malloc.h>
 #endif
 
 namespace gru_xp {
@@ -58,13 +61,17 @@ int shelf_here() {
     return int(place * 0x9E3779B1u >> 26);  // 6 bits, into which all the others went
 }
 
-constexpr size_t huge_page = size_t(1) << 21;
-
-constexpr size_t alignment(size_t size) { return size >= huge_page ? huge_page : alignof(Block); }
-
+// Not by operator new, which throws within, even where it is told not to. Null if there is no memory.
 Block* allocate(size_t size) {
-    const size_t unit = alignment(size), all = (size + sizeof(Block) + unit - 1) / unit * unit;
-    void* data = ::operator new(all, std::align_val_t(unit));
+    constexpr size_t huge_page = size_t(1) << 21;
+    const size_t unit = size >= huge_page ? huge_page : alignof(Block);
+    const size_t all = (size + sizeof(Block) + unit - 1) / unit * unit;
+#ifdef _WIN32
+    void* data = _aligned_malloc(all, unit);
+#else
+    void* data = std::aligned_alloc(unit, all);
+#endif
+    if (!data) return nullptr;
 #ifdef __linux__
     if (unit == huge_page) madvise(data, all, MADV_HUGEPAGE);
 #endif
@@ -73,7 +80,11 @@ Block* allocate(size_t size) {
 
 void drop(Block* block) {
     if (block->kept && block->size >= large) large_kept.fetch_sub(block->size);
-    ::operator delete(static_cast<void*>(block), std::align_val_t(alignment(block->size)));
+#ifdef _WIN32
+    _aligned_free(block);
+#else
+    std::free(block);
+#endif
 }
 
 bool put(std::atomic<Block*>& place, Block* block) {
@@ -116,6 +127,7 @@ void* Scratch::bytes(size_t count) {
         keep(shelf, found);
     }
     if (!block) block = allocate(size);
+    if (!block) return nullptr;
     blocks_[taken_++] = block;
     return block + 1;
 }

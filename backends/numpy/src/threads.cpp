@@ -11,11 +11,9 @@
 #include <exception>
 #include <fstream>
 #include <memory>
-#include <mutex>
 #include <sstream>
 #include <string>
 #include <thread>
-#include <utility>
 
 #ifdef __linux__
 #include <linux/futex.h>
@@ -170,7 +168,7 @@ class Pool {
         turn_.add(INT_MAX);
     }
 
-    void run(const Team::Work& work) {
+    bool run(const Team::Work& work) {
         const uint32_t turn = turn_.value() + 1;
         body_.store(work.body, std::memory_order_relaxed);
         context_.store(work.context, std::memory_order_relaxed);
@@ -185,7 +183,7 @@ class Pool {
         tickets_.store(uint64_t(turn) << 32, std::memory_order_relaxed);
         turn_.add(std::min(work.pieces - 1, workers_));
         help(turn, 0);
-        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+        return !failed_.load(std::memory_order_relaxed);
     }
 
   private:
@@ -270,16 +268,11 @@ class Pool {
         return done == stages * uint64_t(pieces) ? Found::end : Found::nothing;
     }
 
-    void do_stage(int piece, ptrdiff_t stage) noexcept {
+    void do_stage(int piece, ptrdiff_t stage) {
         if (failed_.load(std::memory_order_relaxed)) return;
-        try {
-            body_.load(std::memory_order_relaxed)(context_.load(std::memory_order_relaxed), piece,
-                                                  stage);
-        } catch (...) {
-            std::lock_guard<std::mutex> lock(of_error_);
-            if (!error_) error_ = std::current_exception();
+        const auto body = body_.load(std::memory_order_relaxed);
+        if (!body(context_.load(std::memory_order_relaxed), piece, stage))
             failed_.store(true, std::memory_order_relaxed);
-        }
     }
 
     std::atomic<bool> taken_{false};
@@ -289,13 +282,11 @@ class Pool {
     alignas(64) std::atomic<uint64_t> tickets_{0};
     // Of the work: set by the caller before the turn, and atomic as workers that are late by a turn
     // read them too, whose claims then fail.
-    std::atomic<void (*)(void*, int, ptrdiff_t)> body_{nullptr};
-    std::atomic<void*> context_{nullptr};
+    std::atomic<bool (*)(const void*, int, ptrdiff_t)> body_{nullptr};
+    std::atomic<const void*> context_{nullptr};
     std::atomic<int> pieces_{0}, caller_{-1}, leaving_{0};
     std::atomic<uint64_t> stages_{0}, together_{0};
     std::atomic<bool> failed_{false};
-    std::mutex of_error_;
-    std::exception_ptr error_;
     int workers_ = 0;
     std::unique_ptr<Aligned[]> places_;
 };
@@ -431,14 +422,14 @@ Team::~Team() {
     pool().give_back();
 }
 
-void Team::run(const Work& work) {
+bool Team::run(const Work& work) {
     if (size_ > 1 && work.pieces > 1 && work.pieces <= most_threads() && work.stages > 0 &&
-        work.stages <= most_stages) {
-        pool().run(work);
-        return;
-    }
+        work.stages <= most_stages)
+        return pool().run(work);
     for (ptrdiff_t stage = 0; stage < work.stages; ++stage)
-        for (int piece = 0; piece < work.pieces; ++piece) work.body(work.context, piece, stage);
+        for (int piece = 0; piece < work.pieces; ++piece)
+            if (!work.body(work.context, piece, stage)) return false;
+    return true;
 }
 
 }  // namespace gru_xp

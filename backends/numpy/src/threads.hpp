@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <type_traits>
 
 namespace gru_xp {
 
@@ -38,26 +37,28 @@ class Team {
 
     // body(piece, stage) for every piece and stage. A stage from 1 to `together` begins once all
     // pieces have done the one before it; a later one, once its own piece has. What was written in
-    // stages that must be done is seen. At most `most_threads` pieces. Throws what body throws;
-    // then some of the rest is not done.
+    // stages that must be done is seen. At most `most_threads` pieces.
+    //
+    // False if a body returned that, and then some of the rest is not done. No body may throw: the
+    // first exception of a thread needs memory, without which the process ends.
     template <class F>
-    void run(int pieces, ptrdiff_t stages, ptrdiff_t together, F&& body) {
-        run({pieces, stages, together,
-             [](void* context, int piece, ptrdiff_t stage) {
-                 (*static_cast<std::remove_reference_t<F>*>(context))(piece, stage);
-             },
-             &body});
+    [[nodiscard]] bool run(int pieces, ptrdiff_t stages, ptrdiff_t together, const F& body) {
+        return run({pieces, stages, together,
+                    [](const void* context, int piece, ptrdiff_t stage) {
+                        return (*static_cast<const F*>(context))(piece, stage);
+                    },
+                    &body});
     }
 
     struct Work {
         int pieces;
         ptrdiff_t stages, together;
-        void (*body)(void* context, int piece, ptrdiff_t stage);
-        void* context;
+        bool (*body)(const void* context, int piece, ptrdiff_t stage);
+        const void* context;
     };
 
   private:
-    void run(const Work& work);
+    bool run(const Work& work);
 
     int size_ = 1;
 };
@@ -71,7 +72,7 @@ class Scratch {
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
 
-    // Throws std::bad_alloc.
+    // Null where there is no memory.
     template <class T>
     __attribute__((always_inline)) T* take(ptrdiff_t count) {
         return static_cast<T*>(bytes(size_t(count) * sizeof(T)));
