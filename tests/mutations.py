@@ -2,7 +2,7 @@
 
 A test-suite that passes proves something only if it fails where the code is wrong. Run
 
-    python -m tests.mutations [--backend NAME ...] [--only TEXT]
+    python -m tests.mutations [--backend NAME ...] [--only TEXT] [--part K/N]
 
 It changes one line of the package at a time, in memory, and runs the named tests; a run in which
 no test fails is a mutation that survived, and the exit status is 1. Before that, the same tests
@@ -876,19 +876,30 @@ def columns(names: Sequence[str]) -> list[Column]:
     return result
 
 
-def outcome(index: int, column: Column) -> str:
-    """Run one mutation; say which test saw it, or that it survived or does not apply."""
+def applies(index: int, column: Column) -> bool:
+    """Whether a mutation can be seen there."""
     mutation = MUTATIONS[index]
     if column.path not in mutation.paths or column.backend in mutation.unseen_on:
-        return "-"
+        return False
     package = mutation.module.partition(".")[0]
-    if package not in ("gru_xp", f"gru_xp_{column.backend}"):
-        return "-"  # another library's accelerator
-    status, printed = run_tests(mutation.tests, column, index)
+    return package in ("gru_xp", f"gru_xp_{column.backend}")  # not another's accelerator
+
+
+def outcome(index: int, column: Column) -> str:
+    """Run one mutation; say which test saw it, or that it survived."""
+    status, printed = run_tests(MUTATIONS[index].tests, column, index)
     failed = re.search(r"^FAILED tests/\w+\.py::([\w:]+)", printed, re.MULTILINE)
     if status == 1 and failed:
         return f"killed by {failed[1].rpartition('::')[2]}"
     return f"SURVIVED (pytest's exit status {status})\n{printed if status != 0 else ''}"
+
+
+def part(text: str) -> tuple[int, int]:
+    """Read `K/N`."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"expected K/N with 0 <= K < N, got {text!r}")
+    return int(number), int(count)
 
 
 def main() -> int:
@@ -898,6 +909,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Show that the tests see each mutation.")
     parser.add_argument("--backend", action="append", metavar="NAME")
     parser.add_argument("--only", default="", metavar="TEXT", help="mutations whose name has TEXT")
+    parser.add_argument(
+        "--part",
+        type=part,
+        default=(0, 1),
+        metavar="K/N",
+        help="every Nth of the runs, from number K on; CI runs another part with every commit",
+    )
     options = parser.parse_args()
     for name in options.backend or libraries.NAMESPACES:
         if reason := libraries.unusable(name):
@@ -921,13 +939,13 @@ def main() -> int:
             if status:
                 print(f"{column.title}: the tests fail without a mutation\n{printed}")
                 return 1
-        jobs = [(index, column) for index in chosen for column in wanted]
+        jobs = [(i, column) for i in chosen for column in wanted if applies(i, column)]
+        number, count = options.part
+        jobs = jobs[number::count]
         killed = survived = 0
         for (index, column), result in zip(
             jobs, pool.map(lambda job: outcome(*job), jobs), strict=True
         ):
-            if result == "-":
-                continue
             killed += result.startswith("killed")
             survived += result.startswith("SURVIVED")
             print(f"{MUTATIONS[index].name:55} {column.title:18} {result}", flush=True)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,13 +16,38 @@ class BuildError(Exception):
     """A build that failed; its text is what CMake or the compiler printed."""
 
 
-def missing_tools() -> str:
+class Target(NamedTuple):
+    """What builds are made with, and for."""
+
+    compilers: tuple[str, ...] = ("g++", "c++")
+    """The first that is there is taken. Of `HERE`, CMake looks for one itself, and at CXX."""
+    processor: str = ""
+    """Of a cross build; empty for this machine's."""
+    emulator: tuple[str, ...] = ()
+    """What runs such a build, and its arguments."""
+
+    def compiler(self) -> str | None:
+        """Path of the compiler, or None if there is none."""
+        chosen = os.environ.get("CXX") if self == HERE else None
+        names = (chosen.split()[0],) if chosen else self.compilers
+        return next((path for name in names if (path := shutil.which(name))), None)
+
+
+HERE = Target()
+CLANG = Target(("clang++", *(f"clang++-{version}" for version in range(24, 15, -1))))
+AARCH64 = Target(
+    ("aarch64-linux-gnu-g++",), "aarch64", ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
+)
+
+
+def missing_tools(target: Target = HERE) -> str:
     """Say what a build needs and is not here; empty if nothing is."""
     if not shutil.which("cmake"):
         return "cmake is not installed (pip install cmake, or the system's package)"
-    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++"]
-    if not any(shutil.which(name.split()[0]) for name in compilers):
-        return f"no C++ compiler: none of {', '.join(compilers)} is on PATH"
+    if not target.compiler():
+        return f"no C++ compiler: none of {', '.join(target.compilers)} is on PATH"
+    if target.emulator and not shutil.which(target.emulator[0]):
+        return f"{target.emulator[0]} is not on PATH"
     return ""
 
 
@@ -52,6 +78,7 @@ def configure(
     folder: Path,
     *,
     debug: bool,
+    target: Target = HERE,
     sanitize: str = "",
     lines: bool = False,
     instruction_sets: Sequence[str] = (),
@@ -66,6 +93,8 @@ def configure(
         Where to build.
     debug : bool
         Compile in less time, for slower code.
+    target : Target
+        What to build with, and for.
     sanitize : str
         As the compiler's ``-fsanitize`` takes it.
     lines : bool
@@ -75,6 +104,10 @@ def configure(
     """
     command = ["cmake", "-S", str(source), "-B", str(folder), "-DGRU_XP_NATIVE_TESTS=ON"]
     command += [f"-DGRU_XP_SANITIZE={sanitize}"]
+    if target != HERE:
+        command += [f"-DCMAKE_CXX_COMPILER={target.compiler()}"]
+    if target.processor:
+        command += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={target.processor}"]
     command += [f"-DCMAKE_BUILD_TYPE={'Debug' if debug else 'Release'}"]
     command += [f"-DCMAKE_CXX_FLAGS_DEBUG={'-g1' if lines else ''}"]
     if instruction_sets:
@@ -103,6 +136,7 @@ def run_tests(
     arguments: Sequence[str],
     *,
     timeout: float,
+    target: Target = HERE,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
     """Run the native tests that ``folder`` holds.
@@ -113,7 +147,10 @@ def run_tests(
         The exit status; -1 after a timeout, or minus the number of the signal that ended it.
     printed : str
     """
-    command = [str(folder / "backends" / "numpy" / "tests" / "native_tests"), *arguments]
+    program = str(folder / "backends" / "numpy" / "tests" / "native_tests")
+    command = [*target.emulator, program, *arguments]
+    if target.emulator:
+        command.append("--emulated")
     with_environment = {**os.environ, **(environment or {})}
     while True:
         try:

@@ -1,10 +1,11 @@
-"""Build and run the accelerators' native tests: as they are, with sanitizers, with faults.
+"""Build and run the accelerators' native tests, in every way.
 
-    python -m tests.sanitizers [--quick] [--only plain|address|thread|mutations]
+    python -m tests.sanitizers [--quick] [--only plain|clang|aarch64|address|thread|mutations]
 
-Needs CMake and a C++ compiler with its sanitizers, no Python package. Builds in temporary folders.
-The exit status is 0 if all is well, 1 if a test failed or a mutation survived, and 2 if there is
-nothing to build with.
+As they are, by clang, by a cross compiler for aarch64 under an emulator, with sanitizers, and with
+faults. Needs CMake and a C++ compiler with its sanitizers, no Python package; a way whose compiler
+is not there is left out, and says so. Builds in temporary folders. The exit status is 0 if all is
+well, 1 if a test failed or a mutation survived, and 2 if there is nothing to build with.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Build(NamedTuple):
     """One build of the native tests, and which of them it runs."""
 
     title: str
+    target: native_build.Target = native_build.HERE
     sanitize: str = ""
     tests: tuple[str, ...] = ()
     """All, if there is none."""
@@ -41,17 +43,25 @@ class Build(NamedTuple):
 
 # In the order of their time, longest first.
 BUILDS = {
-    "address": Build("AddressSanitizer and UndefinedBehaviorSanitizer", "address,undefined"),
+    "address": Build(
+        "AddressSanitizer and UndefinedBehaviorSanitizer", sanitize="address,undefined"
+    ),
     # Only what runs on several threads: on one there is nothing to see, and it is slow.
-    "thread": Build("ThreadSanitizer", "thread", ("step", "shares", "counts", "threads")),
+    "thread": Build(
+        "ThreadSanitizer", sanitize="thread", tests=("step", "shares", "counts", "threads")
+    ),
+    "aarch64": Build("for aarch64, emulated", target=native_build.AARCH64),
+    "clang": Build("by clang", target=native_build.CLANG),
     "plain": Build("an ordinary build"),
 }
 
 
-def build_and_run(name: str, *, quick: bool, jobs: int) -> tuple[bool, str]:
-    """Return whether one build passes, and what to say of it."""
-    title, sanitize, tests = BUILDS[name]
-    best = native_build.best_instruction_set()
+def build_and_run(name: str, *, quick: bool, jobs: int) -> tuple[bool | None, str]:
+    """Return whether one build passes, None if it was left out, and what to say of it."""
+    title, target, sanitize, tests = BUILDS[name]
+    if missing := native_build.missing_tools(target):
+        return None, f"left out: {missing}"
+    best = "plain" if target.processor else native_build.best_instruction_set()
     # Shares meet in the same places whatever the instruction set.
     sets = ["plain"] if sanitize == "thread" else ["plain", best]
     start = time.monotonic()
@@ -61,6 +71,7 @@ def build_and_run(name: str, *, quick: bool, jobs: int) -> tuple[bool, str]:
             native_build.copy_sources(Path(temporary)),  # they may change while it builds
             folder,
             debug=bool(sanitize),
+            target=target,
             sanitize=sanitize,
             lines=not quick,  # they take a third of the time to compile
             instruction_sets=sets if quick and best else (),
@@ -71,7 +82,7 @@ def build_and_run(name: str, *, quick: bool, jobs: int) -> tuple[bool, str]:
         for each in tests:
             arguments += ["--test", each]
         status, printed = native_build.run_tests(
-            folder, arguments, timeout=TIMEOUT_SECONDS, environment=OPTIONS
+            folder, arguments, timeout=TIMEOUT_SECONDS, target=target, environment=OPTIONS
         )
     took = f"built in {built - start:.0f} s, run in {time.monotonic() - built:.1f} s"
     where = printed.partition("\n")[0]
@@ -98,7 +109,7 @@ def main() -> int:
     def report(line: str) -> None:
         print(line, flush=True)
 
-    def part(name: str) -> Callable[[], tuple[bool, str]]:
+    def part(name: str) -> Callable[[], tuple[bool | None, str]]:
         if name == "mutations":
             return lambda: native_mutations.run(quick=options.quick, jobs=jobs, report=report)
         return lambda: build_and_run(name, quick=options.quick, jobs=jobs)
@@ -112,8 +123,9 @@ def main() -> int:
                 passed, said = done.result()
             except native_build.BuildError as error:
                 passed, said = False, f"could not be built\n{error}"
-            well = well and passed
-            report(f"{'ok    ' if passed else 'FAILED'} {parts[done]:10} {said}")
+            well = well and passed is not False
+            how = {None: "-", True: "ok", False: "FAILED"}[passed]
+            report(f"{how:6} {parts[done]:10} {said}")
     report(f"{'all is well' if well else 'FAILED'}, {time.monotonic() - start:.0f} s")
     return 0 if well else 1
 
