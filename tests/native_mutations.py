@@ -192,6 +192,24 @@ MUTATIONS = [
         "(void)chosen;",
     ),
     Mutation(
+        "a short call is shared after a pause",
+        "numpy/src/drive.cpp",
+        "            alone_ = true;\n",
+        "            alone_ = false;\n",
+    ),
+    Mutation(
+        "a short call is never shared",
+        "numpy/src/drive.cpp",
+        "if (threads_ > 1) last_end.store(",
+        "if (threads_ < 1) last_end.store(",
+    ),
+    Mutation(
+        "a longer call is not shared after a pause",
+        "numpy/src/drive.cpp",
+        "work < 2 * least;",
+        "work < 200 * least;",
+    ),
+    Mutation(
         "work of no stage is begun",
         THREADS,
         "work.pieces <= most_threads() && work.stages > 0 &&",

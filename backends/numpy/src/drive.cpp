@@ -65,19 +65,55 @@ constexpr double core_cache = 1 << 20;
 // Rows that a tile takes at most, whatever the instruction set.
 constexpr ptrdiff_t tile_rows = 8;
 
-int wanted_threads(double work, double least) {
-    return work < least ? 1 : int(std::min(work / (least / 2), double(thread_count())));
-}
+// When the last call that several threads could have shared ended, by the steady clock.
+std::atomic<int64_t> last_end{0};
+
+// How many threads a call wants, of so much work, of which `least` is worth sharing.
+//
+// Twice that takes one thread some 100 microseconds. So short a call is shared only if it follows
+// another: after a pause the workers sleep, to wake them takes much of what they save, and where
+// other threads take the processors, as torch's do that wait for their next work, more.
+class Wanted {
+  public:
+    Wanted(double work, double least) {
+        if (work < least) return;
+        threads_ = int(std::min(work / (least / 2), double(thread_count())));
+        const bool is_short = work < 2 * least;
+        if (threads_ > 1 && is_short && now() - last_end.load(std::memory_order_relaxed) > pause)
+            alone_ = true;
+    }
+    ~Wanted() {
+        if (threads_ > 1) last_end.store(now(), std::memory_order_relaxed);
+    }
+    Wanted(const Wanted&) = delete;
+    Wanted& operator=(const Wanted&) = delete;
+
+    int threads() const { return alone_ ? 1 : threads_; }
+
+  private:
+    using clock = std::chrono::steady_clock;
+    static int64_t now() {
+        return std::chrono::nanoseconds(clock::now().time_since_epoch()).count();
+    }
+    static constexpr int64_t pause = 200'000;
+
+    int threads_ = 1;
+    bool alone_ = false;
+};
 
 struct Plan {
     int shares;
     bool by_rows;
 };
 
-// How to share a recurrence whose weights have 3 size^2 numbers of `bytes` bytes.
-Plan plan(ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, size_t bytes) {
-    const double of_step = 6.0 * double(rows) * double(size) * double(size);
-    const int threads = wanted_threads(of_step * double(steps), worth_sharing);
+// Floating operations of one step of a recurrence.
+double work_of_step(ptrdiff_t rows, ptrdiff_t size) {
+    return 6.0 * double(rows) * double(size) * double(size);
+}
+
+// How so many threads share a recurrence whose weights have 3 size^2 numbers of `bytes` bytes.
+Plan plan(int threads, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, size_t bytes) {
+    const double of_step = work_of_step(rows, size);
     if (threads == 1) return {1, true};
     const bool in_cache = 3.0 * double(size) * double(size) * double(bytes) <= core_cache;
     if (rows >= 4 * threads && in_cache) return {threads, true};
@@ -89,7 +125,7 @@ Plan plan(ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, si
 // may go on where the first is kept from running.
 ptrdiff_t steps_at_once(ptrdiff_t rows, int shares, ptrdiff_t size) {
     constexpr double operations = 1e7;
-    const double of_step = 6.0 * double(divided(rows, shares)) * double(size) * double(size);
+    const double of_step = work_of_step(divided(rows, shares), size);
     return std::max(ptrdiff_t(1), ptrdiff_t(operations / of_step));
 }
 
@@ -135,7 +171,8 @@ void product(const Product<T>& p) {
     const auto& k = kernels<T>();
     const ptrdiff_t vectors = divided(p.columns, k.width);
     const double work = 2.0 * double(p.rows) * double(p.depth) * double(p.columns);
-    Team team(wanted_threads(work, worth_sharing));
+    const Wanted wanted(work, worth_sharing);
+    Team team(wanted.threads());
     // By columns nothing is packed twice. A matrix that is interleaved is so by whoever reads it.
     const bool by_rows = p.rows >= 64 * team.size() && (p.a_step != 1 || vectors < 24 * team.size());
     must(team.run(team.size(), 1, 0, [&](int share, ptrdiff_t) {
@@ -149,7 +186,8 @@ void forward(Forward<T> p) {
     if (p.steps == 0 || p.rows == 0) return;
     const auto& k = kernels<T>();
     const ptrdiff_t units = divided(p.size, k.width);
-    const Plan way = plan(p.steps, p.rows, p.size, units, sizeof(T));
+    const Wanted wanted(work_of_step(p.rows, p.size) * double(p.steps), worth_sharing);
+    const Plan way = plan(wanted.threads(), p.rows, p.size, units, sizeof(T));
     Scratch scratch;
     Team team(way.shares);
     const int shares = team.size();
@@ -177,7 +215,8 @@ void backward(Backward<T> p, const T* weight_hh) {
     if (p.steps == 0 || p.rows == 0) return;
     const auto& k = kernels<T>();
     const ptrdiff_t vectors = divided(p.size, k.width);
-    const Plan way = plan(p.steps, p.rows, p.size, vectors, sizeof(T));
+    const Wanted wanted(work_of_step(p.rows, p.size) * double(p.steps), worth_sharing);
+    const Plan way = plan(wanted.threads(), p.rows, p.size, vectors, sizeof(T));
     Scratch scratch;
     Team team(way.shares);
     const int shares = team.size();
@@ -228,7 +267,8 @@ void step(const Step<T>& p) {
     f.b_hn = p.bias_hh ? p.bias_hh + 2 * p.size : nullptr;
     f.states = states;
     const double weights = double(columns) * double(p.input_size + p.size);
-    Team team(wanted_threads(weights, worth_reading));
+    const Wanted wanted(weights, worth_reading);
+    Team team(wanted.threads());
     const int shares = team.size();
     must(team.run(shares, 2, 2, [&](int share, ptrdiff_t stage) {
         if (stage == 0) return k.product(input, {0, p.rows}, part(vectors, share, shares));

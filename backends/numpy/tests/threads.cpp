@@ -181,6 +181,41 @@ void test_counts() {
     gru_xp::set_thread_count(4);
 }
 
+// A short call takes other threads only if it follows another; a longer one always does.
+void test_pauses() {
+    begin_case("a short call after a pause");
+    const index size = 256, longer = 400;
+    const std::vector<float> weights(size_t(3 * longer * longer)), x(size_t(longer), 0.5f);
+    std::vector<float> out(size_t(longer), 0.0f);
+    // Without workers, once all have ended.
+    const auto alone = [] {
+        gru_xp::set_thread_count(1);
+        index before = -2, count = -1;
+        while (count != before) {
+            before = count;
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            count = threads_of_process();
+        }
+        return count;
+    };
+    const auto step = [&](index of) {
+        gru_xp::step<float>({1, of, of, x.data(), x.data(), weights.data(), weights.data(), nullptr,
+                             nullptr, out.data()});
+    };
+    const index none = alone();
+    if (none < 0) return;  // nobody counts them
+    gru_xp::set_thread_count(2);
+    step(size);
+    expect(threads_of_process() == none, "a worker was made for one short call");
+    for (int i = 0; i < 100 && threads_of_process() == none; ++i) step(size);
+    expect(threads_of_process() == none + 1, "no worker was made for calls one after another");
+    expect(alone() == none, "the worker did not end");
+    gru_xp::set_thread_count(2);
+    step(longer);
+    expect(threads_of_process() == none + 1, "no worker was made for a longer call");
+    gru_xp::set_thread_count(4);
+}
+
 // Control groups of both versions, in files as the kernel writes them.
 void test_quota() {
     begin_case("a container's quota");
@@ -406,6 +441,7 @@ void test_threads(const Options& options) {
     test_sleepers();
     test_counts();
     test_count_set_meanwhile();
+    test_pauses();
     test_instruction_sets();
     test_quota();
     test_scratch(options.quick ? 100 : 1000);
