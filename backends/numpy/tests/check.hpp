@@ -165,7 +165,7 @@ class Random {
 // Which tests run: a subset, and on which instruction sets.
 struct Options {
     bool quick = false;
-    bool emulated = false;  // by a program that cannot fork itself while threads run
+    bool emulated = false;  // by a program that does not always survive a fork
     std::vector<const char*> sets;
 };
 

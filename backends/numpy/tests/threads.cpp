@@ -445,8 +445,10 @@ void test_threads(const Options& options) {
     test_instruction_sets();
     test_quota();
     test_scratch(options.quick ? 100 : 1000);
-    test_fork();
-    if (!options.emulated) test_fork_at_work();
+    if (!options.emulated) {
+        test_fork();
+        test_fork_at_work();
+    }
     test_processors();
 }
 
