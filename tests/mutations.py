@@ -914,7 +914,7 @@ def main() -> int:
         type=part,
         default=(0, 1),
         metavar="K/N",
-        help="every Nth of the runs, from number K on; CI runs another part with every commit",
+        help="every Nth of the runs, from number K on",
     )
     options = parser.parse_args()
     for name in options.backend or libraries.NAMESPACES:

@@ -34,7 +34,8 @@ class Target(NamedTuple):
 
 
 HERE = Target()
-CLANG = Target(("clang++", *(f"clang++-{version}" for version in range(24, 15, -1))))
+# With their version, as one without may be too old.
+CLANG = Target(tuple(f"clang++-{version}" for version in range(24, 15, -1)))
 AARCH64 = Target(
     ("aarch64-linux-gnu-g++",), "aarch64", ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
 )
@@ -45,7 +46,9 @@ def missing_tools(target: Target = HERE) -> str:
     if not shutil.which("cmake"):
         return "cmake is not installed (pip install cmake, or the system's package)"
     if not target.compiler():
-        return f"no C++ compiler: none of {', '.join(target.compilers)} is on PATH"
+        chosen = os.environ.get("CXX") if target == HERE else None
+        names = chosen or f"none of {', '.join(target.compilers)}"
+        return f"no C++ compiler: {names} is {'not ' if chosen else ''}on PATH"
     if target.emulator and not shutil.which(target.emulator[0]):
         return f"{target.emulator[0]} is not on PATH"
     return ""

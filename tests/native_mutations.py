@@ -216,10 +216,10 @@ MUTATIONS = [
         "work.pieces <= most_threads() &&",
     ),
     Mutation(
-        "AVX-512 where only AVX2 is",
+        "AVX2 where there is none, or none where it is",
         "numpy/src/processor.cpp",
-        "(leaf7_ebx & all) == all;",
-        "(leaf7_ebx & all) == 0;",
+        "return (saved & 0x6) == 0x6 && leaf7",
+        "return (saved & 0x6) != 0x6 && leaf7",
     ),
     Mutation(
         "a group's quota without those above it",

@@ -115,7 +115,7 @@ def main() -> int:
         return lambda: build_and_run(name, quick=options.quick, jobs=jobs)
 
     start = time.monotonic()
-    well = True
+    well, nothing = True, False
     with ThreadPoolExecutor(workers) as pool:
         parts = {pool.submit(part(name)): name for name in names}
         for done in as_completed(parts):
@@ -124,8 +124,11 @@ def main() -> int:
             except native_build.BuildError as error:
                 passed, said = False, f"could not be built\n{error}"
             well = well and passed is not False
+            nothing = passed is None and bool(options.only)
             how = {None: "-", True: "ok", False: "FAILED"}[passed]
             report(f"{how:6} {parts[done]:10} {said}")
+    if nothing:
+        return 2
     report(f"{'all is well' if well else 'FAILED'}, {time.monotonic() - start:.0f} s")
     return 0 if well else 1
 
