@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -96,6 +96,58 @@ def test_a_benchmark_of_gru_xp_alone_prints_and_writes_everything(run: Run) -> N
     assert all(list(each["bytes"]) == ["gru_xp"] for each in document["memory"])
 
 
+def test_random_sizes_are_the_seeds_within_bounds_and_evenly_spread_in_their_logarithm() -> None:
+    sizes = cases.random_sizes(500, 3)
+    assert sizes == cases.random_sizes(500, 3)
+    assert sizes[:5] == cases.random_sizes(5, 3) != cases.random_sizes(5, 4)
+    assert len(set(sizes)) == 500
+    most, least = cases.RANDOM
+    for place, (low, high) in enumerate(zip(least, most, strict=True)):
+        drawn = [size[place] for size in sizes]
+        assert low <= min(drawn)
+        assert max(drawn) <= high
+        half = sum(each < (low * high) ** 0.5 for each in drawn)
+        assert 190 < half < 310  # 250 by the law; five standard deviations are 56
+
+
+def test_random_sizes_are_shown_with_the_worst_first(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the least ratio to a peer, be it of the forward or of the training."""
+    sizes = cases.random_sizes(3, 7)
+    ratios = {sizes[0]: (1.5, 2.0), sizes[1]: (3.0, 0.8), sizes[2]: (0.9, 4.0)}
+
+    def measured(job: Job) -> dict[str, Any]:
+        assert (job.sizes, job.cells) == (sizes, ())
+        return {
+            "isa": None, "recurrence": "", "gpu": None, "notes": [], "peak_flops": None,
+            "cases": [
+                {"kind": kind, "size": size, "times": {
+                    name: {"seconds": [seconds], "calls": 1}
+                    for name, seconds in (
+                        ("gru_xp", 1.0), ("gru_xp portable", 0.1), ("torch", ratio)
+                    )
+                }}
+                for size in sizes
+                for kind, ratio in zip(("forward", "training"), ratios[size], strict=True)
+            ],
+        }  # fmt: skip
+
+    monkeypatch.setattr(parent, "run", measured)
+    monkeypatch.setattr(peers, "choose", lambda asked, **_: (("torch",), []))
+    arguments = ("--threads", "1", "--no-memory", "--plot", "map.svg")
+    ran = run("--random", "3", "--seed", "7", *arguments)
+    assert ran.status == 0, ran.err
+    at = [ran.out.index(f" {sizes[place]} ") for place in (1, 2, 0)]
+    assert at == sorted(at)
+    drawn = Path("map.svg").read_text()
+    assert "<svg" in drawn
+    # Text is drawn as paths; matplotlib says in a comment which.
+    for text in ("torch, forward, 1 thread", "torch, training, 1 thread", "0.80", "0.90"):
+        assert f"<!-- {text} -->" in drawn
+    assert "<!-- 1.50 -->" not in drawn
+
+
 def test_each_peer_agrees_with_gru_xp_and_is_timed(run: Run, peer: str) -> None:
     ran = run(*TINY, "--peers", peer, "--json", "all.json", "--no-memory")
     assert ran.status == 0, ran.err
@@ -165,6 +217,9 @@ def test_the_memory_of_torch_is_beside_that_of_gru_xp() -> None:
         ("--json file/below", "there is no folder file"),
         ("--plot file/below.png", "there is no folder file"),
         ("--plot plot.txt", ".png, .svg"),
+        ("--random 0", "0 is not in the range 1<=x<=1000"),
+        ("--random 5 --sizes 1x1x1x1", "choose one"),
+        ("--seed 5", "--seed is that of --random"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_before_anything_is_measured(

@@ -43,6 +43,20 @@ GPU_SIZES = tuple(
     for rows in (1, 16, 64, 256)
 )
 
+RANDOM = Size(300, 200, 800, 1300), Size(4, 1, 1, 8)
+"""The largest and the least of what `random_sizes` draws."""
+
+
+def random_sizes(count: int, seed: int) -> tuple[Size, ...]:
+    """Draw sizes that nobody has tuned for, the logarithm of each length uniform; all different."""
+    rng = np.random.default_rng(seed)
+    most, least = (np.log(bound) for bound in RANDOM)
+    drawn: dict[Size, None] = {}
+    while len(drawn) < count:
+        drawn[Size(*map(int, np.rint(np.exp(rng.uniform(least, most)))))] = None
+    return tuple(drawn)
+
+
 CPU_PRECISIONS = ("float32", "float64")
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
 """How products are computed. TF32: arrays of float32, whose products may round them to 11 bits."""

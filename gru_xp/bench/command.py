@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 _PATH = click.Path(path_type=Path, dir_okay=False)
 _LIMIT = 10**6
+_RANDOM_LIMIT = 1000
 _NO_PEERS = "none"
 
 
@@ -78,11 +79,22 @@ def _peer(text: str) -> str:
     help="Steps, rows, inputs and hidden units of the sequences.  [default: six sizes, cupy 20]",
 )
 @click.option(
+    "--random",
+    metavar="COUNT",
+    type=click.IntRange(min=1, max=_RANDOM_LIMIT),
+    help="So many sizes drawn at random in place of --sizes: a table with the worst first.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    help="Of --random: the same sizes again.  [default: 0]",
+)
+@click.option(
     "--steps",
     "cells",
     metavar="H,...",
     callback=_listed(_count),
-    help="Hidden units of what makes one step.  [default: 16,64,256,512, cupy none]",
+    help="Hidden units of what makes one step.  [default: 16,64,256,512, cupy or random none]",
 )
 @click.option(
     "--threads",
@@ -112,10 +124,18 @@ def _peer(text: str) -> str:
 )
 @click.option("--memory/--no-memory", default=True, help="Measure the peak memory of training too.")
 @click.option("--json", "json_path", type=_PATH, metavar="FILE", help="Write all numbers there.")
-@click.option("--plot", "plot_path", type=_PATH, metavar="FILE", help="Draw the ratios: png, svg.")
+@click.option(
+    "--plot",
+    "plot_path",
+    type=_PATH,
+    metavar="FILE",
+    help="Draw the ratios: png, svg; random ones over N and H.",
+)
 def bench(
     peers: tuple[str, ...] | None,
     sizes: tuple[Any, ...] | None,
+    random: int | None,
+    seed: int | None,
     cells: tuple[int, ...] | None,
     threads: tuple[int, ...] | None,
     name: str,
@@ -135,9 +155,15 @@ def bench(
     from gru_xp.bench import machine, parent, report, tables
     from gru_xp.bench import memory as memory_of
     from gru_xp.bench import peers as others
-    from gru_xp.bench.cases import CELLS, GPU_SIZES, SIZES, THREADS, Job, dtype_of
+    from gru_xp.bench.cases import CELLS, GPU_SIZES, SIZES, THREADS, Job, dtype_of, random_sizes
     from gru_xp.files import write_whole
 
+    if random is None and seed is not None:
+        raise click.UsageError("--seed is that of --random, which is not there.")
+    if random is not None:
+        if sizes is not None:
+            raise click.UsageError("--sizes names sizes, --random draws them: choose one.")
+        sizes, cells = random_sizes(random, seed or 0), cells or ()
     name, _ = libraries.resolve(name)
     on_gpu = name == "cupy"
     if precision not in CPU_PRECISIONS and not on_gpu:
@@ -158,7 +184,7 @@ def bench(
 
     job = Job(
         sizes or (GPU_SIZES if on_gpu else SIZES),
-        cells or (() if on_gpu else CELLS),
+        (() if on_gpu else CELLS) if cells is None else cells,
         threads[0],
         chosen,
         asked is not None,
@@ -180,8 +206,8 @@ def bench(
     if plot_path is not None:
         from gru_xp.bench import plot
 
-        plot.save(document, plot_path)
-    tables.show(document)
+        (plot.save if random is None else plot.save_map)(document, plot_path)
+    tables.show(document, worst_first=random is not None)
 
 
 def _check_writable(option: str, path: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The ratios as a picture: how many times faster gru_xp is than each other, case by case."""
+"""The ratios as a picture: how many times faster gru_xp is than each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.bench.contestant import OWN
+from gru_xp.bench.contestant import FORMS, OWN
 from gru_xp.bench.report import Document, case_of
 from gru_xp.files import write_whole
 
@@ -17,18 +17,64 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 def save(document: Document, path: Path, /) -> None:
     """Draw grouped bars, one panel for each number of threads, in the format of the suffix."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     parts = document["threads"]
     cases = max(len(part["cases"]) for part in parts)
-    figure = Figure(figsize=(max(7, 0.9 * cases), 4 * len(parts)), layout="constrained")
-    FigureCanvasAgg(figure)  # without pyplot: no display is looked for
+    figure = _figure(max(7, 0.9 * cases), 4 * len(parts))
     panels = figure.subplots(len(parts), squeeze=False)[:, 0]
     for axes, part in zip(panels, parts, strict=True):
         _draw(axes, part)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]))
+    _write(figure, path)
+
+
+def save_map(document: Document, path: Path, /) -> None:
+    """Draw a point for each size over hidden units and rows, its colour the ratio.
+
+    One panel for each number of threads, peer and kind of case; without a peer, for the portable
+    form.
+    """
+    from matplotlib.colors import CenteredNorm
+
+    panels = []
+    for part in document["threads"]:
+        title = "1 thread" if part["threads"] == 1 else f"{part['threads']} threads"
+        names = [name for name in part["summary"] if name not in FORMS] or list(part["summary"])
+        panels += [
+            (f"{name}, {kind}, {title}", name, [c for c in part["cases"] if c["kind"] == kind])
+            for name in names
+            for kind in part["summary"][name]
+        ]
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    figure = _figure(4.5 * columns, 3.6 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    norm = CenteredNorm(0, halfrange=2)  # from a quarter to four times
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, name, cases) in zip(grid, panels, strict=False):
+        ratios = [case["contestants"][name]["ratio"] for case in cases]
+        hidden, rows = ([case[letter] for case in cases] for letter in "HN")
+        points = axes.scatter(hidden, rows, c=np.log2(ratios), norm=norm, cmap="RdBu", ec="grey")
+        for x, y, ratio in zip(hidden, rows, ratios, strict=True):
+            if ratio < 1:
+                axes.annotate(f"{ratio:.2f}", (x, y), fontsize="xx-small", va="bottom")
+        axes.set(title=title, xscale="log", yscale="log", xlabel="H", ylabel="N")
+    bar = figure.colorbar(points, ax=grid, extend="both", label=f"times as long as {OWN}")
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{2**value:.2g}")
+    _write(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)  # without pyplot: no display is looked for
+    return figure
+
+
+def _write(figure: Any, path: Path) -> None:
     data = io.BytesIO()
     figure.savefig(data, format=path.suffix[1:].lower(), dpi=150)
     write_whole(path, data.getvalue())

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from gru_xp.bench.cases import KINDS, Size
-from gru_xp.bench.contestant import EXPERIMENTAL, OWN
+from gru_xp.bench.contestant import EXPERIMENTAL, FORMS, OWN
 from gru_xp.bench.report import Document, case_of
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 _WIDTH = 120
 
 
-def show(document: Document, /) -> None:
-    """Print what a document holds to stdout."""
+def show(document: Document, /, *, worst_first: bool = False) -> None:
+    """Print what a document holds to stdout, in its order or by the least ratio to a peer."""
     from rich.console import Console
 
     # Of a fixed width where there is no terminal: a table in a file is not to be folded.
@@ -45,14 +45,14 @@ def show(document: Document, /) -> None:
         print("keeps it on the chip, and may be faster. There is none for training")
     for part in document["threads"]:
         print()
-        console.print(_times_table(part))
+        console.print(_times_table(part, worst_first=worst_first))
         console.print(_summary_table(part["summary"]))
     if document["memory"]:
         print()
         console.print(_memory_table(document["memory"]))
 
 
-def _times_table(part: Document) -> Table:
+def _times_table(part: Document, *, worst_first: bool) -> Table:
     count, peak = part["threads"], part["peak_flops"]
     title = "1 thread" if count == 1 else f"{count} threads"
     if peak:
@@ -72,7 +72,8 @@ def _times_table(part: Document) -> Table:
         case = case_of(each)
         for name, numbers in each["contestants"].items():
             rows.setdefault(case.subject, {}).setdefault(name, {})[case.kind] = numbers
-    for label, contestants in rows.items():
+    shown = sorted(rows.items(), key=_least_ratio) if worst_first else rows.items()
+    for label, contestants in shown:
         for place, (name, kinds) in enumerate(contestants.items()):
             by_column = {KINDS[kind].training: numbers for kind, numbers in kinds.items()}
             forward, training = (
@@ -83,6 +84,16 @@ def _times_table(part: Document) -> Table:
             table.add_row("" if place else label, shown_name, *forward, *floor, *training)
         table.add_section()
     return table
+
+
+def _least_ratio(row: tuple[str, dict[str, dict[str, Document]]]) -> float:
+    ratios = (
+        numbers["ratio"]
+        for name, kinds in row[1].items()
+        if name not in FORMS
+        for numbers in kinds.values()
+    )
+    return min(ratios, default=0.0)
 
 
 def _cells(numbers: Document | None, *, with_share: bool) -> list[str]:
