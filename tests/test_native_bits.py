@@ -38,6 +38,7 @@ SHARED = {
     "by rows, fewer than threads": (800, 2, 33),
     "by columns": (14, 7, 167),
     "by columns, as the weights outgrow a cache": (3, 20, 301),
+    "by columns, unpacked as they are used once": (1, 1, 950),
 }
 # M, K, N and the order of the first matrix, which is interleaved unless it is C.
 PRODUCTS = {
@@ -45,6 +46,7 @@ PRODUCTS = {
     "by rows": (300, 170, 130, "C"),
     "by rows, interleaved": (300, 170, 130, "F"),
     "by columns": (40, 600, 300, "C"),
+    "by columns, unpacked as they are used once": (1, 1700, 1600, "C"),
     "by columns, interleaved": (150, 600, 130, "F"),
     "by rows, interleaved in parts": (2100, 40, 70, "F"),
 }
@@ -142,6 +144,21 @@ def test_a_row_has_the_same_bits_at_every_place_of_any_batch(
     for place, row in enumerate(chosen):
         wanted = alone(isa, size, dtype, reverse, int(row))
         assert_same_bits(rows_of_results(got, [place]), wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [*range(1, 40), 171, 256, 257, 530])
+def test_a_row_of_one_step_has_the_same_bits_alone(
+    isa: str, native: Any, size: int, dtype: str
+) -> None:
+    """Alone its weights are used once, and not packed."""
+    import gru_xp_numpy
+
+    batch = draw_case(1, 3, size, dtype)
+    together = run(gru_xp_numpy, batch)
+    for row in range(3):
+        alone = run(gru_xp_numpy, rows_of(batch, [row]))
+        assert_same_bits(alone, rows_of_results(together, [row]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -99,6 +99,13 @@ inline void backward_tile(const Backward<T>& p, index t, index next, index row, 
     }
 }
 
+// Terms of the product that one chain adds up from number k on. The gradients of n's recurrent product
+// lie apart from those of r's and z's.
+inline index terms_at_once(index size, index k) {
+    const index left = (k >= 2 * size ? 3 : 2) * size - k;
+    return left < block ? left : block;
+}
+
 // The step that the way back starts with.
 template <class T>
 inline index first_back(const Backward<T>& p) {
@@ -114,8 +121,29 @@ inline void backward_start(const Backward<T>& p, Range rows, Range vectors) {
                                load_upto(p.carried + row * p.size + v * w, p.size - v * w));
 }
 
+// The product of one step of one row, for which the weights are used once.
+template <class T>
+inline bool backward_of_row(const Backward<T>& p, Range vectors) {
+    if (is_padding(p, 0, 0)) return true;
+    const index unit = vectors.begin * width<T>, end = vectors.end * width<T>;
+    const index units = (end < p.size ? end : p.size) - unit, depth = 3 * p.size;
+    gru_xp::Scratch scratch;
+    T *total = scratch.take<T>(units), *sum = scratch.take<T>(units);
+    if (!total || !sum) return false;
+    for (index k = 0, count; k < depth; k += count) {
+        count = terms_at_once(p.size, k);
+        const T* gradients = k >= 2 * p.size ? p.dgh_n + k - 2 * p.size : p.dgx + k;
+        T* to = k == 0 ? total : sum;
+        multiply_straight(gradients, p.weight_hh + k * p.size + unit, p.size, units, count, to);
+        if (k > 0) add_to(total, sum, units);
+    }
+    add_to(p.carried + unit, total, units);
+    return true;
+}
+
 template <class T>
 inline bool backward(const Backward<T>& p, Range rows, Range vectors, Range steps) {
+    if (!p.packed) return backward_of_row(p, vectors);
     constexpr int w = width<T>;
     const index size = p.size, depth = 3 * size, stride = depth * w;
     const index few = rows.end - rows.begin, most = few <= 4 ? most_vectors(int(few)) : 3;
@@ -130,10 +158,8 @@ inline bool backward(const Backward<T>& p, Range rows, Range vectors, Range step
             n = left >= most && left != 4 ? most : left == 4 ? 2 : left > 3 ? 3 : left;
             const T* packed = p.packed + vector * stride;
             for (index k = 0, count; k < depth; k += count) {
-                // The gradients of n's recurrent product lie apart from those of r's and z's.
                 const bool of_n = k >= 2 * size;
-                const index end = of_n ? depth : 2 * size;
-                count = end - k < block ? end - k : block;
+                count = terms_at_once(size, k);
                 const bool last = k + count == depth;
                 const T* soon = !last ? packed + (k + count) * w
                                 : left > n ? packed + n * stride : nullptr;

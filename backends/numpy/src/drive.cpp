@@ -220,16 +220,20 @@ void backward(Backward<T> p, const T* weight_hh) {
     Scratch scratch;
     Team team(way.shares);
     const int shares = team.size();
-    T* packed = must(scratch.take<T>(3 * vectors * k.width * p.size));
+    // Weights that are used once are not worth packing.
+    const bool once = p.steps == 1 && p.rows == 1;
+    T* packed = once ? nullptr : must(scratch.take<T>(3 * vectors * k.width * p.size));
     p.packed = packed;
+    p.weight_hh = weight_hh;
     const Stages stages(way, shares, p.steps, p.rows, p.size);
     must(team.run(shares, stages.count, stages.together, [&](int share, ptrdiff_t stage) {
         const Range packs = part(vectors, share, shares);
         const Range rows = way.by_rows ? rows_of(p.rows, share, shares) : Range{0, p.rows};
         const Range own = way.by_rows ? Range{0, vectors} : packs;
         if (stage == 0) {
-            T* to = packed + 3 * packs.begin * p.size * k.width;
-            k.pack_backward(to, weight_hh, p.size, packs);
+            if (packed)
+                k.pack_backward(packed + 3 * packs.begin * p.size * k.width, weight_hh, p.size,
+                                packs);
             k.backward_start(p, rows, own);
             return true;
         }

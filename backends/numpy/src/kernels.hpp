@@ -44,7 +44,7 @@ template <class T>
 struct Backward {
     ptrdiff_t steps, rows, size;
     const T* dh;      // (steps, rows, size)
-    const T* packed;  // weight_hh by pack_backward
+    const T* packed;  // weight_hh by pack_backward, or null: of one step of one row
     const int64_t* lengths;
     const T* h_prev;           // (steps, rows, size), as all of the tape
     const T *r, *z, *n, *gh_n;
@@ -52,6 +52,7 @@ struct Backward {
     T* dgx;      // (steps, rows, 3 size)
     T* dgh_n;    // (steps, rows, size)
     bool reverse;
+    const T* weight_hh;  // (3 size, size)
 };
 
 template <class T>

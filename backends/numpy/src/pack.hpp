@@ -65,6 +65,36 @@ inline Vec<T> multiply_transposed(const T* x, const T* source, index column_stri
     return sum;
 }
 
+// One chain: sum[j] = the terms x[k] times number (k, j) of a matrix, which is at
+// source[k * row_stride + j] and used once, for `count` <= block of k. Several rows at a time, each of
+// which is read from its beginning to its end, as memory is read fastest.
+template <class T>
+inline void multiply_straight(const T* x, const T* source, index row_stride, index columns,
+                              index count, T* sum) {
+    constexpr int w = width<T>, some = 8;
+    for (index k = 0; k < count; k += some)
+        with_rows<some>(count - k, [&](auto r) __attribute__((always_inline)) {
+            constexpr int R = decltype(r)::value;
+            const T* rows = source + k * row_stride;
+            for (index j = 0; j < columns; j += w) {
+                const index left = columns - j;
+                Vec<T> acc = k == 0 ? Vec<T>{} : load_upto(sum + j, left);
+#pragma GCC unroll 8
+                for (int i = 0; i < R; ++i)
+                    acc = fma(splat(x[k + i]), load_upto(rows + i * row_stride + j, left), acc);
+                store_upto(sum + j, acc, left);
+            }
+        });
+}
+
+// total[j] += sum[j]
+template <class T>
+inline void add_to(T* total, const T* sum, index count) {
+    for (index j = 0; j < count; j += width<T>)
+        store_upto(total + j, load_upto(total + j, count - j) + load_upto(sum + j, count - j),
+                   count - j);
+}
+
 // `vectors` of columns, number (k, j) of which is at source[k * row_stride + j], vector v into
 // target + v * stride. Row by row: a column's numbers lie on as many pages as there are rows.
 template <class T>

@@ -83,6 +83,25 @@ inline void pack_group(const Product<T>& p, T* packed, index stride, index k, in
     }
 }
 
+// One row times a matrix whose rows lie whole.
+template <class T>
+inline bool product_of_row_straight(const Product<T>& p, Range vectors) {
+    const index column = vectors.begin * width<T>, end = vectors.end * width<T>;
+    const index columns = (end < p.columns ? end : p.columns) - column;
+    gru_xp::Scratch scratch;
+    T* sum = scratch.take<T>(columns);
+    if (!sum) return false;
+    T* out = p.out + column;
+    for (index k = 0; k == 0 || k < p.depth; k += block) {
+        const index depth = p.depth - k < block ? p.depth - k : block;
+        T* to = k == 0 ? out : sum;
+        multiply_straight(p.a + k, p.b + k * p.b_step + column, p.b_step, columns, depth, to);
+        if (k > 0) add_to(out, sum, columns);
+    }
+    if (p.bias) add_to(out, p.bias + column, columns);
+    return true;
+}
+
 // One row times a transposed matrix.
 template <class T>
 inline void product_of_row(const Product<T>& p, Range vectors) {
@@ -102,6 +121,8 @@ inline bool product(const Product<T>& p, Range rows, Range vectors) {
         product_of_row(p, vectors);
         return true;
     }
+    if (p.rows == 1 && p.a_step == 1 && p.b_column == 1 && p.depth > 0)
+        return product_of_row_straight(p, vectors);
     const bool interleaved = p.a_step != 1;
     const index most_depth = p.depth < block ? p.depth : block, stride = most_depth * width<T>;
     const index all = rows.end - rows.begin;

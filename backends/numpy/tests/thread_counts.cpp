@@ -103,6 +103,7 @@ void check_all(const char* set, bool quick) {
     check_recurrence<T>(set, {2, 17, 301, false, false, true, true});
     check_recurrence<T>(set, {90, 3, 81, false, true, true, false});
     check_recurrence<T>(set, {13, 24, 200, true, true, false, true});  // rows, several stages
+    check_recurrence<T>(set, {1, 1, 930, true, false, true, true});  // not packed
     check_product<T>(set, 300, 65, 301, false);   // by rows
     check_product<T>(set, 61, 300, 299, false);   // by columns
     check_product<T>(set, 1100, 33, 160, true);   // by rows, interleaved
