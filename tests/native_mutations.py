@@ -192,6 +192,24 @@ MUTATIONS = [
         "(void)chosen;",
     ),
     Mutation(
+        "one row's gradient of only the first terms",
+        "numpy/src/backward.hpp",
+        "        if (k > 0) add_to(total, sum, units);\n",
+        "",
+    ),
+    Mutation(
+        "one row's product of only the first terms",
+        "numpy/src/product.hpp",
+        "        if (k > 0) add_to(out, sum, columns);\n",
+        "",
+    ),
+    Mutation(
+        "a product of one term from its first row",
+        "numpy/src/product.hpp",
+        "splat(p.a[row * p.a_row]);",
+        "splat(p.a[0 * row]);",
+    ),
+    Mutation(
         "a short call is shared after a pause",
         "numpy/src/drive.cpp",
         "            alone_ = true;\n",

@@ -47,6 +47,7 @@ PRODUCTS = {
     "by rows, interleaved": (300, 170, 130, "F"),
     "by columns": (40, 600, 300, "C"),
     "by columns, unpacked as they are used once": (1, 1700, 1600, "C"),
+    "of one term": (1700, 1, 1600, "C"),
     "by columns, interleaved": (150, 600, 130, "F"),
     "by rows, interleaved in parts": (2100, 40, 70, "F"),
 }

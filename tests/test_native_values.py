@@ -228,3 +228,18 @@ def test_nan_and_infinities_spread_as_in_the_portable_loop(
     if np.isnan(value):  # an infinity may saturate a gate, and go no further
         assert any(np.isnan(each).any() for each in wanted.values())
     assert_close(run(gru_xp_numpy, case), wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_weights_that_are_not_finite_stay_out_of_empty_rows_of_one_step(
+    isa: str, native: Any, rows: int, dtype: str
+) -> None:
+    """One row alone goes a way of its own."""
+    import gru_xp_numpy
+
+    case = draw_case(1, rows, 19, dtype)
+    lengths, weight_hh = np.zeros(rows, np.int64), np.full_like(case.weight_hh, np.inf)
+    got = run(gru_xp_numpy, case._replace(lengths=lengths, weight_hh=weight_hh))
+    wanted = case.dh[0] + case.dh_last
+    np.testing.assert_allclose(got["dh0"], wanted, rtol=4 * np.finfo(dtype).eps)

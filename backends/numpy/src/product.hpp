@@ -83,6 +83,23 @@ inline void pack_group(const Product<T>& p, T* packed, index stride, index k, in
     }
 }
 
+// A column times a row: each number of the result is one term, written once and row by row.
+template <class T>
+inline void product_of_column(const Product<T>& p, Range rows, Range vectors) {
+    constexpr int w = width<T>;
+    for (index row = rows.begin; row < rows.end; ++row) {
+        const Vec<T> x = splat(p.a[row * p.a_row]);
+        T* out = p.out + row * p.columns;
+        for (index v = vectors.begin; v < vectors.end; ++v) {
+            const index column = v * w, left = p.columns - column;
+            // From zero on, as every sum: of -0 it makes 0.
+            Vec<T> value = fma(x, load_upto(p.b + column, left), Vec<T>{});
+            if (p.bias) value = value + load_upto(p.bias + column, left);
+            store_upto(out + column, value, left);
+        }
+    }
+}
+
 // One row times a matrix whose rows lie whole.
 template <class T>
 inline bool product_of_row_straight(const Product<T>& p, Range vectors) {
@@ -119,6 +136,10 @@ inline bool product(const Product<T>& p, Range rows, Range vectors) {
     if (rows.begin == rows.end || vectors.begin == vectors.end) return true;
     if (p.rows == 1 && p.a_step == 1 && p.b_step == 1) {
         product_of_row(p, vectors);
+        return true;
+    }
+    if (p.depth == 1 && p.b_column == 1) {
+        product_of_column(p, rows, vectors);
         return true;
     }
     if (p.rows == 1 && p.a_step == 1 && p.b_column == 1 && p.depth > 0)
