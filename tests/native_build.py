@@ -26,11 +26,15 @@ class Target(NamedTuple):
     emulator: tuple[str, ...] = ()
     """What runs such a build, and its arguments."""
 
+    def candidates(self) -> tuple[str, ...]:
+        """Names of the compilers of which one is taken."""
+        chosen = os.environ.get("CXX") if self == HERE else None
+        return (chosen.split()[0],) if chosen else self.compilers
+
     def compiler(self) -> str | None:
         """Path of the compiler, or None if there is none."""
-        chosen = os.environ.get("CXX") if self == HERE else None
-        names = (chosen.split()[0],) if chosen else self.compilers
-        return next((path for name in names if (path := shutil.which(name))), None)
+        found = (shutil.which(name) for name in self.candidates())
+        return next((path for path in found if path), None)
 
 
 HERE = Target()
@@ -46,9 +50,7 @@ def missing_tools(target: Target = HERE) -> str:
     if not shutil.which("cmake"):
         return "cmake is not installed (pip install cmake, or the system's package)"
     if not target.compiler():
-        chosen = os.environ.get("CXX") if target == HERE else None
-        names = chosen or f"none of {', '.join(target.compilers)}"
-        return f"no C++ compiler: {names} is {'not ' if chosen else ''}on PATH"
+        return f"no C++ compiler: none of {', '.join(target.candidates())} is on PATH"
     if target.emulator and not shutil.which(target.emulator[0]):
         return f"{target.emulator[0]} is not on PATH"
     return ""

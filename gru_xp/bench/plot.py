@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.bench.contestant import FORMS, OWN
-from gru_xp.bench.report import Document, case_of
+from gru_xp.bench.report import Document, case_of, threads_of
 from gru_xp.files import write_whole
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -38,10 +38,13 @@ def save_map(document: Document, path: Path, /) -> None:
 
     panels = []
     for part in document["threads"]:
-        title = "1 thread" if part["threads"] == 1 else f"{part['threads']} threads"
         names = [name for name in part["summary"] if name not in FORMS] or list(part["summary"])
         panels += [
-            (f"{name}, {kind}, {title}", name, [c for c in part["cases"] if c["kind"] == kind])
+            (
+                f"{name}, {kind}, {threads_of(part)}",
+                name,
+                [c for c in part["cases"] if c["kind"] == kind],
+            )
             for name in names
             for kind in part["summary"][name]
         ]
@@ -99,5 +102,5 @@ def _draw(axes: Any, part: Document) -> None:
     labels = [str(case_of(each)).replace(" ", "\n", 1) for each in part["cases"]]
     axes.set_xticks(range(len(labels)), labels, fontsize="x-small", rotation=30)
     axes.set_ylabel(f"times as long as {OWN}\n(above 1: {OWN} is faster)")
-    axes.set_title("1 thread" if part["threads"] == 1 else f"{part['threads']} threads")
+    axes.set_title(threads_of(part))
     axes.grid(axis="y", alpha=0.3)

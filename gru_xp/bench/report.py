@@ -121,6 +121,12 @@ def _memory_part(measured: Document) -> Document:
     return {**size, "bytes": grown, "ratio_gru_xp_to": ratios}
 
 
+def threads_of(part: Document, /) -> str:
+    """Say on how many threads a part of the document was measured."""
+    count = part["threads"]
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def case_of(part: Document, /) -> Case:
     """Return the case that a part of the document is about."""
     return Case(part["kind"], Size(*(part[letter] for letter in "TNIH")))

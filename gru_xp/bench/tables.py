@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gru_xp.bench.cases import KINDS, Size
 from gru_xp.bench.contestant import EXPERIMENTAL, FORMS, OWN
-from gru_xp.bench.report import Document, case_of
+from gru_xp.bench.report import Document, case_of, threads_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,8 +53,7 @@ def show(document: Document, /, *, worst_first: bool = False) -> None:
 
 
 def _times_table(part: Document, *, worst_first: bool) -> Table:
-    count, peak = part["threads"], part["peak_flops"]
-    title = "1 thread" if count == 1 else f"{count} threads"
+    peak, title = part["peak_flops"], threads_of(part)
     if peak:
         title += f", whose peak is {peak / 1e9:,.0f} GFLOP/s"
     table = _table(title, "TxNxIxH", "")
