@@ -246,6 +246,12 @@ MUTATIONS = [
         "break;",
     ),
     Mutation(
+        "scratch memory of any size is kept",
+        SCRATCH,
+        "    if (size > largest_kept) return false;\n",
+        "    if (size > largest_kept) return true;\n",
+    ),
+    Mutation(
         "scratch memory given out twice",
         SCRATCH,
         "return place.exchange(nullptr, std::memory_order_acquire);",

@@ -299,6 +299,27 @@ void test_scratch(int rounds) {
     expect(ran && wrong == 0, text("%d blocks were wrong", wrong.load()));
 }
 
+// Blocks beyond some megabytes go back to the system after their use.
+void test_large_scratch() {
+#if defined(__linux__) && !defined(GRU_XP_ADDRESS_SANITIZER) && !defined(GRU_XP_THREAD_SANITIZER)
+    begin_case("large scratch is given back");
+    const auto resident = [] {
+        index all = 0, here = 0;
+        std::FILE* file = std::fopen("/proc/self/statm", "r");
+        if (!file || std::fscanf(file, "%td %td", &all, &here) != 2) fail("no memory is told");
+        if (file) std::fclose(file);
+        return here * index(sysconf(_SC_PAGESIZE));
+    };
+    const index size = index(64) << 20, before = resident();
+    {
+        gru_xp::Scratch scratch;
+        std::fill_n(scratch.take<char>(size), size, char(1));
+        expect(resident() - before > size / 2, "what is written is not in memory");
+    }
+    expect(resident() - before < size / 2, "it was kept");
+#endif
+}
+
 // A child has the parent's memory, but none of its workers.
 void test_fork() {
 #ifndef GRU_XP_THREAD_SANITIZER  // which does not let a child start threads
@@ -447,6 +468,7 @@ void test_threads(const Options& options) {
     test_instruction_sets();
     test_quota();
     test_scratch(options.quick ? 100 : 1000);
+    if (!options.emulated) test_large_scratch();
     if (!options.emulated) {
         test_fork();
         test_fork_at_work();
