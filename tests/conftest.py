@@ -136,8 +136,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     before = _take_modules("cupy", "gru_xp_cupy")
     sys.modules["cupy"] = machine.cupy()
     try:
-        from gru_xp_cupy import compiled
+        from gru_xp_cupy import arrays, compiled
 
+        arrays.address = cuda.address
         machine.replaced = SimpleNamespace(gates=compiled.gates, persistent=compiled.persistent)
         compiled.gates, compiled.persistent = machine.gates, machine.persistent
         yield machine

@@ -7,8 +7,12 @@ arrays; all between is the accelerator's own, Python and CUDA.
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import importlib
+import os
 import shutil
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +38,7 @@ class KernelError(Exception):
 
 @cache
 def library(
-    file: str, define: str, folder: Path, /, faults: tuple[tuple[str, str], ...] = ()
+    file: str, defines: tuple[str, ...], folder: Path, /, faults: tuple[tuple[str, str], ...] = ()
 ) -> Any:
     """Compile a file of kernels; `faults` are texts to replace in it, each there once."""
     from gru_xp_cupy.sources import source
@@ -43,41 +47,58 @@ def library(
     for right, wrong in faults:
         assert text.count(right) == 1, f"not once in {file}: {right}"
         text = text.replace(right, wrong)
-    text += "".join(f"GRU_XP_EXPORT({name})\n" for name in KERNELS[file])
-    built = folder / f"{abs(hash((file, define, faults)))}.so"
+    return compiled(text, KERNELS[file], tuple(f"-D{each}" for each in defines), folder)
+
+
+def compiled(text: str, kernels: tuple[str, ...], options: tuple[str, ...], folder: Path) -> Any:
+    """Compile a text for the CPU, which ``run_KERNEL`` runs."""
+    text += "".join(f"GRU_XP_EXPORT({name})\n" for name in kernels)
+    built = folder / f"{hashlib.sha256(repr((text, options)).encode()).hexdigest()}.so"
+    if built.exists():
+        return ctypes.CDLL(str(built))
+    whole = built.with_suffix(f".{os.getpid()}")  # until another process may take it
     command = [
         str(COMPILER),
         *FLAGS,
-        f"-D{define}",
-        *("-include", "cuda_on_cpu.hpp", f"-I{FOLDER}", "-x", "c++", "-", "-o", str(built)),
+        *options,
+        *("-include", "cuda_on_cpu.hpp", f"-I{FOLDER}", "-x", "c++", "-", "-o", str(whole)),
     ]
     done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+    whole.rename(built)
     return ctypes.CDLL(str(built))
 
 
 class Kernel:
     """A kernel as CuPy would give it."""
 
-    def __init__(self, run: Any, title: str, seed: int, launched: list[str]) -> None:
-        self._run, self._title, self._seed, self._launched = run, title, seed, launched
+    def __init__(self, run: Any, title: str, machine: Machine) -> None:
+        self._run, self._title, self._machine = run, title, machine
         self.max_dynamic_shared_size_bytes = 48 << 10
-        self.kernel = SimpleNamespace(ptr=0)
+        self.kernel = SimpleNamespace(ptr=self)  # what the stand-in's driver launches
 
     def __call__(
-        self, grid: tuple[int], block: tuple[int], arguments: tuple[Any, ...], shared_mem: int = 0
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int],
+        arguments: tuple[Any, ...],
+        shared_mem: int = 0,
     ) -> None:
         """Run it to its end."""
         assert shared_mem <= self.max_dynamic_shared_size_bytes
-        self._launched.append(self._title)
         values = [_value(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        x, y = (*grid, 1)[:2]
+        self.launch(x, y, block[0], shared_mem, ctypes.addressof(pointers))
+
+    def launch(self, x: int, y: int, threads: int, shared: int, arguments: int) -> None:
+        """Run it to its end, from the address of the arguments' addresses."""
+        self._machine.launched.append(self._title)
         outcome = self._run(
-            ctypes.c_uint(grid[0]),
-            ctypes.c_uint(block[0]),
-            ctypes.c_size_t(shared_mem),
-            ctypes.c_uint(self._seed),
-            pointers,
+            *map(ctypes.c_uint, (x, y, threads)),
+            ctypes.c_size_t(shared),
+            ctypes.c_uint(self._machine.seed),
+            ctypes.c_void_p(arguments),
         )
         if outcome:
             raise KernelError(OUTCOMES[outcome])
@@ -109,24 +130,36 @@ class Machine:
             "MultiProcessorCount": 4,
             "MaxSharedMemoryPerBlockOptin": 227 << 10,
             "CooperativeLaunch": 1,
+            "L2CacheSize": 50 << 20,
         }
         self.compute_capability = "90"
         self.launched: list[str] = []
+        self.built: Any = None  # the library of the last kernel
         self.replaced = SimpleNamespace()  # functions of `gru_xp_cupy.compiled`
+
+    def counts(self) -> tuple[int, int]:
+        """Bytes that the last launch has loaded past the first cache, and tensor instructions."""
+        loaded, instructions = ctypes.c_uint64(), ctypes.c_uint64()
+        self.built.counts(ctypes.byref(loaded), ctypes.byref(instructions))
+        return loaded.value, instructions.value
 
     def gates(self, function: str, number: str) -> Kernel:
         """Stand in for `gru_xp_cupy.compiled.gates`."""
         return self._kernel("gates.cu", function, f"GRU_XP_NUMBER={number}")
 
-    def persistent(self, function: str, tile: str, device: int) -> Kernel:
+    def persistent(
+        self, function: str, tile: str, early: int, streams: bool, device: int
+    ) -> Kernel:
         """Stand in for `gru_xp_cupy.compiled.persistent`."""
-        return self._kernel("persistent.cu", function, f"GRU_XP_TILE={tile}")
+        defines = f"GRU_XP_TILE={tile}", f"GRU_XP_EARLY={early}", f"GRU_XP_STREAMS={int(streams)}"
+        return self._kernel("persistent.cu", function, *defines)
 
-    def _kernel(self, file: str, function: str, define: str) -> Kernel:
+    def _kernel(self, file: str, function: str, *defines: str) -> Kernel:
         faults = self.faults if file == "persistent.cu" else ()
-        run = getattr(library(file, define, self.folder, faults), f"run_{function}")
-        title = f"{function} {define.partition('=')[2]}"
-        return Kernel(run, title, self.seed, self.launched)
+        self.built = library(file, defines, self.folder, faults)
+        run = getattr(self.built, f"run_{function}")
+        title = " ".join((function, *(each.partition("=")[2] for each in defines)))
+        return Kernel(run, title, self)
 
     def cupy(self) -> Any:
         """Return a module that stands in for ``cupy``, of which only what is used is there."""
@@ -146,11 +179,16 @@ class Machine:
             matmul=_matmul,
             abs=np.abs,
             max=np.max,
+            arange=np.arange,
             cuda=SimpleNamespace(
                 Device=device,
+                device=SimpleNamespace(get_cublas_handle=lambda: 0),
                 driver=SimpleNamespace(
-                    occupancyMaxActiveBlocksPerMultiprocessor=lambda *_: self.blocks_at_once
+                    occupancyMaxActiveBlocksPerMultiprocessor=lambda *_: self.blocks_at_once,
+                    launchKernel=_launch,
                 ),
+                cublas=SimpleNamespace(gemmEx=_gemm),
+                get_current_stream=lambda: SimpleNamespace(ptr=0),
             ),
             _core=SimpleNamespace(
                 get_compute_type=lambda _: int(self.tf32), _routines_linalg=compute_type
@@ -169,3 +207,49 @@ def _matmul(a: Any, b: Any, out: Any) -> None:
     assert out.flags.c_contiguous
     with np.errstate(all="ignore"):  # a GPU does not warn
         out[...] = np.matmul(a.astype(computed), b.astype(computed)).astype(out.dtype)
+
+
+def _launch(
+    kernel: Kernel, x: int, y: int, _z: int, threads: int, _y: int, _: int, *rest: int
+) -> None:
+    shared, _stream, arguments, _extra = rest
+    kernel.launch(x, y, threads, shared, arguments)
+
+
+def _gemm(
+    handle: int,
+    *sizes: int,
+) -> None:
+    """CuBLAS's product, whose matrices have their columns together, as far as it is used."""
+    transposed, plain, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc = sizes[
+        :16
+    ]
+    compute, algorithm = sizes[16:]
+    assert not handle
+    assert not plain
+    assert algorithm == -1
+    assert a_type == b_type == c_type
+    assert compute == (70 if a_type == 1 else 68) or (compute, a_type) == (77, 0)
+    dtype = TYPES[a_type]
+    scalar = np.dtype(np.float64 if a_type == 1 else np.float32)
+    assert [float(_at(each, 1, scalar)[0]) for each in (alpha, beta)] == [1, 0]
+    assert (ldb, ldc) == (k, m)
+    assert lda == (k if transposed else m)
+    weights = _at(a, m * k, dtype).reshape((m, k) if transposed else (k, m))
+    rows, out = _at(b, n * k, dtype).reshape(n, k), _at(c, n * m, dtype).reshape(n, m)
+    _matmul(rows, weights.T if transposed else weights, out)
+
+
+TYPES = {0: np.dtype("float32"), 1: np.dtype("float64"), 2: np.dtype("float16")}
+with suppress(ImportError):
+    TYPES[14] = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+
+
+def _at(address: int, count: int, dtype: Any) -> Any:
+    memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
+    return np.frombuffer(memory, dtype)
+
+
+def address(array: Any) -> int:
+    """Stand in for `gru_xp_cupy.arrays.address`."""
+    return int(array.ctypes.data) if isinstance(array, np.ndarray) else 0

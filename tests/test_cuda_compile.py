@@ -1,65 +1,146 @@
-"""NVRTC compiles every kernel for every architecture, and puts no register into memory."""
+"""NVRTC compiles every kernel for every architecture, and puts no register into memory.
+
+``persistent.cu`` is compiled for what the plan can choose: its tiles, with as many rows a step
+ahead as they may have, with and without weights that are read again. That is some 600 programs of
+a second each: all of them with GRU_XP_EXHAUSTIVE=1, otherwise those that need most.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import re
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-NUMBERS = ("half", "bfloat16", "float", "double")
-SCALAR = tuple(f"Scalar<{rows}>" for rows in (1, 2, 4, 8, 16))
-TENSOR = tuple(f"Tensor<{number}>" for number in ("half", "bfloat16", "float"))
+if TYPE_CHECKING:
+    from gru_xp_cupy.plan import _Tile as Tile
+
+pytest.importorskip("cupy", reason="compiling the CUDA kernels needs CuPy: gru-xp[kernels]")
+
+EXHAUSTIVE = os.environ.get("GRU_XP_EXHAUSTIVE", "0") != "0"
 ARCHITECTURES = (75, 80, 90, 100, 120)
-# Tensor cores have what is used from 8.0 on; the plan takes these tiles there alone.
-CASES = [
-    (architecture, file, macro, name)
-    for architecture in ARCHITECTURES
-    for file, macro, names in (
-        ("gates.cu", "GRU_XP_NUMBER", NUMBERS),
-        ("persistent.cu", "GRU_XP_TILE", SCALAR + (TENSOR if architecture >= 80 else ())),
-    )
-    for name in names
-]
+RECORDED = 90  # what the kernels are tuned for
+NUMBERS = ("half", "bfloat16", "float", "double")
 
 
-@pytest.fixture(scope="module")
-def compiler() -> Any:
-    """CuPy's wrapper of NVRTC, which needs no device."""
-    pytest.importorskip("cupy", reason="compiling the CUDA kernels needs CuPy: gru-xp[kernels]")
+class Compiled(NamedTuple):
+    """What NVRTC makes of a file."""
+
+    cubin: bytes
+    log: str
+
+
+class Choice(NamedTuple):
+    """What the plan chooses of ``persistent.cu``."""
+
+    architecture: int
+    tile: Tile
+    early: int
+    streams: bool
+
+    def __str__(self) -> str:
+        streams = "-streams" * self.streams
+        return f"sm_{self.architecture}-{self.tile.name}-early{self.early}{streams}"
+
+    def compile(self, fault: tuple[str, str] | None = None) -> Compiled:
+        macros = {
+            "TILE": self.tile.name,
+            "EARLY": str(self.early),
+            "STREAMS": str(int(self.streams)),
+        }
+        return compiled(self.architecture, "persistent.cu", tuple(macros.items()), fault)
+
+
+def tiles(architecture: int) -> list[list[Tile]]:
+    """Tiles of each kind that the plan can choose on such a device."""
+    from gru_xp_cupy.plan import Device, _tiles
+
+    device = Device(multiprocessors=132, shared_bytes=227 << 10, compute_capability=architecture)
+    kinds = [("float32", False), ("float16", False), ("bfloat16", False), ("float32", True)]
+    found = [list(_tiles(dtype, tf32=tf32, device=device)) for dtype, tf32 in kinds]
+    # Without tensor cores 16-bit numbers have no tile, and TF32 has those of float32.
+    return [each for at, each in enumerate(found) if each and each not in found[:at]]
+
+
+def choices() -> list[Choice]:
+    """All that the plan can choose, or what needs most.
+
+    That is the most rows a step ahead: of every tile where the kernel is tuned, elsewhere of the
+    first and the last of each kind, without weights that are read again.
+    """
+    found = []
+    for architecture in ARCHITECTURES:
+        for kind in tiles(architecture):
+            for tile in kind:
+                every = [
+                    Choice(architecture, tile, early, streams)
+                    for early in (1, 2, 4)
+                    for streams in (False, True)
+                    if early <= tile.early
+                ]
+                if EXHAUSTIVE:
+                    found += every
+                elif architecture == RECORDED:
+                    found += every[-2:]
+                elif tile in (kind[0], kind[-1]):
+                    found.append(every[-2])
+    return found
+
+
+@cache
+def compiled(
+    architecture: int,
+    file: str,
+    macros: tuple[tuple[str, str], ...],
+    fault: tuple[str, str] | None = None,
+) -> Compiled:
+    """Compile a kernel as CuPy does, which needs no device; `fault` is what is put for what."""
     from cupy.cuda import compiler, nvrtc
+    from gru_xp_cupy.sources import OPTIONS, source
 
     try:
         nvrtc.getVersion()
     except Exception as error:  # CuPy raises what its loader meets
         pytest.skip(f"compiling the CUDA kernels needs NVRTC (gru-xp[kernels]): {error}")
-    return compiler
-
-
-@pytest.mark.parametrize(("architecture", "file", "macro", "name"), CASES)
-def test_a_kernel_compiles_without_spilling(
-    compiler: Any, architecture: int, file: str, macro: str, name: str
-) -> None:
-    from gru_xp_cupy.sources import OPTIONS, source
-
-    program = compiler._NVRTCProgram(source(file), file, method="cubin")
+    text = source(file)
+    if fault:
+        right, wrong = fault
+        assert text.count(right) == 1
+        text = text.replace(right, wrong)
+    program: Any = compiler._NVRTCProgram(text, file, method="cubin")
     log = io.StringIO()
-    options = (*OPTIONS, f"-D{macro}={name}", "-ftz=true", "--ptxas-options=-v")
-    cubin, _ = program.compile((*options, f"-arch=sm_{architecture}"), log)
-    assert len(cubin) > 0
-    assert re.findall(r"(\d+) bytes stack frame", log.getvalue()) == ["0", "0"]
-    spilled = re.findall(r"(\d+) bytes spill", log.getvalue())
-    assert spilled == ["0"] * 4
-    assert "warning" not in log.getvalue()
+    defined = [f"-DGRU_XP_{name}={value}" for name, value in macros]
+    options = (*OPTIONS, *defined, "-ftz=true", "--ptxas-options=-v", f"-arch=sm_{architecture}")
+    cubin, _ = program.compile(options, log)
+    return Compiled(bytes(cubin), log.getvalue())
 
 
-def test_the_tensor_tiles_hold_tensor_instructions(compiler: Any) -> None:
-    from gru_xp_cupy.sources import OPTIONS, source
+def assert_nothing_spilled(made: Compiled, *functions: str) -> None:
+    assert len(made.cubin) > 0
+    line = r"properties for (\w+)\n.*?(\d+) bytes stack frame, (\d+) bytes spill st\w+, (\d+) bytes"
+    spilled = {name: numbers for name, *numbers in re.findall(line, made.log)}
+    assert spilled == {function: ["0", "0", "0"] for function in functions}
+    assert "warning" not in made.log
 
-    kinds = {"half": "f16.f16", "bfloat16": "bf16.bf16", "float": "tf32.tf32"}
-    for number, kind in kinds.items():
-        program = compiler._NVRTCProgram(source("persistent.cu"), "p.cu", method="ptx")
-        options = (*OPTIONS, f"-DGRU_XP_TILE=Tensor<{number}>", "-arch=compute_90")
-        text = program.compile(options)[0]
-        assert f".f32.{kind}.f32" in (text.decode() if isinstance(text, bytes) else text)
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_gates_compile_without_spilling(architecture: int, number: str) -> None:
+    made = compiled(architecture, "gates.cu", (("NUMBER", number),))
+    assert_nothing_spilled(made, "forward_gates", "backward_gates")
+
+
+@pytest.mark.parametrize("choice", choices(), ids=str)
+def test_what_the_plan_can_choose_compiles_without_spilling(choice: Choice) -> None:
+    assert_nothing_spilled(choice.compile(), "persistent_forward", "persistent_backward")
+
+
+def test_the_plan_has_tiles_of_tensor_cores_where_there_are_some() -> None:
+    for architecture in ARCHITECTURES:
+        scalar, *tensor = tiles(architecture)
+        assert not any(tile.tensor for tile in scalar)
+        assert all(tile.tensor for kind in tensor for tile in kind)
+        assert len(tensor) == (3 if architecture >= 80 else 0)

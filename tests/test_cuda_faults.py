@@ -15,24 +15,38 @@ from tests.test_cuda_values import (
 # What is planted: the right text, the wrong one, and the precision that sees it.
 FAULTS = {
     "no barrier between steps forward": (
-        "        wait(arrived, step + 1);\n    }\n}",
-        "    }\n}",
+        "        wait(of_group, s.columns, done + 1);\n    }\n}\n\n// dh_last",
+        "    }\n}\n\n// dh_last",
         "float16",
     ),
     "no barrier between steps backward": (
-        "        wait(arrived, step + 1);\n        product<1>",
+        "        wait(of_group, s.columns, done + 1);\n        product<1>",
         "        product<1>",
         "float32",
     ),
     "a barrier that lets go one block early": (
-        "times * gridDim.x;",
-        "times * gridDim.x - 1;",
+        "- times * blocks) < 0",
+        "- times * blocks) < -1",
         "tf32",
     ),
+    "one count of arrivals for all groups": (
+        "line = 32;",
+        "line = 0;",
+        "float16",
+    ),
+    "the rows of the first group for all": (
+        "s.first_row = s.group * p.rows_of_group;",
+        "s.first_row = 0;",
+        "tf32",
+    ),
+    "what is left for the next step over what others still read": (
+        "dgh + done % 2 * Index(rows) * terms",
+        "dgh",
+        "float16",
+    ),
     "no barrier of the block before the sums are read": (
-        "            part_of_product<Gates, 1>(s, source, first_row, unit, split);\n    }\n"
-        "    __syncthreads();",
-        "            part_of_product<Gates, 1>(s, source, first_row, unit, split);\n    }",
+        "(turn + 1 < turns) __syncthreads();\n        }\n    }\n    __syncthreads();",
+        "(turn + 1 < turns) __syncthreads();\n        }\n    }",
         "float32",
     ),
     "rows and units of a tile swapped": (
@@ -41,43 +55,55 @@ FAULTS = {
         "float32",
     ),
     "rows and columns of a tensor core's tile swapped": (
-        "store(g, group(), 2 * place() + 1, sum[1]);",
-        "store(g, 2 * place() + 1, group(), sum[1]);",
+        "store(g, 16 * i + group(), 2 * place(), float2{sum[0], sum[1]});",
+        "store(g, 2 * place(), 16 * i + group(), float2{sum[0], sum[1]});",
         "float16",
     ),
     "the lower rows of a tensor core's tile taken for the upper": (
-        "store(g, group() + 8, 2 * place(), sum[2]);",
-        "store(g, group() + 8, 2 * place(), sum[0]);",
+        "float2{sum[2], sum[3]}",
+        "float2{sum[0], sum[1]}",
         "bfloat16",
     ),
-    "a tile of units skipped": (
-        "g % Across * tile_columns;\n            b[g]",
-        "0;\n            b[g]",
-        "tf32",
-    ),
-    "one of the splits left out": (
-        "split < s.splits; ++split",
-        "split + 1 < s.splits; ++split",
+    "one of the slots left out": (
+        "slot < s.slots; ++slot",
+        "slot + 1 < s.slots; ++slot",
         "float16",
     ),
     "no check of the lengths": ("return lengths && t >= lengths[row];", "return false;", "float32"),
     "lengths count from one": ("t >= lengths[row]", "t > lengths[row]", "float32"),
-    "terms beyond the state": ("row < rows && k < size ?", "row < rows ?", "float16"),
-    "sums over the weights": (
-        "reinterpret_cast<float*>(s.weights + gates * units * s.stride)",
-        "reinterpret_cast<float*>(s.weights + gates * units * s.stride / 2)",
-        "float32",
-    ),
-    "more shared memory than the launch gives": ("blocks | 1) *", "blocks | 3) *", "float32"),
-    "the time of the other direction": (
-        "reverse ? step : steps - 1 - step",
-        "reverse ? steps - 1 - step : step",
+    "terms beyond the state": (
+        "k + j < end && row < s.rows && term < terms",
+        "k + j < end && row < s.rows",
         "float16",
     ),
-    "a step past the gates that forgets z": ("past = total * g.z;", "past = total;", "float32"),
-    "the weights not transposed for the way back": (
-        "(Index(gate) * size + k) * size + unit",
-        "(Index(gate) * size + unit) * size + k",
+    "sums over the weights": (
+        "reinterpret_cast<float*>(s.weights + gates * s.units * s.stride)",
+        "reinterpret_cast<float*>(s.weights + gates * s.units * s.stride / 2)",
+        "float32",
+    ),
+    "more shared memory than the launch gives": (
+        "s.resident | 1) *",
+        "s.resident | 3) *",
+        "float32",
+    ),
+    "the time of the other direction": (
+        "reverse ? done : steps - 1 - done",
+        "reverse ? steps - 1 - done : done",
+        "float16",
+    ),
+    "the next step's numbers of the wrong time": (
+        "load_early(reverse ? t - 1 : t + 1);",
+        "load_early(t);",
+        "float16",
+    ),
+    "a step past the gates that forgets z": (
+        "x.padding ? total : total * x.gates.z",
+        "total",
+        "float32",
+    ),
+    "a weight of the next split": (
+        "(split * s.resident - begin) * block_terms",
+        "(split * s.resident + 1 - begin) * block_terms",
         "tf32",
     ),
 }
@@ -115,8 +141,11 @@ def test_without_a_fault_none_is_found(machine: Machine, precision: str) -> None
 @pytest.mark.parametrize(
     "fault",
     [
-        ("    return __uint_as_float(to_tf32(x));", "    return x;"),
-        ("rounded(load(group()), T())", "load(group())"),
+        (
+            "__device__ static uint4 resident(uint4 bytes) { return rounded(bytes, T()); }",
+            "__device__ static uint4 resident(uint4 bytes) { return bytes; }",
+        ),
+        ("rounded(a[2 * i], T())", "a[2 * i]"),
     ],
 )
 def test_a_factor_that_is_cut_off_and_not_rounded_to_tf32_is_found(
@@ -130,7 +159,7 @@ def test_a_factor_that_is_cut_off_and_not_rounded_to_tf32_is_found(
 def test_a_barrier_that_waits_for_too_many_is_a_deadlock(machine: Machine) -> None:
     from gru_xp_cupy import persistent
 
-    machine.faults = (("times * gridDim.x;", "times * gridDim.x + 1;"),)
+    machine.faults = (("- times * blocks) < 0", "- times * blocks) < 1"),)
     case: Any = draw_case((2, 2, 24), "float32")
     with pytest.raises(KernelError, match="deadlock"):
         check(persistent, case, TOLERANCE["float32"])

@@ -20,7 +20,7 @@ from gru_xp.core.loop import Loop
 from tests.cuda import Machine
 from tests.test_cuda_values import DTYPES, TOLERANCE, assert_close, check, draw_case, exactly
 
-WRONG = (("past = total * g.z;", "past = total;"),)
+WRONG = (("x.padding ? total : total * x.gates.z", "total"),)
 
 
 @pytest.fixture
@@ -57,31 +57,70 @@ def test_an_option_that_nobody_has_heard_of_is_declined(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_persistent_kernel_runs_only_where_it_is_asked_for(
-    machine: Machine, cuda: Any, dtype: str
+@pytest.mark.parametrize("capability", ["90", "80"])
+def test_the_persistent_kernel_runs_where_it_is_recorded_or_asked_for(
+    machine: Machine, cuda: Any, dtype: str, capability: str
 ) -> None:
+    def runs(enabled: bool | None) -> bool:
+        machine.launched.clear()
+        with cuda.use_persistent_kernel(enabled):
+            check(cuda, case, TOLERANCE[dtype])
+        return any("persistent" in each for each in machine.launched)
+
+    machine.compute_capability = capability
     case = draw_case((3, 5, 40), dtype)
-    check(cuda, case, TOLERANCE[dtype])
-    assert not any("persistent" in each for each in machine.launched)
-    assert cuda.describe() == "CUDA"
+    # Its record is of devices of compute capability 9.0; it does not know float64.
+    assert runs(None) == (capability == "90" and dtype != "float64")
+    assert runs(True) == (dtype != "float64")
+    assert not runs(False)
+
+
+def test_it_says_what_runs(machine: Machine, cuda: Any) -> None:
+    from gru_xp_cupy import persistent
+
+    assert cuda.describe() == "CUDA, persistent kernel"
+    with cuda.use_persistent_kernel(False):
+        assert cuda.describe() == "CUDA, a kernel a step"
+        with cuda.use_persistent_kernel(None):
+            assert cuda.describe() == "CUDA, persistent kernel"
+    machine.compute_capability = "120"
+    persistent._device.cache_clear()
+    assert cuda.describe() == "CUDA, a kernel a step"
     with cuda.use_persistent_kernel():
-        assert "experimental" in cuda.describe()
-        check(cuda, case, TOLERANCE[dtype])
-    assert any("persistent" in each for each in machine.launched) == (dtype != "float64")
-    machine.launched.clear()
-    check(cuda, case, TOLERANCE[dtype])
-    assert not any("persistent" in each for each in machine.launched)
+        assert cuda.describe() == "CUDA, persistent kernel: experimental"
 
 
-def test_the_environment_asks_for_the_persistent_kernel(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("value", "capability", "told"),
+    [
+        ("1", "80", "CUDA, persistent kernel: experimental"),
+        ("0", "90", "CUDA, a kernel a step"),
+        ("", "90", "CUDA, persistent kernel"),
+    ],
+)
+def test_the_environment_switches_the_persistent_kernel(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, value: str, capability: str, told: str
 ) -> None:
     import importlib
 
     from gru_xp_cupy import functions
 
-    monkeypatch.setenv("GRU_XP_PERSISTENT_KERNEL", "1")
-    assert "experimental" in importlib.reload(functions).describe()
+    machine.compute_capability = capability
+    monkeypatch.setenv("GRU_XP_PERSISTENT_KERNEL", value)
+    reloaded = importlib.reload(functions)
+    assert reloaded.describe() == told
+    with reloaded.use_persistent_kernel(False):
+        assert reloaded.describe() == "CUDA, a kernel a step"
+
+
+def test_what_is_expected_to_be_slower_goes_step_by_step(machine: Machine, cuda: Any) -> None:
+    assert cuda.persistent_kernel_runs(5, 40, "float16", training=True)
+    case = draw_case((1, 400, 40), "float32", ragged=False)  # on 4 multiprocessors
+    with cuda.use_persistent_kernel():
+        assert not cuda.persistent_kernel_runs(400, 40, "float32", training=False)
+        h, _ = cuda.forward(*case.forward, case.loop, keep_tape=True)
+    assert machine.launched[-1] == "forward_gates float"
+    assert_close(h, exactly(case)[0], TOLERANCE["float32"])
 
 
 def test_what_the_persistent_kernel_does_not_hold_goes_step_by_step(
@@ -97,6 +136,8 @@ def test_what_the_persistent_kernel_does_not_hold_goes_step_by_step(
 def test_it_tells_beforehand_whether_the_persistent_kernel_would_run(
     machine: Machine, cuda: Any, training: bool
 ) -> None:
+    from gru_xp_cupy import persistent
+
     def runs(hidden: int, dtype: str) -> bool:
         return bool(cuda.persistent_kernel_runs(5, hidden, dtype, training=training))
 
@@ -104,9 +145,26 @@ def test_it_tells_beforehand_whether_the_persistent_kernel_would_run(
     assert not runs(42, "float16")  # rows of 84 bytes
     assert not runs(40, "float64")
     assert not runs(40, "int32")
-    assert not runs(4096, "float16")  # more than four multiprocessors hold
+    assert not runs(1024, "float16")  # four multiprocessors would read nearly all of it again
     machine.blocks_at_once = 0
+    persistent._launch_on.cache_clear()
     assert not runs(40, "float16")
+
+
+def test_it_tells_what_a_step_is_expected_to_take(machine: Machine, cuda: Any) -> None:
+    from gru_xp_cupy import persistent
+    from gru_xp_cupy.plan import HOPPER_STEPS
+
+    taken = cuda.expected_step(5, 40, "float16")
+    assert taken == {
+        way: persistent.expected(f"persistent_{way}", 5, 40, "float16")[0]
+        for way in ("forward", "backward")
+    }
+    assert 0 < taken["forward"] < HOPPER_STEPS.host
+    with cuda.use_persistent_kernel(False):
+        assert set(cuda.expected_step(5, 40, "float16").values()) == {HOPPER_STEPS.host}
+    assert set(cuda.expected_step(5, 40, "float64").values()) == {HOPPER_STEPS.host}
+    assert cuda.expected_step(5, 40, "int32") == {}
 
 
 def test_a_persistent_kernel_that_fails_its_check_would_not_run(
@@ -214,32 +272,37 @@ def test_a_kernel_that_does_not_compile_steps_aside(
         assert cuda.forward(*case.forward, case.loop, keep_tape=True) is NotImplemented
 
 
-def test_the_check_is_made_once_for_each_kernel(machine: Machine, cuda: Any) -> None:
-    from gru_xp_cupy import trust
+def test_the_check_is_made_once_for_all_that_is_laid_out_alike(machine: Machine, cuda: Any) -> None:
+    from gru_xp_cupy import persistent, trust
 
-    with cuda.use_persistent_kernel():
-        for rows in (1, 3, 4, 17, 30):
-            case = draw_case((2, rows, 24), "float32")
-            cuda.forward(*case.forward, case.loop, keep_tape=True)
-    # The tile of the rows, and two tiles of units on each of 4 multiprocessors.
-    wanted = {((rows, 24), (17, 40)) for rows in (1, 4, 16)}
-    assert {key[2] for key in trust._trusted} == wanted
+    layouts = set()
+    for rows in (1, 3, 17, 30, 3, 1):
+        case = draw_case((2, rows, 24), "float32")
+        layouts.add(persistent.proof(rows, 24, "float32").kernels)
+        cuda.forward(*case.forward, case.loop, keep_tape=True)
+    assert len(layouts) >= 2
+    asked = [kernels for name, _, kernels, _ in trust._trusted if name == persistent.NAME]
+    assert len(asked) == len(layouts)
+    assert set(asked) == layouts
     assert all(trust._trusted.values())
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        "a tile of units skipped",
+        "a weight of the next split",
+        "the rows of the first group for all",
         "no barrier between steps forward",
         "no barrier between steps backward",
     ],
 )
-def test_the_check_sees_faults_of_larger_sizes(machine: Machine, cuda: Any, fault: str) -> None:
+def test_the_check_sees_faults_at_the_size_of_the_call(
+    machine: Machine, cuda: Any, fault: str
+) -> None:
     from tests.test_cuda_faults import FAULTS
 
     machine.faults, machine.seed = (FAULTS[fault][:2],), 1
-    case = draw_case((2, 3, 24), "float16")
+    case = draw_case((2, 17, 72), "float16")
     with (
         cuda.use_persistent_kernel(),
         pytest.warns(RuntimeWarning, match=r"persistent kernel, float16\) failed its check"),
@@ -327,18 +390,36 @@ def test_cupy_is_asked_for_a_cooperative_launch_of_the_whole_text(
     monkeypatch.setattr(compiled.cupy, "RawModule", RawModule, raising=False)
     own = machine.replaced
     kernels = (
-        own.persistent("persistent_forward", "Scalar<4>", 0),
+        own.persistent("persistent_forward", "Scalar<4>", 2, True, 0),
         own.gates("backward_gates", "half"),
     )
     assert [kernel.name for kernel in kernels] == ["persistent_forward", "backward_gates"]
     persistent, gates = asked
     assert persistent["enable_cooperative_groups"] is True
-    assert "-DGRU_XP_TILE=Scalar<4>" in persistent["options"]
+    macros = {"-DGRU_XP_TILE=Scalar<4>", "-DGRU_XP_EARLY=2", "-DGRU_XP_STREAMS=1"}
+    assert macros <= set(persistent["options"])
     assert "-DGRU_XP_NUMBER=half" in gates["options"]
     for options, file in ((persistent, "persistent.cu"), (gates, "gates.cu")):
         assert options["code"] == sources.source(file)
         assert '#include "' not in options["code"]
         assert "gate_gradients(const Gates<V>& g" in options["code"]  # the equations are in it
+
+
+def test_a_captured_stream_is_an_error_that_says_what_to_do(
+    machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gru_xp_cupy import blas, steps
+
+    def refuse(*_: Any) -> None:
+        raise NotImplementedError("as CuPy does while a stream is captured")
+
+    case = draw_case((2, 3, 24), "float32")
+    _, tape = steps.forward(*case.forward, case.loop, keep_tape=True)
+    monkeypatch.setattr(blas.cupy.cuda.cublas, "gemmEx", refuse)
+    with pytest.raises(RuntimeError, match="outside the capture"):
+        steps.forward(*case.forward, case.loop, keep_tape=True)
+    with pytest.raises(RuntimeError, match="outside the capture"):
+        steps.backward(case.dh, None, tape, case.forward[2], case.loop)
 
 
 @pytest.mark.parametrize("persistent", [False, True])

@@ -1,6 +1,11 @@
-"""How the persistent kernel is laid out on devices."""
+"""How the persistent kernel is laid out on devices, and the times that are expected of it."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
 
 import pytest
 
@@ -8,47 +13,54 @@ from tests.cuda import Machine
 
 HOPPER = (132, 227 << 10, 90)
 TURING = (40, 64 << 10, 75)
+RECORD = Path(__file__).parents[1] / "backends" / "cupy" / "record" / "h200.jsonl"
 
 
-def test_sizes_that_an_h100_holds(machine: Machine) -> None:
+def test_sizes_whose_weights_a_hopper_device_holds(machine: Machine) -> None:
     from gru_xp_cupy.plan import Device, plan
 
-    def fits(rows: int, size: int, dtype: str, *, tf32: bool = False) -> bool:
-        ways = [
+    def ways(rows: int, size: int, dtype: str, *, tf32: bool = False) -> list[Any]:
+        return [
             plan(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=Device(*HOPPER))
             for gates in (3, 1)
         ]
-        return all(ways)
 
     for rows in (1, 16, 64):
         for dtype in ("float16", "bfloat16"):
-            assert fits(rows, 1024, dtype)
-            assert fits(rows, 2048, dtype)
-            assert not fits(rows, 4096, dtype)
-        assert fits(rows, 1024, "float32", tf32=True)
-        assert fits(rows, 1024, "float32")
-        assert not fits(rows, 2048, "float32")
-    assert fits(256, 1024, "float16")
-    assert not fits(1 << 14, 1024, "float16")
+            for size in (1024, 2048):
+                assert not any(way.streams for way in ways(rows, size, dtype))
+            assert all(way.streams for way in ways(rows, 4096, dtype))
+        assert not any(way.streams for way in ways(rows, 1024, "float32", tf32=True))
+        assert all(way.streams for way in ways(rows, 2048, "float32", tf32=True))
+    assert not any(way.streams for way in ways(1, 1024, "float32"))
+    assert all(way.streams for way in ways(1, 2048, "float32"))
+    assert ways(1 << 14, 1024, "float16") == [None, None]
 
 
 @pytest.mark.parametrize("rows", [1, 5, 16, 64, 200])
-@pytest.mark.parametrize("size", [8, 256, 1000, 1024, 2048])
+@pytest.mark.parametrize("size", [8, 256, 1000, 1024, 2048, 4096])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_all_units_have_a_block_and_all_blocks_a_multiprocessor(
-    machine: Machine, rows: int, size: int, dtype: str
+@pytest.mark.parametrize("tf32", [False, True])
+def test_every_layout_covers_rows_and_units_and_fits(
+    machine: Machine, rows: int, size: int, dtype: str, tf32: bool
 ) -> None:
-    from gru_xp_cupy.plan import Device, plan
+    from gru_xp_cupy.plan import THREADS, Device, plans
 
+    itemsize = 2 if dtype == "float16" else 4
     for gates in (3, 1):
-        way = plan(rows, size, dtype=dtype, gates=gates, tf32=True, device=Device(*HOPPER))
-        if way is None:
-            assert (rows, size, dtype) in {(200, 2048, "float16")} or size == 2048
-            continue
-        assert way.units % 8 == 0
-        assert way.blocks * way.units >= size > (way.blocks - 1) * way.units
-        assert way.blocks <= HOPPER[0]
-        assert way.shared_bytes <= HOPPER[1]
+        for way in plans(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=Device(*HOPPER)):
+            name, _, numbers = way.tile.partition("<")
+            across = int(numbers.rstrip(">").split(",")[2]) if name == "Tensor" else 1
+            assert way.units % (8 * across) == 0
+            assert way.units <= THREADS
+            columns = -(-size // way.units)
+            assert way.blocks == way.groups * columns <= HOPPER[0]
+            assert way.groups * way.rows >= rows > (way.groups - 1) * way.rows
+            assert way.shared_bytes <= HOPPER[1]
+            assert way.splits % way.slots == 0
+            blocks = -(-3 * size // gates * itemsize // 64)
+            assert way.streams == (way.resident < -(-blocks // way.splits))
+            assert way.step > 0
 
 
 def test_what_does_not_fit_is_declined(machine: Machine) -> None:
@@ -56,14 +68,14 @@ def test_what_does_not_fit_is_declined(machine: Machine) -> None:
 
     def tile(size: int, dtype: str, *device: int, tf32: bool = False, **options: bool) -> str:
         way = plan(5, size, dtype=dtype, gates=3, tf32=tf32, device=Device(*device, **options))
-        return "none" if way is None else way.tile
+        return "none" if way is None else way.tile.partition(",")[0]
 
     assert tile(1024, "float64", *HOPPER) == "none"
-    assert tile(1024, "float16", *HOPPER) == "Tensor<half>"
+    assert tile(1024, "float16", *HOPPER) == "Tensor<half"
     assert tile(1020, "float16", *HOPPER) == "none"  # no multiple of 16 bytes
-    assert tile(1020, "float32", *HOPPER) == "Scalar<8>"
-    assert tile(1024, "float32", *HOPPER, tf32=True) == "Tensor<float>"
-    assert tile(256, "float32", *TURING, tf32=True) == "Scalar<8>"
+    assert tile(1020, "float32", *HOPPER).startswith("Scalar<")
+    assert tile(1024, "float32", *HOPPER, tf32=True) == "Tensor<float"
+    assert tile(256, "float32", *TURING, tf32=True).startswith("Scalar<")
     assert tile(256, "float16", *TURING) == "none"
     assert tile(1024, "float32", *HOPPER, cooperative=False) == "none"
 
@@ -79,3 +91,99 @@ def test_a_driver_that_cannot_run_all_blocks_at_once_is_believed(machine: Machin
     gates = case.dh, case.dh, case.dh, case.dh, case.dh
     result = persistent.backward(case.dh, None, gates, case.forward[2], case.loop)
     assert result is NotImplemented
+
+
+@pytest.mark.parametrize("size", [(3, 16, 64), (3, 35, 136), (2, 50, 72)])
+@pytest.mark.parametrize("precision", ["float16", "tf32", "float32"])
+def test_the_kernel_does_what_the_cost_model_counts(
+    machine: Machine, precision: str, size: tuple[int, int, int]
+) -> None:
+    """Of the counts, those that its execution on a CPU can tell."""
+    from gru_xp_cupy import persistent
+
+    from tests.test_cuda_values import draw_case
+
+    machine.tf32 = precision == "tf32"
+    dtype = "float32" if machine.tf32 else precision
+    case = draw_case(size, dtype, ragged=False)
+    steps, rows, hidden = size
+    _, tape = persistent.forward(*case.forward, case.loop, keep_tape=True)
+    counted = [machine.counts()]
+    persistent.backward(case.dh, None, tape, case.forward[2], case.loop)
+    counted.append(machine.counts())
+    for function, (loaded, instructions) in zip(persistent._GATES, counted, strict=True):
+        launch = persistent._launch(function, rows, hidden, dtype)
+        assert launch is not None
+        way, _ = launch
+        # The last group may have fewer rows than the others, of which the model knows nothing.
+        share = rows / (way.groups * way.rows)
+        # A scalar tile's 8 columns ask for the same bytes, which a GPU reads once.
+        asked = 8 if precision == "float32" else 1
+        expected = asked * steps * way.blocks * way.counts.loaded * 1024 * share
+        assert loaded == pytest.approx(expected, rel=1e-9)
+        expected = steps * way.blocks * way.counts.instructions * 1e3
+        row_tiles = sum(
+            -(-min(way.rows, rows - first) // 16) for first in range(0, rows, way.rows)
+        ) / (way.groups * -(-way.rows // 16))
+        # A tile of several times 16 rows does all of them.
+        assert expected * row_tiles <= instructions * (1 + 1e-9)
+        assert instructions <= 4 * expected
+
+
+def recorded(what: str) -> list[dict[str, Any]]:
+    """Lines of a kind in the record of an H200."""
+    lines = map(json.loads, RECORD.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["what"] == what]
+
+
+def test_the_cost_model_has_what_a_gpu_took(machine: Machine) -> None:
+    from gru_xp_cupy.plan import Device, plans
+
+    errors: dict[tuple[str, bool], list[float]] = {}
+    chosen: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for line in recorded("layout"):
+        precision, size, layout = line["precision"], line["size"], tuple(line["layout"])
+        gates = 1 if line["way"] == "backward" else 3
+        dtype, tf32 = ("float32", True) if precision == "tf32" else (precision, False)
+        for way in plans(*size, dtype=dtype, gates=gates, tf32=tf32, device=Device(*HOPPER)):
+            if way[:-1] == layout:
+                errors.setdefault((precision, way.streams), []).append(way.step / line["us"])
+                chosen.setdefault((precision, *size, gates), []).append((way.step, line["us"]))
+    # A step is expected within a tenth or two on the geometric mean, so that the right path is
+    # taken; of the layouts that were timed it chooses one close to the best.
+    for key, bound in (
+        (("float16", False), 1.1),
+        (("tf32", False), 1.2),
+        (("float32", False), 1.25),
+        (("float16", True), 1.35),
+        (("tf32", True), 1.35),
+    ):
+        assert len(errors[key]) >= 20, key
+        mean = geometric_mean(max(each, 1 / each) for each in errors[key])
+        assert mean < bound, (key, mean)
+    lost = [min(ways)[1] / min(time for _, time in ways) for ways in chosen.values()]
+    assert len(lost) >= 40
+    assert geometric_mean(lost) < 1.05
+
+
+def test_the_faster_path_is_expected_to_be(machine: Machine) -> None:
+    from gru_xp_cupy.plan import Device, plan, step_of_two_launches
+
+    device, right, loops = Device(*HOPPER), [], {}
+    for line in recorded("loop"):
+        key = line["precision"], line["N"], line["H"], line["way"]
+        loops.setdefault(key, {})[line["path"]] = line["us"]
+    for (precision, rows, hidden, way), times in loops.items():
+        if len(times) < 2:
+            continue
+        dtype, tf32 = ("float32", True) if precision == "tf32" else (precision, False)
+        gates = 1 if way == "backward" else 3
+        made = plan(rows, hidden, dtype=dtype, gates=gates, tf32=tf32, device=device)
+        steps = step_of_two_launches(rows, hidden, dtype=dtype, tf32=tf32, device=device)
+        assert made is not None
+        faster = made.step < steps
+        taken, other = times["persistent kernel"], times["a kernel a step"]
+        right.append(((taken if faster else other) / min(taken, other), precision, rows, hidden))
+    assert len(right) >= 20
+    assert geometric_mean(each for each, *_ in right) < 1.05
+    assert max(right)[0] < 1.3, max(right)

@@ -128,6 +128,43 @@ def test_the_persistent_kernel_computes_the_recurrence(
     assert backward.startswith(f"persistent_backward {tile}<")
 
 
+@pytest.mark.parametrize("shared", [227 << 10, 40 << 10], ids=["resident", "streamed"])
+@pytest.mark.parametrize("precision", ["float16", "float32", "tf32"])
+def test_every_layout_computes_the_recurrence(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, precision: str, shared: int
+) -> None:
+    from gru_xp_cupy import persistent
+    from gru_xp_cupy.plan import Device, plans
+
+    tf32, dtype = precision == "tf32", "float32" if precision == "tf32" else precision
+    streamed = shared < 100 << 10
+    rows, hidden = 50, 136
+    if precision == "float32" and streamed:  # on the ordinary processors for one row alone
+        rows, shared = 1, 16 << 10
+    machine.tf32 = tf32
+    device = Device(12, shared, 90)
+    # Of each tile the layout in most groups of rows.
+    layouts = {
+        gates: {
+            each.tile: each
+            for each in plans(rows, hidden, dtype=dtype, gates=gates, tf32=tf32, device=device)
+        }
+        for gates in (3, 1)
+    }
+    forward, back = layouts.values()
+    assert len(forward.keys() & back.keys()) >= (1 if rows == 1 else 4)
+    assert any(each.streams for each in forward.values()) == streamed
+    assert rows == 1 or streamed == any(each.slots < each.splits for each in forward.values())
+    assert rows == 1 or any(each.groups > 1 for each in forward.values())
+    case = draw_case((3, rows, hidden), dtype)
+    for tile in forward.keys() & back.keys():
+        chosen = {3: forward[tile], 1: back[tile]}
+        monkeypatch.setattr(persistent, "plan", lambda *_, gates, of=chosen, **__: of[gates])
+        persistent._launch_on.cache_clear()
+        machine.blocks_at_once = max(each.blocks for each in chosen.values())
+        check(persistent, case, TOLERANCE[precision])
+
+
 def test_tf32_rounds_the_weights_and_the_state_to_the_nearest(machine: Machine) -> None:
     from gru_xp_cupy import persistent
 

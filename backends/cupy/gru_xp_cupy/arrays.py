@@ -12,6 +12,11 @@ NULL = 0
 """As a pointer among a kernel's arguments."""
 
 
+def address(array: Any, /) -> int:
+    """Return where an array's memory begins; `NULL` stays what it is."""
+    return NULL if array is NULL else int(array.data.ptr)
+
+
 def contiguous(array: Any, dtype: Any = None, /) -> Any:
     """Return the array, if need be as a C-contiguous copy of `dtype`; for None the null pointer."""
     return NULL if array is None else cupy.ascontiguousarray(array, dtype)

@@ -28,14 +28,19 @@ def gates(function: str, number: str, /) -> Any:
 
 
 @cache
-def persistent(function: str, tile: str, device: int, /) -> Any:
-    """Kernel of ``persistent.cu`` for a tile, a type in ``tile.cuh``.
+def persistent(function: str, tile: str, early: int, streams: bool, device: int, /) -> Any:
+    """Kernel of ``persistent.cu`` for a tile, a type in ``tile.cuh``, and the other two macros.
 
     One for each device, as the shared memory that it may have is set on the kernel.
     """
     module = cupy.RawModule(
         code=source("persistent.cu"),
-        options=(*OPTIONS, f"-DGRU_XP_TILE={tile}"),
+        options=(
+            *OPTIONS,
+            f"-DGRU_XP_TILE={tile}",
+            f"-DGRU_XP_EARLY={early}",
+            f"-DGRU_XP_STREAMS={int(streams)}",
+        ),
         enable_cooperative_groups=True,
     )
     return _compiled(module, function, tile)

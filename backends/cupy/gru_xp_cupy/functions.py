@@ -10,29 +10,38 @@ from types import ModuleType
 from typing import Any
 
 from gru_xp.accelerator_api import Loop, Tape
-from gru_xp_cupy import persistent, steps
+from gru_xp_cupy import blas, persistent, steps
 from gru_xp_cupy.sources import NUMBERS
 from gru_xp_cupy.trust import trusted
 
 OPTIONS = frozenset({"lengths", "reverse"})
 """Of a `Loop`."""
 
-_persistent: ContextVar[bool] = ContextVar(
-    "gru_xp_persistent_kernel", default=os.environ.get("GRU_XP_PERSISTENT_KERNEL", "0") == "1"
-)
+RECORDED = frozenset({90})
+"""Compute capabilities of devices that have run the persistent kernel; see ``RECORD.md``."""
+
+_FROM_START = {"0": False, "1": True}.get(os.environ.get("GRU_XP_PERSISTENT_KERNEL", ""))
+_persistent: ContextVar[bool | None] = ContextVar("gru_xp_persistent_kernel", default=None)
 
 
 @contextmanager
-def use_persistent_kernel(enabled: bool = True) -> Iterator[None]:
-    """Switch the persistent kernel on or off within a ``with`` block; it is off by default.
+def use_persistent_kernel(enabled: bool | None = True) -> Iterator[None]:
+    """Switch the persistent kernel on or off within a ``with`` block.
 
-    It runs all steps in one launch, with the recurrent weights on the chip. It is experimental: no
-    GPU has run it yet, and if it is wrong it may hang the device. It is used where it fits, and
-    only after its results have agreed with the portable loop's in a small case. The environment
-    variable ``GRU_XP_PERSISTENT_KERNEL=1`` switches it on from the start. The switch belongs to
-    the current thread or task.
+    It runs all steps in one launch, with the recurrent weights on the chip as far as they fit. It
+    is used where the cost model in ``plan.py`` expects it to be faster than two launches a step,
+    and only after its results have agreed with the portable loop's. Left alone, it is on for
+    devices of a compute capability on which it has been tested, 9.0 (H100, H200), and off for
+    others, where it is experimental: a mistake in it could hang the device. The environment
+    variable ``GRU_XP_PERSISTENT_KERNEL``, 1 or 0, switches it on or off from the start. The switch
+    belongs to the current thread or task.
+
+    Parameters
+    ----------
+    enabled : bool or None
+        None leaves it to the environment variable and the device again.
     """
-    token = _persistent.set(bool(enabled))
+    token = _persistent.set(None if enabled is None else bool(enabled))
     try:
         yield
     finally:
@@ -41,7 +50,7 @@ def use_persistent_kernel(enabled: bool = True) -> Iterator[None]:
 
 def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
     """Run the loop over time forward; see `gru_xp.accelerator_api.Accelerator`."""
-    for path in _paths(gx, h0, weight_hh, b_hn):
+    for path in _paths("persistent_forward", weight_hh, gx, h0, b_hn):
         result = path.forward(gx, h0, weight_hh, b_hn, loop, keep_tape=keep_tape)
         if result is not NotImplemented:
             return result
@@ -50,7 +59,7 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
 
 def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
     """Run the loop over time back; see `gru_xp.accelerator_api.Accelerator`."""
-    for path in _paths(dh, dh_last, *tape, weight_hh):
+    for path in _paths("persistent_backward", weight_hh, dh, dh_last, *tape):
         result = path.backward(dh, dh_last, tape, weight_hh, loop)
         if result is not NotImplemented:
             return result
@@ -67,32 +76,66 @@ def persistent_kernel_runs(rows: int, hidden: int, dtype: str, /, *, training: b
     dtype : str
         Name of the arrays' dtype.
     training : bool
-        Whether the backward counts too.
+        Whether the backward, run by it too, counts as part of the call.
     """
     functions = ("persistent_forward", "persistent_backward")[: 1 + training]
-    fits = dtype in NUMBERS and all(persistent.fits(f, rows, hidden, dtype) for f in functions)
-    return fits and _is_trusted(persistent, rows, dtype)
+    if dtype not in NUMBERS:
+        return False
+    faster = all(persistent.is_faster(each, rows, hidden, dtype) for each in functions)
+    return faster and _is_trusted(persistent, rows, hidden, dtype)
+
+
+def expected_step(rows: int, hidden: int, dtype: str, /) -> dict[str, float]:
+    """Return the microseconds that a step is expected to take, "forward" and "backward".
+
+    On the path that a call takes on the current device, by the cost model in ``plan.py``; empty
+    where no kernel takes the dtype.
+    """
+    if dtype not in NUMBERS:
+        return {}
+    times = {}
+    for function in ("persistent_forward", "persistent_backward"):
+        persistent_step, step = persistent.expected(function, rows, hidden, dtype)
+        if _uses_persistent() and persistent_step is not None:
+            step = min(step, persistent_step)
+        times[function.removeprefix("persistent_")] = step
+    return times
 
 
 def describe() -> str:
     """Say what this is, for the list of backends."""
-    return "CUDA" + (", persistent kernel: experimental" if _persistent.get() else "")
+    if not _uses_persistent():
+        return "CUDA, a kernel a step"
+    tested = persistent.compute_capability() in RECORDED
+    return "CUDA, persistent kernel" + ("" if tested else ": experimental")
 
 
-def _paths(array: Any, /, *others: Any) -> Iterator[ModuleType]:
+def _uses_persistent() -> bool:
+    for asked in (_persistent.get(), _FROM_START):
+        if asked is not None:
+            return asked
+    return persistent.compute_capability() in RECORDED
+
+
+def _paths(function: str, weight_hh: Any, sequence: Any, /, *others: Any) -> Iterator[ModuleType]:
     """Ways to run a call, the fastest first."""
-    dtype, rows = array.dtype.name, array.shape[1]
-    if dtype not in NUMBERS or 0 in array.shape:
+    dtype, rows, hidden = sequence.dtype.name, sequence.shape[1], weight_hh.shape[1]
+    if dtype not in NUMBERS or 0 in sequence.shape:
         return
     # The kernels take every array to be of the first one's dtype.
-    if any(other is not None and other.dtype != array.dtype for other in others):
+    if any(each is not None and each.dtype != sequence.dtype for each in (weight_hh, *others)):
         return
-    for path in (persistent, steps) if _persistent.get() else (steps,):
-        if _is_trusted(path, rows, dtype):
+    paths = [steps]
+    if _uses_persistent() and persistent.is_faster(function, rows, hidden, dtype):
+        paths = [persistent, steps]
+    for path in paths:
+        if _is_trusted(path, rows, hidden, dtype):
             yield path
 
 
-def _is_trusted(path: ModuleType, rows: int, dtype: str) -> bool:
-    sizes = path.sizes_to_check(rows, dtype)
-    tf32 = persistent.rounds_to_tf32()
-    return bool(sizes) and trusted(path.NAME, dtype, sizes, path.forward, path.backward, tf32=tf32)
+def _is_trusted(path: ModuleType, rows: int, hidden: int, dtype: str) -> bool:
+    proof = path.proof(rows, hidden, dtype)
+    tf32 = blas.rounds_to_tf32()
+    return proof is not None and trusted(
+        path.NAME, dtype, proof, path.forward, path.backward, tf32=tf32
+    )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import cupy
@@ -12,7 +11,9 @@ import numpy as np
 from gru_xp.accelerator_api import Loop, Tape
 from gru_xp_cupy import compiled
 from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
-from gru_xp_cupy.plan import THREADS, Device, Plan, plan
+from gru_xp_cupy.blas import rounds_to_tf32
+from gru_xp_cupy.plan import COUNT_WORDS, THREADS, Device, Plan, plan, step_of_two_launches
+from gru_xp_cupy.trust import Proof
 
 NAME = "persistent kernel"
 
@@ -27,18 +28,10 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
     launch = _launch("persistent_forward", rows, size, gx.dtype.name)
     if launch is None:
         return NotImplemented
-    way, kernel = launch
     states = initial_states(h0, steps, reverse=loop.reverse)
     tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
-    arguments = (
-        *(contiguous(each) for each in (gx, weight_hh, b_hn)),
-        states,
-        *tape,
-        contiguous(loop.lengths, np.int64),
-        cupy.zeros(1, np.uint32),
-        *_integers(steps, rows, size, way.units, way.splits, loop.reverse),
-    )
-    kernel((way.blocks,), (THREADS,), arguments, shared_mem=way.shared_bytes)
+    arguments = (*(contiguous(each) for each in (gx, weight_hh, b_hn)), states, *tape)
+    _run(launch, arguments, loop, steps, rows, size)
     return states_of(states, tape if keep_tape else None, reverse=loop.reverse)
 
 
@@ -48,57 +41,82 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
     launch = _launch("persistent_backward", rows, size, dh.dtype.name)
     if launch is None:
         return NotImplemented
-    way, kernel = launch
-    dgx = cupy.empty((steps, rows, 3 * size), dh.dtype)
-    dgh_n = cupy.empty((steps, rows, size), dh.dtype)
-    dh0 = cupy.empty((rows, size), dh.dtype)
-    arguments = (
-        *(contiguous(each) for each in (dh, dh_last, *tape, weight_hh)),
-        dgx,
-        dgh_n,
-        dh0,
-        contiguous(loop.lengths, np.int64),
-        cupy.zeros(1, np.uint32),
-        *_integers(steps, rows, size, way.units, way.splits, loop.reverse),
+    dgx, dgh_n, dh0, scratch = (
+        cupy.empty(shape, dh.dtype)
+        for shape in (
+            (steps, rows, 3 * size),
+            (steps, rows, size),
+            (rows, size),
+            (2, rows, 3 * size),
+        )
     )
-    kernel((way.blocks,), (THREADS,), arguments, shared_mem=way.shared_bytes)
+    arrays = (*(contiguous(each) for each in (dh, dh_last, *tape, weight_hh.T)), dgx, dgh_n, dh0)
+    _run(launch, (*arrays, scratch), loop, steps, rows, size)
     return dgx, dgh_n, dh0
 
 
-def sizes_to_check(rows: int, dtype: str, /) -> tuple[tuple[int, int], ...]:
-    """N and H of the cases that prove the kernels which a call of so many rows takes.
+def _run(
+    launch: tuple[Plan, Any], arrays: tuple[Any, ...], loop: Loop, steps: int, rows: int, size: int
+) -> None:
+    way, kernel = launch
+    arguments = (
+        *arrays,
+        contiguous(loop.lengths, np.int64),
+        cupy.zeros(way.groups * COUNT_WORDS, np.uint32),
+        *_integers(steps, rows, size, way.rows, way.units, way.splits, way.slots),
+        *_integers(way.resident, loop.reverse),
+    )
+    kernel((way.blocks,), (THREADS,), arguments, shared_mem=way.shared_bytes)
 
-    A small one, for the tile by the number of rows; and one of several tiles of rows, and of two
-    tiles of units a block, if that fits on the device.
-    """
-    at_once = min(1 << (rows - 1).bit_length(), 16)
-    return _sizes_to_check(at_once, dtype, rounds_to_tf32(), cupy.cuda.Device().id)
+
+def proof(rows: int, size: int, dtype: str, /) -> Proof | None:
+    """What proves the kernels of a call: its own N and H, once for all that are laid out alike."""
+    return _proof(rows, size, dtype, rounds_to_tf32(), cupy.cuda.Device().id)
 
 
 @cache
-def _sizes_to_check(
-    rows: int, dtype: str, tf32: bool, device: int, /
-) -> tuple[tuple[int, int], ...]:
-    return tuple(
-        size
-        for size in ((rows, 24), (17, 8 * (_device(device).multiprocessors + 1)))
-        if all(fits(function, *size, dtype) for function in _GATES)
-    )
+def _proof(rows: int, size: int, dtype: str, tf32: bool, device: int) -> Proof | None:
+    launches = [_launch(function, rows, size, dtype) for function in _GATES]
+    ways = [way[:-1] for way, _ in filter(None, launches)]
+    return Proof((tf32, *ways), rows, size) if all(launches) else None
 
 
-def fits(function: str, rows: int, size: int, dtype: str, /) -> bool:
-    """Whether a kernel, "persistent_forward" or "persistent_backward", fits on the device."""
-    return _launch(function, rows, size, dtype) is not None
+def is_faster(function: str, rows: int, size: int, dtype: str, /) -> bool:
+    """Whether a kernel fits on the device, and a step is expected to be faster than two launches.
+
+    `function` is "persistent_forward" or "persistent_backward".
+    """
+    own, two_launches = expected(function, rows, size, dtype)
+    return own is not None and own < two_launches
+
+
+def expected(function: str, rows: int, size: int, dtype: str, /) -> tuple[float | None, float]:
+    """Return the microseconds of a step in a kernel, None where it does not fit, and otherwise."""
+    launch = _launch(function, rows, size, dtype)
+    device = _device(cupy.cuda.Device().id)
+    other = step_of_two_launches(rows, size, dtype=dtype, tf32=rounds_to_tf32(), device=device)
+    return (None if launch is None else launch[0].step), other
+
+
+def compute_capability() -> int:
+    """Return the current device's, such as 90."""
+    return _device(cupy.cuda.Device().id).compute_capability
 
 
 def _launch(function: str, rows: int, size: int, dtype: str) -> tuple[Plan, Any] | None:
     """Plan and kernel; None where it does not fit, or not all blocks can run at once."""
-    number = cupy.cuda.Device().id
+    return _launch_on(cupy.cuda.Device().id, rounds_to_tf32(), function, rows, size, dtype)
+
+
+@lru_cache(maxsize=1024)
+def _launch_on(
+    number: int, tf32: bool, function: str, rows: int, size: int, dtype: str
+) -> tuple[Plan, Any] | None:
     device, gates = _device(number), _GATES[function]
-    way = plan(rows, size, dtype=dtype, gates=gates, tf32=rounds_to_tf32(), device=device)
+    way = plan(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device)
     if way is None:
         return None
-    kernel = compiled.persistent(function, way.tile, number)
+    kernel = compiled.persistent(function, way.tile, way.early, way.streams, number)
     if kernel.max_dynamic_shared_size_bytes < way.shared_bytes:
         kernel.max_dynamic_shared_size_bytes = way.shared_bytes
     at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
@@ -117,16 +135,6 @@ def _device(number: int) -> Device:
         int(device.compute_capability),
         bool(attributes["CooperativeLaunch"]),
     )
-
-
-def rounds_to_tf32() -> bool:
-    """Whether CuPy's own float32 products do: the variable CUPY_TF32, or `set_compute_type`."""
-    try:  # CuPy has no public name for what is in force
-        core = cupy._core
-        in_force = core.get_compute_type(np.float32)
-        return bool(in_force == core._routines_linalg.COMPUTE_TYPE_TF32)
-    except AttributeError:
-        return os.environ.get("CUPY_TF32") == "1"
 
 
 def _integers(*values: int) -> tuple[np.int32, ...]:

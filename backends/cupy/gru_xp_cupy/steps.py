@@ -1,25 +1,33 @@
-"""The recurrence with two launches a step: CuPy's product, and a kernel for the gates."""
+"""The recurrence with two launches a step: cuBLAS's product, and a kernel for the gates.
+
+A step of few rows takes a GPU a few microseconds. So what a step costs the host counts, and all
+that can be made ready before the loop is: pointers, strides, the kernel's arguments.
+"""
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cupy
 import numpy as np
 
 from gru_xp.accelerator_api import Loop, Tape, portable
-from gru_xp_cupy import compiled
+from gru_xp_cupy import arrays, blas, compiled
 from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
 from gru_xp_cupy.sources import NUMBERS
+from gru_xp_cupy.trust import Proof
 
 NAME = "a kernel a step"
 
 _THREADS = 256
 
 
-def sizes_to_check(rows: int, dtype: str, /) -> tuple[tuple[int, int], ...]:
-    """N and H of the cases that prove these kernels; they are the same for all sizes."""
-    return ((5, 24),)
+def proof(rows: int, size: int, dtype: str, /) -> Proof:
+    """What proves these kernels; they are the same for all sizes."""
+    return Proof(blas.compute_type(dtype), 5, 24)
 
 
 def forward(
@@ -28,16 +36,20 @@ def forward(
     """See `gru_xp.accelerator_api.Accelerator`; T and N are at least 1."""
     steps, rows, _ = gx.shape
     size = h0.shape[1]
-    gx, b_hn, lengths = contiguous(gx), contiguous(b_hn), contiguous(loop.lengths, np.int64)
-    kernel = compiled.gates("forward_gates", NUMBERS[gx.dtype.name])
+    gx, weight_hh, b_hn = (contiguous(each) for each in (gx, weight_hh, b_hn))
+    lengths = contiguous(loop.lengths, np.int64)
     states = initial_states(h0, steps, reverse=loop.reverse)
     tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
     gh = cupy.empty((rows, 3 * size), gx.dtype)
-    for t in portable.times(steps, loop.reverse):
-        h, h_next = (states[t + 1], states[t]) if loop.reverse else (states[t], states[t + 1])
-        cupy.matmul(h, weight_hh.T, out=gh)
-        arguments = (gx, gh, b_hn, h, h_next, *tape, lengths, t, rows, size)
-        kernel((_blocks(rows, size),), (_THREADS,), arguments)
+    product = blas.Product(weight_hh, rows, gx.dtype.name, transposed=True)
+    kernel = compiled.gates("forward_gates", NUMBERS[gx.dtype.name])
+    launch = _Launch(kernel, (gx, gh, b_hn, states, *tape, lengths), rows, size, loop.reverse)
+    first, bytes_each = arrays.address(states), h0.nbytes
+    with _capture_refused():
+        for t in portable.times(steps, loop.reverse):
+            before = first + (t + 1 if loop.reverse else t) * bytes_each
+            product(before, arrays.address(gh))
+            launch(t)
     return states_of(states, tape if keep_tape else None, reverse=loop.reverse)
 
 
@@ -47,9 +59,9 @@ def backward(
     """See `gru_xp.accelerator_api.Accelerator`; T and N are at least 1."""
     steps, rows, size = dh.shape
     dtype = dh.dtype
-    dh, lengths = contiguous(dh), contiguous(loop.lengths, np.int64)
+    dh, weight_hh = contiguous(dh), contiguous(weight_hh)
+    lengths = contiguous(loop.lengths, np.int64)
     kept = [contiguous(each) for each in tape]
-    kernel = compiled.gates("backward_gates", NUMBERS[dtype.name])
     computed = np.dtype(np.float64 if dtype.name == "float64" else np.float32)
     if dh_last is None:
         carried = cupy.zeros((rows, size), computed)
@@ -57,17 +69,66 @@ def backward(
         carried = dh_last.astype(computed, order="C", copy=True)
     dgx = cupy.empty((steps, rows, 3 * size), dtype)
     dgh_n = cupy.empty((steps, rows, size), dtype)
-    product, dh0 = (cupy.empty((rows, size), dtype) for _ in range(2))
+    dh_prev, dh0 = (cupy.empty((rows, size), dtype) for _ in range(2))
     dgh = cupy.empty((rows, 3 * size), dtype)
-    behind = -1
-    for t in (*portable.times(steps, not loop.reverse), -1):
-        arguments = (dh, *kept, dgx, dgh_n, lengths, carried, product, dgh, dh0)
-        kernel((_blocks(rows, size),), (_THREADS,), (*arguments, behind, t, rows, size))
-        if t >= 0:
-            cupy.matmul(dgh, weight_hh, out=product)
-        behind = t
+    product = blas.Product(weight_hh, rows, dtype.name, transposed=False)
+    kernel = compiled.gates("backward_gates", NUMBERS[dtype.name])
+    arguments = (dh, *kept, dgx, dgh_n, lengths, carried, dh_prev, dgh, dh0)
+    launch = _Launch(kernel, arguments, rows, size, -1)
+    with _capture_refused():
+        for t in (*portable.times(steps, not loop.reverse), -1):
+            launch(t)  # the step behind, whose product is ready, is the last argument
+            if t >= 0:
+                product(arrays.address(dgh), arrays.address(dh_prev))
+            launch.last = t
     return dgx, dgh_n, dh0
 
 
-def _blocks(rows: int, size: int) -> int:
-    return -(-rows * size // _THREADS)
+class _Launch:
+    """A kernel's launches, a step each, whose arguments differ in no more than two numbers.
+
+    The kernel takes the arrays, then t, rows, size, and one number more.
+    """
+
+    def __init__(
+        self, kernel: Any, arguments: tuple[Any, ...], rows: int, size: int, last: int
+    ) -> None:
+        self._kept = arguments  # their memory must outlive the launches
+        values = [ctypes.c_void_p(arrays.address(each)) for each in arguments]
+        numbers = [ctypes.c_int64(int(each)) for each in (0, rows, size, last)]
+        self._t, self._last = numbers[0], numbers[-1]
+        self._values = (*values, *numbers)
+        pointers = [ctypes.addressof(each) for each in self._values]
+        self._pointers = (ctypes.c_void_p * len(pointers))(*pointers)
+        self._kernel = kernel.kernel.ptr
+        threads = min(_THREADS, -(-size // 32) * 32)
+        self._grid = (rows, -(-size // threads), 1, threads, 1, 1, 0)
+        self._stream = cupy.cuda.get_current_stream().ptr
+
+    @property
+    def last(self) -> int:
+        """The number behind the sizes."""
+        return int(self._last.value)
+
+    @last.setter
+    def last(self, value: int) -> None:
+        self._last.value = value
+
+    def __call__(self, t: int, /) -> None:
+        """Launch it for a step."""
+        self._t.value = t
+        cupy.cuda.driver.launchKernel(
+            self._kernel, *self._grid, self._stream, ctypes.addressof(self._pointers), 0
+        )
+
+
+@contextmanager
+def _capture_refused() -> Iterator[None]:
+    """Say what to do where CuPy refuses a product because the stream is being captured."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise RuntimeError(
+            "gru_xp: CuPy cannot capture the products of cuBLAS into a CUDA graph: run the GRU "
+            "outside the capture of the stream"
+        ) from error

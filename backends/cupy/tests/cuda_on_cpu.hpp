@@ -1,7 +1,7 @@
 // Runs CUDA kernels on the CPU: each thread is a fiber, and runs until it has to wait.
 //
-// Which fiber goes on is drawn from a seed, so that another seed is another order of events. A state in which no fiber can go on is reported as a deadlock. What the kernels
-// use of CUDA C++ is here, and nothing more; this file is to be included before their text.
+// Which fiber goes on is drawn from a seed, so that another seed is another order of events. A
+// state in which no fiber can go on is reported as a deadlock. What the kernels use of CUDA C++ is here, and nothing more; this file is to be included before their text.
 #pragma once
 
 #include <ucontext.h>
@@ -23,6 +23,9 @@
 
 struct uint3 {
     unsigned x, y, z;
+};
+struct alignas(8) float2 {
+    float x, y;
 };
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
@@ -80,6 +83,14 @@ struct Launch {
 
 inline Launch* launch = nullptr;
 
+// What the last launch has done, of all threads together.
+struct Counts {
+    unsigned long long loaded = 0;        // bytes past the first cache
+    unsigned long long instructions = 0;  // of tensor cores, counted by each lane
+};
+inline Counts counts;
+inline void count_instruction() { ++counts.instructions; }
+
 inline void meet(Meeting& meeting) {
     const unsigned turn = meeting.turn;
     if (++meeting.come == meeting.members) {
@@ -132,7 +143,7 @@ inline Outcome schedule(Launch& l, unsigned seed) {
     std::mt19937 random(seed);
     std::vector<std::vector<Fiber*>> groups(seed % 2 ? l.blocks.size() : 1);
     for (Fiber& fiber : l.fibers)
-        groups[seed % 2 ? fiber.block->index.x : 0].push_back(&fiber);
+        groups[seed % 2 ? fiber.block - l.blocks.data() : 0].push_back(&fiber);
     const auto is_done = [](const Fiber& fiber) { return fiber.done; };
     while (!std::all_of(l.fibers.begin(), l.fibers.end(), is_done)) {
         std::shuffle(groups.begin(), groups.end(), random);
@@ -144,15 +155,16 @@ inline Outcome schedule(Launch& l, unsigned seed) {
     return finished;
 }
 
-inline Outcome run(unsigned blocks, unsigned threads, size_t shared, unsigned seed,
+inline Outcome run(uint3 grid, unsigned threads, size_t shared, unsigned seed,
                    void (*body)(void*), void* context) {
-    Launch l{{blocks, 1, 1}, {threads, 1, 1}, std::vector<Block>(blocks), {}, nullptr, {}, body,
-             context};
+    const unsigned blocks = grid.x * grid.y;
+    Launch l{grid, {threads, 1, 1}, std::vector<Block>(blocks), {}, nullptr, {}, body, context};
     l.fibers = std::vector<Fiber>(size_t(blocks) * threads);
     launch = &l;
+    counts = {};
     for (unsigned b = 0; b < blocks; ++b) {
         Block& block = l.blocks[b];
-        block.index = {b, 0, 0};
+        block.index = {b % grid.x, b / grid.x, 0};
         block.meeting.members = threads;
         block.bytes.assign(shared + 16 + guard_bytes, 0xFF);  // NaN to whom reads it too early
         block.shared = block.bytes.data() + (16 - uintptr_t(block.bytes.data()) % 16) % 16;
@@ -188,14 +200,14 @@ void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
 }
 
 template <class... P>
-int run(void (*kernel)(P...), unsigned blocks, unsigned threads, size_t shared, unsigned seed,
+int run(void (*kernel)(P...), uint3 grid, unsigned threads, size_t shared, unsigned seed,
         void** arguments) {
     struct {
         void (*kernel)(P...);
         void** arguments;
     } context{kernel, arguments};
     return run(
-        blocks, threads, shared, seed,
+        grid, threads, shared, seed,
         [](void* c) {
             auto& [function, values] = *static_cast<decltype(context)*>(c);
             call(function, values, std::index_sequence_for<P...>{});
@@ -213,10 +225,15 @@ To bits_of(From from) {
 
 }  // namespace on_cpu
 
+extern "C" void counts(unsigned long long* loaded, unsigned long long* instructions) {
+    *loaded = on_cpu::counts.loaded;
+    *instructions = on_cpu::counts.instructions / on_cpu::lanes;
+}
+
 #define GRU_XP_EXPORT(kernel)                                                                    \
-    extern "C" int run_##kernel(unsigned blocks, unsigned threads, size_t shared, unsigned seed, \
-                                void** arguments) {                                              \
-        return on_cpu::run(kernel, blocks, threads, shared, seed, arguments);                    \
+    extern "C" int run_##kernel(unsigned x, unsigned y, unsigned threads, size_t shared,         \
+                                unsigned seed, void** arguments) {                               \
+        return on_cpu::run(kernel, {x, y, 1}, threads, shared, seed, arguments);                 \
     }
 
 #define threadIdx (on_cpu::launch->running->thread)
@@ -225,13 +242,16 @@ To bits_of(From from) {
 #define gridDim (on_cpu::launch->grid)
 
 inline void __syncthreads() { on_cpu::meet(on_cpu::launch->running->block->meeting); }
-inline void __threadfence() {}
 inline void __nanosleep(unsigned) {
     on_cpu::launch->running->spins = true;
     on_cpu::launch->pause();
 }
-inline unsigned atomicAdd(unsigned* at, unsigned value) { return std::exchange(*at, *at + value); }
-inline uint4 __ldcg(const uint4* at) { return *at; }
+template <class T>
+inline T __ldcg(const T* at) {
+    on_cpu::counts.loaded += sizeof(T);
+    return *at;
+}
+using std::min;
 inline float __uint_as_float(unsigned bits) { return on_cpu::bits_of<float>(bits); }
 inline unsigned __float_as_uint(float value) { return on_cpu::bits_of<unsigned>(value); }
 inline float __shfl_xor_sync(unsigned, float value, unsigned mask) {

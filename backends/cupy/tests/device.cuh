@@ -9,8 +9,9 @@ inline uint4* shared_memory() {
     return reinterpret_cast<uint4*>(on_cpu::launch->running->block->shared);
 }
 
-// Reads what is only fetched on a GPU, so that an address out of range shows under a sanitizer.
-inline void prefetch(const void* address) { (void)*static_cast<const volatile char*>(address); }
+inline void add_release(unsigned* at, unsigned count) { *at += count; }
+
+inline unsigned load_acquire(const unsigned* at) { return *at; }
 
 inline float half_to_float(unsigned short bits) { return float(on_cpu::bits_of<_Float16>(bits)); }
 
@@ -38,6 +39,7 @@ inline float part<float>(unsigned word, int) {
 template <class T>
 inline void multiply_add(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
                          unsigned b0, unsigned b1, T) {
+    on_cpu::count_instruction();
     const auto words = on_cpu::exchange({a0, a1, a2, a3, b0, b1});
     const int lane = threadIdx.x % on_cpu::lanes;
     for (int i = 0; i < 4; ++i) {

@@ -11,9 +11,16 @@ __device__ inline uint4* shared_memory() {
     return memory;
 }
 
-// Has the second cache fetch what will be read soon.
-__device__ inline void prefetch(const void* address) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+// One more at an address of global memory. Who then loads that or a later count by `load_acquire`
+// sees what this thread has written before, and what it has itself seen of other threads.
+__device__ inline void add_release(unsigned* at, unsigned count) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(count) : "memory");
+}
+
+__device__ inline unsigned load_acquire(const unsigned* at) {
+    unsigned count;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(at) : "memory");
+    return count;
 }
 
 __device__ inline float half_to_float(unsigned short bits) {

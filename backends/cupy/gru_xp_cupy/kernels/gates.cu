@@ -1,23 +1,28 @@
 // The gates of one step, a thread for each unit of each row; the products are made elsewhere.
 //
-// The type of all arrays that are not said to be another is a macro of the compilation.
+// The type of all arrays that are not said to be another is a macro of the compilation. The grid is
+// (rows, blocks that cover the units).
 #include "units.cuh"
 
 using namespace gru_xp;
 
 using T = GRU_XP_NUMBER;
 
-// gh (rows, 3 size): product of the state before step t and the recurrent weights.
-extern "C" __global__ void forward_gates(const T* gx, const T* gh, const T* b_hn, const T* h,
-                                         T* h_next, T* r, T* z, T* n, T* gh_n,
-                                         const Index* lengths, Index t, Index rows, Index size) {
-    const Index i = Index(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= rows * size) return;
-    const Index row = i / size, unit = i % size;
+// gh (rows, 3 size): product of the state before step t and the recurrent weights. states (steps +
+// 1, rows, size): the initial state first, or last in reverse.
+extern "C" __global__ void forward_gates(const T* gx, const T* gh, const T* b_hn, T* states, T* r,
+                                         T* z, T* n, T* gh_n, const Index* lengths, Index t,
+                                         Index rows, Index size, Index reverse) {
+    const Index row = blockIdx.x, unit = Index(blockIdx.y) * blockDim.x + threadIdx.x;
+    if (unit >= size) return;
     const T* of_row = gh + row * 3 * size + unit;
     const Forward<T> p{gx, b_hn, r, z, n, gh_n, lengths, rows, size};
-    h_next[i] = narrow<T>(unit_forward(p, t, row, unit, widen(h[i]), widen(of_row[0]),
-                                       widen(of_row[size]), widen(of_row[2 * size])));
+    const Input<T> x = load(p, t, row, unit);
+    const Gates<Real<T>> g =
+        step<T>(x, widen(of_row[0]), widen(of_row[size]), widen(of_row[2 * size]));
+    const T* h = states + ((t + (reverse ? 1 : 0)) * rows + row) * size + unit;
+    states[((t + (reverse ? 0 : 1)) * rows + row) * size + unit] = narrow<T>(next(x, g, widen(*h)));
+    store(p, t, row, unit, g);
 }
 
 // carried (rows, size), of the type that is computed with: before the first call the gradient of
@@ -27,11 +32,11 @@ extern "C" __global__ void forward_gates(const T* gx, const T* gh, const T* b_hn
 extern "C" __global__ void backward_gates(const T* dh, const T* h_prev, const T* r, const T* z,
                                           const T* n, const T* gh_n, T* dgx, T* dgh_n,
                                           const Index* lengths, Real<T>* carried,
-                                          const T* product, T* dgh, T* dh0, Index behind, Index t,
-                                          Index rows, Index size) {
-    const Index i = Index(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= rows * size) return;
-    const Index row = i / size, unit = i % size;
+                                          const T* product, T* dgh, T* dh0, Index t, Index rows,
+                                          Index size, Index behind) {
+    const Index row = blockIdx.x, unit = Index(blockIdx.y) * blockDim.x + threadIdx.x;
+    if (unit >= size) return;
+    const Index i = row * size + unit;
     Real<T> whole = carried[i];
     // In padding the product is of zeros, yet not zero where a weight is infinite.
     if (behind >= 0 && !is_padding(lengths, behind, row)) whole = whole + widen(product[i]);
@@ -40,11 +45,13 @@ extern "C" __global__ void backward_gates(const T* dh, const T* h_prev, const T*
         return;
     }
     const Backward<T> p{dh, h_prev, r, z, n, gh_n, dgx, dgh_n, lengths, rows, size};
-    carried[i] = unit_backward(p, t, row, unit, whole);
-    const Index at = (t * rows + row) * size + unit;
-    const T* of_step = dgx + (t * rows + row) * 3 * size + unit;
+    const Kept<T> x = load(p, t, row, unit);
+    const Real<T> total = x.dh + whole;
+    const GateGradients<Real<T>> d = step(x, total);
+    carried[i] = past(x, total);
+    store(p, t, row, unit, d);
     T* of_row = dgh + row * 3 * size + unit;
-    of_row[0] = of_step[0];
-    of_row[size] = of_step[size];
-    of_row[2 * size] = dgh_n[at];
+    of_row[0] = narrow<T>(d.r);
+    of_row[size] = narrow<T>(d.z);
+    of_row[2 * size] = narrow<T>(d.gh_n);
 }

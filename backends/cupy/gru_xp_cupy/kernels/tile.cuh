@@ -1,19 +1,23 @@
-// A warp's part of a product: some rows times G times 8 columns, over blocks of 64 bytes of terms.
+// A warp's part of a product: some rows times G times Across times 8 columns, over blocks of 64
+// bytes of terms.
 //
 // The lanes are 8 groups of 4 places. A place has 16 bytes of each block, a quarter of its terms:
 // which terms meet in one instruction of a tensor core is free, as long as both factors agree, and
 // so every load is of 16 bytes. A group has one column. Both tiles have
 //
 //     rows                      how many rows they take
-//     across                    how many times 8 units they take at most
-//     unrolled                  blocks whose loads are under way at the same time; more would not
-//                               fit into the registers
+//     across                    how many times 8 units they take
+//     ahead                     blocks whose loads are under way while others are used: as many as
+//                               the registers hold
+//     loads                     of 16 bytes that a lane makes of one block
 //     T                         the type of the numbers
+//     row(i)                    the row that the i-th load of a lane is of
 //     Sums<G>                   what a lane keeps
-//     add(sums, load, b)        one block: load(row) gives a row's 16 bytes of this lane's place,
-//                               b[g] are those of the g-th 8 columns' one of this lane's group
+//     add(sums, a, b)           one block: a[i] is what the i-th load gave, b[g] are the 16 bytes
+//                               of the g-th 8 columns' one of this lane's group
+//     Stored                    a sum, or two of columns that lie side by side
 //     finish(sums, store)       store(g, row, column, sum), once for each of them in the warp
-//     resident(x)               a weight as it is kept for `add`
+//     resident(bytes)           16 bytes of weights as `add` takes them
 #pragma once
 
 #include "device.cuh"
@@ -26,29 +30,34 @@ __device__ inline int lane() { return threadIdx.x % warp_lanes; }
 __device__ inline int group() { return lane() / 4; }
 __device__ inline int place() { return lane() % 4; }
 
+__device__ inline float plus(float a, float b) { return a + b; }
+__device__ inline float2 plus(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
+
 // The ordinary processors, in float.
 template <int Rows>
 struct Scalar {
-    static constexpr int rows = Rows, across = 1, unrolled = Rows > 8 ? 1 : Rows > 4 ? 2 : 4;
+    static constexpr int rows = Rows, across = 1, loads = Rows, ahead = 8 / Rows;
     using T = float;
+    using Stored = float;
 
     template <int G>
     struct Sums {
         float at[G][Rows] = {};
     };
 
-    template <int G, class Load>
-    __device__ static void add(Sums<G>& sums, const Load& load, const uint4 (&b)[G]) {
+    __device__ static int row(int i) { return i; }
+
+    template <int G>
+    __device__ static void add(Sums<G>& sums, const uint4 (&a)[loads], const uint4 (&b)[G]) {
 #pragma unroll
         for (int row = 0; row < Rows; ++row) {
-            const uint4 a = load(row);
 #pragma unroll
             for (int g = 0; g < G; ++g) {
                 float& sum = sums.at[g][row];
-                sum = fmaf(__uint_as_float(a.x), __uint_as_float(b[g].x), sum);
-                sum = fmaf(__uint_as_float(a.y), __uint_as_float(b[g].y), sum);
-                sum = fmaf(__uint_as_float(a.z), __uint_as_float(b[g].z), sum);
-                sum = fmaf(__uint_as_float(a.w), __uint_as_float(b[g].w), sum);
+                sum = fmaf(__uint_as_float(a[row].x), __uint_as_float(b[g].x), sum);
+                sum = fmaf(__uint_as_float(a[row].y), __uint_as_float(b[g].y), sum);
+                sum = fmaf(__uint_as_float(a[row].z), __uint_as_float(b[g].z), sum);
+                sum = fmaf(__uint_as_float(a[row].w), __uint_as_float(b[g].w), sum);
             }
         }
     }
@@ -66,43 +75,52 @@ struct Scalar {
             }
     }
 
-    __device__ static float resident(float x) { return x; }
+    __device__ static uint4 resident(uint4 bytes) { return bytes; }
 };
 
-// Tensor cores: 16-bit numbers, or float rounded to TF32; the sums are in float.
-template <class Number>
+// Tensor cores: 16-bit numbers, or float rounded to TF32; the sums are in float. Of 16 rows, `Down`
+// times.
+template <class Number, int Down, int Across>
 struct Tensor {
-    static constexpr int rows = 16, across = 2, unrolled = 4;
+    static constexpr int rows = 16 * Down, across = Across, loads = 2 * Down,
+                         ahead = 4 / Down;
     using T = Number;
+    using Stored = float2;
 
     template <int G>
     struct Sums {
-        float at[G][4] = {};
+        float at[Down][G][4] = {};
     };
 
-    template <int G, class Load>
-    __device__ static void add(Sums<G>& sums, const Load& load, const uint4 (&b)[G]) {
-        const uint4 low = rounded(load(group()), T()), high = rounded(load(group() + 8), T());
+    __device__ static int row(int i) { return i * 8 + group(); }
+
+    template <int G>
+    __device__ static void add(Sums<G>& sums, const uint4 (&a)[loads], const uint4 (&b)[G]) {
 #pragma unroll
-        for (int g = 0; g < G; ++g) {
-            multiply_add(sums.at[g], low.x, high.x, low.y, high.y, b[g].x, b[g].y, T());
-            multiply_add(sums.at[g], low.z, high.z, low.w, high.w, b[g].z, b[g].w, T());
+        for (int i = 0; i < Down; ++i) {
+            const uint4 low = rounded(a[2 * i], T()), high = rounded(a[2 * i + 1], T());
+#pragma unroll
+            for (int g = 0; g < G; ++g) {
+                float(&sum)[4] = sums.at[i][g];
+                multiply_add(sum, low.x, high.x, low.y, high.y, b[g].x, b[g].y, T());
+                multiply_add(sum, low.z, high.z, low.w, high.w, b[g].z, b[g].w, T());
+            }
         }
     }
 
     template <int G, class Store>
     __device__ static void finish(const Sums<G>& sums, const Store& store) {
 #pragma unroll
-        for (int g = 0; g < G; ++g) {
-            const float(&sum)[4] = sums.at[g];
-            store(g, group(), 2 * place(), sum[0]);
-            store(g, group(), 2 * place() + 1, sum[1]);
-            store(g, group() + 8, 2 * place(), sum[2]);
-            store(g, group() + 8, 2 * place() + 1, sum[3]);
-        }
+        for (int i = 0; i < Down; ++i)
+#pragma unroll
+            for (int g = 0; g < G; ++g) {
+                const float(&sum)[4] = sums.at[i][g];
+                store(g, 16 * i + group(), 2 * place(), float2{sum[0], sum[1]});
+                store(g, 16 * i + group() + 8, 2 * place(), float2{sum[2], sum[3]});
+            }
     }
 
-    __device__ static T resident(T x) { return x; }
+    __device__ static uint4 resident(uint4 bytes) { return rounded(bytes, T()); }
 
   private:
     template <class Any>
@@ -114,10 +132,5 @@ struct Tensor {
                 to_tf32(__uint_as_float(x.z)), to_tf32(__uint_as_float(x.w))};
     }
 };
-
-template <>
-__device__ inline float Tensor<float>::resident(float x) {
-    return __uint_as_float(to_tf32(x));
-}
 
 }  // namespace gru_xp

@@ -1,4 +1,7 @@
 // One unit of one row through one step, forward and backward, with what is read and written.
+//
+// Reading, computing and writing are apart, as the persistent kernel reads a step ahead and writes
+// what no other block waits for after it has told them to go on.
 #pragma once
 
 #include "device.cuh"
@@ -22,27 +25,42 @@ struct Forward {
     Index rows, size;
 };
 
-// The state after step t from that before it and from the products of the recurrent weights.
+// What a step needs besides the state and its products.
 template <class T>
-__device__ Real<T> unit_forward(const Forward<T>& p, Index t, Index row, Index unit, Real<T> h,
-                                Real<T> gh_r, Real<T> gh_z, Real<T> gh_n) {
-    using M = Math<Real<T>>;
-    const Index at = (t * p.rows + row) * p.size + unit;
+struct Input {
+    Real<T> gx_r, gx_z, gx_n, b_hn;
+    bool padding;
+};
+
+template <class T>
+__device__ Input<T> load(const Forward<T>& p, Index t, Index row, Index unit) {
     const T* gx = p.gx + (t * p.rows + row) * 3 * p.size + unit;
-    Gates<Real<T>> g{};
-    Real<T> next = h;
-    if (!is_padding(p.lengths, t, row)) {
-        if (p.b_hn) gh_n = gh_n + widen(p.b_hn[unit]);
-        g = gates<M>(widen(gx[0]), widen(gx[p.size]), widen(gx[2 * p.size]), gh_r, gh_z, gh_n);
-        next = next_state<M>(g, h);
-    }
-    if (p.r) {
-        p.r[at] = narrow<T>(g.r);
-        p.z[at] = narrow<T>(g.z);
-        p.n[at] = narrow<T>(g.n);
-        p.gh_n[at] = narrow<T>(g.gh_n);
-    }
-    return next;
+    const Real<T> b_hn = p.b_hn ? widen(p.b_hn[unit]) : Real<T>(0);
+    return {widen(gx[0]), widen(gx[p.size]), widen(gx[2 * p.size]), b_hn,
+            is_padding(p.lengths, t, row)};
+}
+
+// The gates of a step, zero in padding, from the products of the recurrent weights.
+template <class T>
+__device__ Gates<Real<T>> step(const Input<T>& x, Real<T> gh_r, Real<T> gh_z, Real<T> gh_n) {
+    if (x.padding) return {};
+    return gates<Math<Real<T>>>(x.gx_r, x.gx_z, x.gx_n, gh_r, gh_z, gh_n + x.b_hn);
+}
+
+template <class T>
+__device__ Real<T> next(const Input<T>& x, const Gates<Real<T>>& g, Real<T> h) {
+    return x.padding ? h : next_state<Math<Real<T>>>(g, h);
+}
+
+template <class T>
+__device__ void store(const Forward<T>& p, Index t, Index row, Index unit,
+                      const Gates<Real<T>>& g) {
+    if (!p.r) return;
+    const Index at = (t * p.rows + row) * p.size + unit;
+    p.r[at] = narrow<T>(g.r);
+    p.z[at] = narrow<T>(g.z);
+    p.n[at] = narrow<T>(g.n);
+    p.gh_n[at] = narrow<T>(g.gh_n);
 }
 
 template <class T>
@@ -54,31 +72,44 @@ struct Backward {
     Index rows, size;
 };
 
-// Gradients of the gates of step t from `carried`, the gradient that the steps behind it give to
-// its state. Returns what goes to the state before past the gates.
+// What a step back needs besides the gradient of the steps behind it.
 template <class T>
-__device__ Real<T> unit_backward(const Backward<T>& p, Index t, Index row, Index unit,
-                                 Real<T> carried) {
-    using M = Math<Real<T>>;
+struct Kept {
+    Gates<Real<T>> gates;
+    Real<T> h, dh;
+    bool padding;
+};
+
+template <class T>
+__device__ Kept<T> load(const Backward<T>& p, Index t, Index row, Index unit) {
     const Index at = (t * p.rows + row) * p.size + unit;
-    const Real<T> total = widen(p.dh[at]) + carried;
-    GateGradients<Real<T>> d{};
-    Real<T> past = total;
-    if (!is_padding(p.lengths, t, row)) {
-        Gates<Real<T>> g;
-        g.r = widen(p.r[at]);
-        g.z = widen(p.z[at]);
-        g.n = widen(p.n[at]);
-        g.gh_n = widen(p.gh_n[at]);
-        d = gate_gradients<M>(g, widen(p.h_prev[at]), total);
-        past = total * g.z;
-    }
+    return {{widen(p.r[at]), widen(p.z[at]), widen(p.n[at]), widen(p.gh_n[at])},
+            widen(p.h_prev[at]),
+            widen(p.dh[at]),
+            is_padding(p.lengths, t, row)};
+}
+
+// Gradients of the gates of a step from `total`, that of its state; zero in padding.
+template <class T>
+__device__ GateGradients<Real<T>> step(const Kept<T>& x, Real<T> total) {
+    if (x.padding) return {};
+    return gate_gradients<Math<Real<T>>>(x.gates, x.h, total);
+}
+
+// What goes to the state before past the gates.
+template <class T>
+__device__ Real<T> past(const Kept<T>& x, Real<T> total) {
+    return x.padding ? total : total * x.gates.z;
+}
+
+template <class T>
+__device__ void store(const Backward<T>& p, Index t, Index row, Index unit,
+                      const GateGradients<Real<T>>& d) {
     T* dgx = p.dgx + (t * p.rows + row) * 3 * p.size + unit;
     dgx[0] = narrow<T>(d.r);
     dgx[p.size] = narrow<T>(d.z);
     dgx[2 * p.size] = narrow<T>(d.n);
-    p.dgh_n[at] = narrow<T>(d.gh_n);
-    return past;
+    p.dgh_n[(t * p.rows + row) * p.size + unit] = narrow<T>(d.gh_n);
 }
 
 }  // namespace gru_xp

@@ -1,0 +1,367 @@
+"""What NVRTC makes of the persistent kernel, instruction by instruction.
+
+It must have enough loads under way, keep its registers, read what other blocks have left behind the
+first cache, and wait for no more than it has to. Each check also sees faults that are planted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.test_cuda_compile import RECORDED, Choice, tiles
+
+ARCHITECTURES = (80, 90, 100, 120)
+GATES = {"persistent_forward": 3, "persistent_backward": 1}
+LOAD, BEHIND = "LDG.E.128", "LDG.E.128.STRONG.GPU"
+TENSOR = {
+    "half": "HMMA.16816.F32",
+    "bfloat16": "HMMA.16816.F32.BF16",
+    "float": "HMMA.1688.F32.TF32",
+}
+
+
+class Instruction(NamedTuple):
+    """One of a kernel's, which is a list of them."""
+
+    opcode: str
+    operands: tuple[str, ...]
+    target: int | None
+    """Of a branch: where in the list it goes."""
+
+    @property
+    def loads(self) -> bool:
+        """Whether it loads 128 bits from global memory."""
+        return self.opcode.startswith(LOAD)
+
+    @property
+    def written(self) -> range:
+        """Registers that such a load writes."""
+        first = int(self.operands[0].removeprefix("R"))
+        return range(first, first + 4)
+
+    @property
+    def read(self) -> set[int]:
+        """Registers that are read, but for the sums of tensor cores."""
+        operands = self.operands
+        if operands and re.match(r"R\d", operands[0]):
+            operands = operands[1:]
+        widths = (4, 2) if self.opcode.startswith("HMMA") else (1,) * len(operands)
+        found: set[int] = set()
+        for operand, width in zip(operands, widths, strict=False):
+            for number, pair in re.findall(r"\bR(\d+)\b(\.64)?", operand):
+                found.update(range(int(number), int(number) + (2 if pair else width)))
+        return found
+
+
+Kernel = list[Instruction]
+
+
+@cache
+def nvdisasm() -> str:
+    """Path of NVIDIA's disassembler."""
+    try:
+        files = importlib.metadata.files("nvidia-cuda-nvdisasm") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.stem == "nvdisasm" and file.parent.name == "bin":
+            return str(file.locate())
+    found = shutil.which("nvdisasm")
+    if found is None:
+        pytest.skip("reading machine code needs nvdisasm: pip install gru-xp[kernels]")
+    return found
+
+
+@lru_cache(maxsize=4)
+def kernels(choice: Choice, fault: tuple[str, str] | None = None) -> dict[str, Kernel]:
+    """Both kernels' instructions."""
+    program = nvdisasm()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "cubin"
+        # CuPy leaves out the last byte, which it takes for the end of a string.
+        file.write_bytes(choice.compile(fault).cubin + b"\0")
+        run = subprocess.run([program, "-c", str(file)], capture_output=True, text=True, check=True)
+    found = dict(_parsed(run.stdout))
+    assert set(found) == set(GATES)
+    return found
+
+
+def _parsed(text: str) -> Iterator[tuple[str, Kernel]]:
+    sections = re.split(r"^\.text\.(\w+):\n", text, flags=re.MULTILINE)
+    for name, section in zip(sections[1::2], sections[2::2], strict=True):
+        label, instruction = r"^(\.L\w+):", r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ +)?([^;]*?)\s*;"
+        labels: dict[str, int] = {}
+        lines: list[str] = []
+        for found in re.finditer(f"{label}|{instruction}", section, re.MULTILINE):
+            if found[1]:
+                labels[found[1]] = len(lines)
+            else:
+                lines.append(found[2])
+        yield name, [_instruction(line, labels) for line in lines]
+
+
+def _instruction(line: str, labels: dict[str, int]) -> Instruction:
+    opcode, _, rest = line.partition(" ")
+    label = re.search(r"`\((\.L\w+)\)", rest)
+    target = labels[label[1]] if label and opcode.startswith("BRA") else None
+    operands = rest.partition("(*")[0].split(",")  # a remark may follow
+    return Instruction(opcode, tuple(each.strip() for each in operands), target)
+
+
+def count(kernel: Kernel, opcode: str) -> int:
+    """How many instructions have this opcode, with whatever follows it."""
+    return sum(each.opcode.startswith(opcode) for each in kernel)
+
+
+def after_first_barrier(kernel: Kernel) -> tuple[Kernel, Kernel]:
+    """What comes before all steps, where the weights are loaded that stay, and the rest."""
+    at = next(at for at, each in enumerate(kernel) if each.opcode.startswith("BAR"))
+    return kernel[:at], kernel[at:]
+
+
+def product_loops(kernel: Kernel, choice: Choice) -> list[Kernel]:
+    """Loops that load terms and multiply: over resident weights, and over those read again."""
+    multiply = "HMMA" if choice.tile.tensor else "FFMA"
+    ends: dict[int, int] = {}
+    for at, each in enumerate(kernel):
+        if each.target is not None and each.target < at:
+            ends[each.target] = at
+    products = [
+        (begin, end)
+        for begin, end in ends.items()
+        if count(kernel[begin : end + 1], multiply) and count(kernel[begin : end + 1], LOAD)
+    ]
+    innermost = [
+        (begin, end)
+        for begin, end in products
+        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in products)
+    ]
+    assert len(innermost) == 1 + choice.streams
+    return [kernel[begin : end + 1] for begin, end in sorted(innermost)]
+
+
+def round_trips(loop: Kernel) -> list[int]:
+    """How many loads each wait of a pass through a loop is for.
+
+    It waits where what a load brings is read, and then for all loads before, as the hardware waits
+    for a counter of loads and not for one of them.
+    """
+    under_way: set[int] = set()
+    loads = 0
+    for _ in range(2):  # the first leaves what is under way when the second begins
+        waits: list[int] = []
+        for each in loop:
+            if under_way & each.read:
+                waits.append(loads)
+                under_way, loads = set(), 0
+            if each.loads:
+                under_way.update(each.written)
+                loads += 1
+    return waits
+
+
+def check_loads_are_under_way(kernel: Kernel, function: str, choice: Choice) -> None:
+    """One half of what the registers hold is under way, at least, whenever a loop waits for it.
+
+    Up to 9.0 the loads of a half stand before the first multiplication; from 10.0 on the compiler
+    mixes them with those of the other half, which are not waited for there.
+    """
+    at_once = choice.tile.ahead * loads_of_a_block(choice)
+    assert at_once >= 8
+    resident, *streamed = product_loops(kernel, choice)
+    waits = round_trips(resident)
+    assert waits
+    assert min(waits) >= at_once
+    # TF32's weights are rounded as they come: there may be more waits, but not before all of these.
+    for loop in streamed:
+        assert loads_before_first_multiplication(loop, choice) >= 8
+    if choice.architecture <= 90:
+        assert loads_before_first_multiplication(resident, choice) >= at_once
+
+
+def loads_of_a_block(choice: Choice) -> int:
+    """Loads of the state that a lane makes of one block of terms: ``Tile::loads``."""
+    return choice.tile.rows // 8 if choice.tile.tensor else choice.tile.rows
+
+
+def loads_before_first_multiplication(loop: Kernel, choice: Choice) -> int:
+    multiply = "HMMA" if choice.tile.tensor else "FFMA"
+    first = next(at for at, each in enumerate(loop) if each.opcode.startswith(multiply))
+    return count(loop[:first], LOAD)
+
+
+def check_no_local_memory(kernel: Kernel, function: str, choice: Choice) -> None:
+    assert not [each for each in kernel if each.opcode.startswith(("LDL", "STL"))]
+
+
+def check_what_is_read_behind_the_first_cache(
+    kernel: Kernel, function: str, choice: Choice
+) -> None:
+    """All of the state, which other blocks write; the weights, which nobody writes, as usual."""
+    weights, steps = after_first_barrier(kernel)
+    assert count(weights, LOAD) > 0
+    assert count(weights, BEHIND) == 0
+    assert count(steps, BEHIND) >= 2 * choice.tile.ahead * loads_of_a_block(choice)
+    _, *streamed = product_loops(kernel, choice)
+    read_again = 0
+    for loop in streamed:
+        state = count(loop, BEHIND)
+        again = count(loop, LOAD) - state
+        columns = GATES[function] * choice.tile.across
+        assert state * columns == again * loads_of_a_block(choice) > 0
+        read_again += again
+    assert count(steps, LOAD) - count(steps, BEHIND) == read_again
+
+
+def check_fences(kernel: Kernel, function: str, choice: Choice) -> None:
+    """One, of the release: the count goes up after it, and nothing is left between the two.
+
+    What loads the count forgets the first cache. The compiler puts its first time before the loop,
+    so it is there twice. (On 8.0 an instruction without memory may come between.)
+    """
+    fences = [at for at, each in enumerate(kernel) if each.opcode.startswith("MEMBAR")]
+    assert [kernel[at].opcode for at in fences] == ["MEMBAR.ALL.GPU"]
+    counts = [at for at, each in enumerate(kernel) if re.match("RED|ATOM", each.opcode)]
+    assert len(counts) == 1
+    assert re.fullmatch(r"REDG?\.E\.ADD\.STRONG\.GPU", kernel[counts[0]].opcode)
+    barrier = max(at for at in range(fences[0]) if kernel[at].opcode.startswith("BAR"))
+    between = kernel[barrier + 1 : counts[0]]
+    assert not any(touches_memory(each) for each in between)
+    assert fences[0] < counts[0]
+
+    loads = [at for at, each in enumerate(kernel) if each.opcode == "LDG.E.STRONG.GPU"]
+    assert loads
+    assert count(kernel, "CCTL") == len(loads)
+    for at in loads:
+        followed = next(
+            each
+            for each in kernel[at + 1 :]
+            if touches_memory(each) or each.opcode.startswith(("CCTL", "BAR", "BRA"))
+        )
+        assert followed.opcode == "CCTL.IVALL"
+
+
+def touches_memory(instruction: Instruction) -> bool:
+    return bool(re.match("LD[GLS.]|LD$|ST[GLS.]|ST$|RED|ATOM", instruction.opcode))
+
+
+def check_tensor_cores(kernel: Kernel, function: str, choice: Choice) -> None:
+    found = {each.opcode for each in kernel if each.opcode.partition(".")[0].endswith("MMA")}
+    number = re.match(r"Tensor<(\w+)", choice.tile.name)
+    assert found == ({TENSOR[number[1]]} if number else set())
+
+
+Check = Callable[[Kernel, str, Choice], None]
+CHECKS: tuple[Check, ...] = (
+    check_loads_are_under_way,
+    check_no_local_memory,
+    check_what_is_read_behind_the_first_cache,
+    check_fences,
+    check_tensor_cores,
+)
+
+
+def choices() -> list[Choice]:
+    """All tiles where the kernel is tuned, elsewhere the last of each kind: the largest."""
+    return [
+        Choice(architecture, tile, tile.early, streams=architecture == RECORDED)
+        for architecture in ARCHITECTURES
+        for kind in tiles(architecture)
+        for tile in (kind if architecture == RECORDED else kind[-1:])
+    ]
+
+
+@pytest.mark.parametrize("function", GATES)
+@pytest.mark.parametrize("choice", choices(), ids=str)
+def test_the_machine_code_is_what_is_meant(choice: Choice, function: str) -> None:
+    for check in CHECKS:
+        check(kernels(choice)[function], function, choice)
+
+
+class Fault(NamedTuple):
+    """What is planted."""
+
+    right: str
+    wrong: str
+    seen_by: Check
+    tile: str = "Tensor<half,1,1>"
+    streams: bool = False
+
+
+LOAD_OF_THE_STATE = "a[j][i] = __ldcg(reinterpret_cast<const uint4*>(rows + row * terms + term));"
+FAULTS = {
+    "one block of terms at a time": Fault(
+        "ahead = 4 / Down;", "ahead = 1;", check_loads_are_under_way
+    ),
+    "one block of terms at a time, without tensor cores": Fault(
+        "ahead = 8 / Rows;", "ahead = 1;", check_loads_are_under_way, "Scalar<1>"
+    ),
+    "what is loaded is looked at": Fault(
+        LOAD_OF_THE_STATE,
+        f"{{ {LOAD_OF_THE_STATE} if (a[j][i].x == 1) a[j][i].x = 0; }}",
+        check_loads_are_under_way,
+    ),
+    "more than the registers hold": Fault(
+        "ahead = 4 / Down;", "ahead = 16;", check_no_local_memory
+    ),
+    "the state through the first cache": Fault(
+        "__ldcg(", "*(", check_what_is_read_behind_the_first_cache
+    ),
+    "the weights behind the first cache": Fault(
+        "bytes = *reinterpret_cast<const uint4*>(rows + ((gate * size + unit) * terms + term));",
+        "bytes = __ldcg((const uint4*)(rows + ((gate * size + unit) * terms + term)));",
+        check_what_is_read_behind_the_first_cache,
+        streams=True,
+    ),
+    "no fence before the count": Fault("red.release.gpu", "red.relaxed.gpu", check_fences),
+    "a fence for the block alone": Fault("red.release.gpu", "red.release.cta", check_fences),
+    "a second fence": Fault(
+        "if (threadIdx.x == 0) add_release",
+        "__threadfence();\n    if (threadIdx.x == 0) add_release",
+        check_fences,
+    ),
+    "a second count": Fault(
+        "add_release(arrived, 1u);",
+        "{ add_release(arrived, 1u); add_release(arrived, 0u); }",
+        check_fences,
+    ),
+    "no barrier of the block before the count": Fault(
+        "    __syncthreads();\n    if (threadIdx.x == 0) add_release",
+        "    if (threadIdx.x == 0) add_release",
+        check_fences,
+    ),
+    "a first cache that is not forgotten": Fault("ld.acquire.gpu", "ld.relaxed.gpu", check_fences),
+    "numbers of another type": Fault(
+        "m16n8k16.row.col.f32.f16.f16.f32",
+        "m16n8k16.row.col.f32.bf16.bf16.f32",
+        check_tensor_cores,
+    ),
+    "tensor cores for what must not be rounded": Fault(
+        "using Tile = GRU_XP_TILE;",
+        "using Tile = Tensor<float, 1, 1>;",
+        check_tensor_cores,
+        "Scalar<1>",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_seen(fault: str) -> None:
+    right, wrong, check, name, streams = FAULTS[fault]
+    tile = next(tile for kind in tiles(RECORDED) for tile in kind if tile.name == name)
+    choice = Choice(RECORDED, tile, 1, streams)
+    for function in GATES:
+        check(kernels(choice)[function], function, choice)
+        faulty = kernels(choice, (right, wrong))[function]
+        with pytest.raises(AssertionError):
+            check(faulty, function, choice)
