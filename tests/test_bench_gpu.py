@@ -100,6 +100,7 @@ def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     module.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=free_all_blocks)
     monkeypatch.setitem(sys.modules, "cupy", module)  # type: ignore[arg-type]
     monkeypatch.setitem(libraries._namespaces, "cupy", libraries.namespace("numpy"))
+    monkeypatch.setitem(accelerators._found, "cupy", accelerators.Found(None, "none"))
     return module
 
 
@@ -302,7 +303,7 @@ def test_who_cannot_run_a_case_is_left_out_of_it_with_the_reason(
     monkeypatch.setattr(child, "_measure", measure)
     notes: list[str] = []
     guests: list[Contestant] = [Guest(name, error, room=1) for name, error in made]
-    (measured,) = child._measure_on_gpu(CASE, guests, job(), notes)
+    (measured,) = child.measure_on_gpu(CASE, guests, job(), notes)
     assert list(measured["times"]) == left
     assert len(notes) == len(words)
     assert all(word in note for word, note in zip(words, notes, strict=True))
@@ -313,10 +314,10 @@ def test_a_case_without_memory_for_gru_xp_alone_is_left_out_and_its_failure_an_e
     fake_cupy: Any,
 ) -> None:
     Guest.there, notes = [], []  # type: ignore[var-annotated]
-    assert child._measure_on_gpu(CASE, [Guest("gru_xp", OutOfMemoryError())], job(), notes) == []
+    assert child.measure_on_gpu(CASE, [Guest("gru_xp", OutOfMemoryError())], job(), notes) == []
     assert notes == ["5x2x8x6 forward: without gru_xp, not enough memory beside the others"]
     with pytest.raises(FailedError, match="gru_xp fails with TypeError: odd"):
-        child._measure_on_gpu(CASE, [Guest("gru_xp", TypeError("odd"))], job(), notes)
+        child.measure_on_gpu(CASE, [Guest("gru_xp", TypeError("odd"))], job(), notes)
 
 
 def test_the_gpu_and_its_versions_are_told(
@@ -363,7 +364,7 @@ def ran_jobs(
             for size, name in enumerate(("gru_xp", "gru_xp persistent", "torch"), 1)
         }
         measured = [
-            {"kind": each.kind, "size": each.size, "times": times}
+            {"kind": each.kind, "size": each.size, "times": times, "expected_us_per_step": 4.25}
             for each in cases.cases(job.sizes, job.cells)
         ]
         told = {"peak_flops": None, "isa": None, "recurrence": "CUDA", "notes": []}
@@ -402,6 +403,9 @@ def test_the_floor_and_the_gpu_are_in_the_tables_and_in_the_document(
             assert each["floor_us_per_step"] == 1e6 * floor.step_seconds(size, "tf32", chip)
         else:
             assert "floor_us_per_step" not in each
+        assert each["expected_us_per_step"] == 4.25
+    assert out.count("4.25") == len(GPU_SIZES)  # beside the floor, of the forward
+    assert "expected: of the loop" in out
 
 
 def test_without_bounds_there_is_no_floor(
@@ -412,6 +416,7 @@ def test_without_bounds_there_is_no_floor(
     assert (job.sizes, job.cells) == ((Size(3, 1, 4, 4),), (8,))
     out = capsys.readouterr().out
     assert "floor" not in out
+    assert "expected µs" in out
     assert "cell of 8" in out
 
 
@@ -441,7 +446,11 @@ def test_the_measuring_process_does_all_of_it_with_kernels_that_run_on_the_cpu(
         *(("forward", 7, without), ("training", 7, without)),
     ]
     assert answer["notes"] == []
-    launched = set(machine.launched)
-    tile = {"float32": "Scalar<2>", "tf32": "Tensor<float>", "float16": "Tensor<half>"}[precision]
-    assert {f"persistent_forward {tile}", f"persistent_backward {tile}"} <= launched
+    expected = [each.get("expected_us_per_step") for each in answer["cases"]]
+    by_model = gru_xp_cupy.expected_step(2, 8, "float16" if precision == "float16" else "float32")
+    assert expected[0] == by_model["forward"]
+    assert expected[1] == by_model["forward"] + by_model["backward"]
+    launched = [each.split(",")[0].split("<")[0] for each in machine.launched]
+    tile = "Scalar" if precision == "float32" else "Tensor"
+    assert {f"persistent_forward {tile}", f"persistent_backward {tile}"} <= set(launched)
     assert any(each.startswith("forward_gates") for each in launched)

@@ -54,7 +54,7 @@ def run(job: Job, /) -> dict[str, Any]:
     for case in cases(job.sizes, job.cells):
         _tell(f"{job.threads} threads, {case}" if job.threads > 1 else f"1 thread, {case}")
         if job.backend == "cupy":
-            measured += _measure_on_gpu(case, made, job, notes)
+            measured += measure_on_gpu(case, made, job, notes)
         else:
             measured.append(_measure(case, made, job))
     peaks.append(_peak(job))
@@ -68,7 +68,7 @@ def run(job: Job, /) -> dict[str, Any]:
     }
 
 
-def _measure_on_gpu(
+def measure_on_gpu(
     case: Case, made: list[Contestant], job: Job, notes: list[str]
 ) -> list[dict[str, Any]]:
     """Measure a case with those that can: a GPU's memory may not do for all, nor one know a dtype.
@@ -81,7 +81,7 @@ def _measure_on_gpu(
     while made:
         gpu.free()
         try:
-            return [_measure(case, made, job)]
+            return [_measure(case, made, job) | _expected(case, job)]
         except Exception as error:
             if gpu.is_out_of_memory(error):
                 without, reason = made[-1].name, "not enough memory beside the others"
@@ -92,6 +92,16 @@ def _measure_on_gpu(
         notes.append(f"{case}: without {without}, {reason}")
         made = [each for each in made if each.name != without]
     return []
+
+
+def _expected(case: Case, job: Job) -> dict[str, Any]:
+    """Return what the accelerator's cost model expects of a step of the loop, where it has one."""
+    model = getattr(accelerators.find(job.backend).module, "expected_step", None)
+    expected = model(case.size.rows, case.size.hidden, job.dtype) if model else {}
+    ways = ("forward", "backward")[: 1 + case.training]
+    if not all(way in expected for way in ways):
+        return {}
+    return {"expected_us_per_step": sum(expected[way] for way in ways)}
 
 
 def _measure(case: Case, made: list[Contestant], job: Job) -> dict[str, Any]:

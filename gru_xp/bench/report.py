@@ -90,7 +90,8 @@ def _case_part(measured: Document, peak: float | None) -> Document:
             "us_per_call_samples": [1e6 * each for each in times["seconds"]],
         }
     size = dict(zip("TNIH", case.size, strict=True))
-    return {"kind": case.kind, **size, "flops": case.flops, "contestants": contestants}
+    expected = {key: measured[key] for key in ("expected_us_per_step",) if key in measured}
+    return {"kind": case.kind, **size, "flops": case.flops, **expected, "contestants": contestants}
 
 
 def _summary(parts: list[Document]) -> Document:

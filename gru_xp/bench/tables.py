@@ -12,7 +12,7 @@ from gru_xp.bench.report import Document, case_of, threads_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-_WIDTH = 120
+_WIDTH = 132
 
 
 def show(document: Document, /, *, worst_first: bool = False) -> None:
@@ -43,6 +43,10 @@ def show(document: Document, /, *, worst_first: bool = False) -> None:
     if gpu and gpu["bounds"]:
         print("floor: a lower bound of a forward step that reads W_hh again; the persistent kernel")
         print("keeps it on the chip, and may be faster. There is none for training")
+    if any(
+        "expected_us_per_step" in case for part in document["threads"] for case in part["cases"]
+    ):
+        print("expected: of the loop over time alone, by a cost model that was fitted to an H200")
     for part in document["threads"]:
         print()
         console.print(_times_table(part, worst_first=worst_first))
@@ -57,15 +61,21 @@ def _times_table(part: Document, *, worst_first: bool) -> Table:
     if peak:
         title += f", whose peak is {peak / 1e9:,.0f} GFLOP/s"
     table = _table(title, "TxNxIxH", "")
-    floors = {
-        case_of(each).subject: each["floor_us_per_step"]
-        for each in part["cases"]
-        if "floor_us_per_step" in each
+    # Of a forward alone, for the first of its contestants.
+    once = {"floor µs": "floor_us_per_step", "expected µs": "expected_us_per_step"}
+    of_forward = {
+        title: {
+            case_of(each).subject: each[key]
+            for each in part["cases"]
+            if key in each and not case_of(each).training
+        }
+        for title, key in once.items()
     }
+    of_forward = {title: found for title, found in of_forward.items() if found}
     for kind in ("forward", "training"):
         _add_numbers(table, f"{kind} µs", "ratio", *(["peak"] if peak else []))
-        if floors and kind == "forward":
-            _add_numbers(table, "floor µs")
+        if kind == "forward":
+            _add_numbers(table, *of_forward)
     rows: dict[str, dict[str, dict[str, Document]]] = {}
     for each in part["cases"]:
         case = case_of(each)
@@ -78,9 +88,11 @@ def _times_table(part: Document, *, worst_first: bool) -> Table:
             forward, training = (
                 _cells(by_column.get(column), with_share=bool(peak)) for column in (False, True)
             )
-            floor = [_time(floors.get(label) if place == 0 else None)] if floors else []
+            bounds = [
+                _time(found.get(label) if place == 0 else None) for found in of_forward.values()
+            ]
             shown_name = f"{name} (experimental)" if name in EXPERIMENTAL else name
-            table.add_row("" if place else label, shown_name, *forward, *floor, *training)
+            table.add_row("" if place else label, shown_name, *forward, *bounds, *training)
         table.add_section()
     return table
 
