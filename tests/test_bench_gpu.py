@@ -214,6 +214,7 @@ def switch() -> Any:
 def found(*, runs: bool) -> accelerators.Found:
     module: Any = SimpleNamespace(
         use_persistent_kernel=switch,
+        describe=lambda: "CUDA",
         persistent_kernel_runs=lambda rows, hidden, dtype, training: (
             runs and (rows, hidden, dtype) == (2, 6, "float32")
         ),
@@ -420,11 +421,17 @@ def test_without_bounds_there_is_no_floor(
     assert "cell of 8" in out
 
 
+@pytest.mark.parametrize("capability", ["90", "80"])
 @pytest.mark.parametrize("precision", ["float32", "tf32", "float16"])
 def test_the_measuring_process_does_all_of_it_with_kernels_that_run_on_the_cpu(
-    machine: Machine, fake_cupy: Any, monkeypatch: pytest.MonkeyPatch, precision: str
+    machine: Machine,
+    fake_cupy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    capability: str,
 ) -> None:
     cupy: Any = machine.cupy()
+    machine.compute_capability = fake_cupy.device.compute_capability = capability
     fake_cupy.device.attributes |= machine.attributes
     cupy.cuda.__dict__.update(fake_cupy.cuda.__dict__)
     cupy.get_default_memory_pool = fake_cupy.get_default_memory_pool
@@ -439,8 +446,10 @@ def test_the_measuring_process_does_all_of_it_with_kernels_that_run_on_the_cpu(
     sizes = (Size(3, 2, 8, 8), Size(2, 2, 6, 6 + 1))
     answer = child.run(Job(sizes, (), 1, (), True, "cupy", precision, 1))
     timed = [(each["kind"], each["size"].hidden, list(each["times"])) for each in answer["cases"]]
-    names = ["gru_xp", "gru_xp persistent", "gru_xp portable"]
-    without = [names[0], names[2]]  # rows of 7 numbers are no multiple of 16 bytes
+    without = ["gru_xp", "gru_xp portable"]
+    names = without
+    if capability == "80":  # where it is not on by itself; 7 numbers are no multiple of 16 bytes
+        names = ["gru_xp", "gru_xp persistent", "gru_xp portable"]
     assert timed == [
         *(("forward", 8, names), ("training", 8, names)),
         *(("forward", 7, without), ("training", 7, without)),
@@ -448,8 +457,7 @@ def test_the_measuring_process_does_all_of_it_with_kernels_that_run_on_the_cpu(
     assert answer["notes"] == []
     expected = [each.get("expected_us_per_step") for each in answer["cases"]]
     by_model = gru_xp_cupy.expected_step(2, 8, "float16" if precision == "float16" else "float32")
-    assert expected[0] == by_model["forward"]
-    assert expected[1] == by_model["forward"] + by_model["backward"]
+    assert expected[:2] == [by_model["forward"], by_model["forward"] + by_model["backward"]]
     launched = [each.split(",")[0].split("<")[0] for each in machine.launched]
     tile = "Scalar" if precision == "float32" else "Tensor"
     assert {f"persistent_forward {tile}", f"persistent_backward {tile}"} <= set(launched)

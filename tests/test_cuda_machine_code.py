@@ -274,10 +274,11 @@ CHECKS: tuple[Check, ...] = (
 def choices() -> list[Choice]:
     """All tiles where the kernel is tuned, elsewhere the last of each kind: the largest."""
     return [
-        Choice(architecture, tile, tile.early, streams=architecture == RECORDED)
+        Choice(architecture, tile, tile.early, streams=streams)
         for architecture in ARCHITECTURES
         for kind in tiles(architecture)
         for tile in (kind if architecture == RECORDED else kind[-1:])
+        for streams in ((False, True) if architecture == RECORDED else (False,))
     ]
 
 

@@ -258,6 +258,70 @@ def test_a_kernel_that_computes_something_else_steps_aside_and_is_told_once(
             check(cuda, case, TOLERANCE["float32"])
 
 
+def test_a_persistent_kernel_that_does_not_compile_leaves_the_call_to_two_launches(
+    machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gru_xp_cupy import compiled
+
+    def fail(*_: Any) -> Any:
+        raise ValueError("no such instruction")
+
+    monkeypatch.setattr(compiled, "persistent", fail)
+    case = draw_case((2, 3, 24), "float32")
+    with pytest.warns(RuntimeWarning, match="cannot be had .*ValueError: no such instruction"):
+        check(cuda, case, TOLERANCE["float32"])
+    assert not any("persistent" in each for each in machine.launched)
+
+
+def test_no_memory_for_the_check_is_no_verdict(
+    machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gru_xp_cupy import trust
+
+    def fail(*_: Any) -> float:
+        raise MemoryError
+
+    case = draw_case((2, 3, 24), "float32")
+    with monkeypatch.context() as full:
+        full.setattr(trust, "_largest_error", fail)
+        assert cuda.forward(*case.forward, case.loop, keep_tape=True) is NotImplemented
+    check(cuda, case, TOLERANCE["float32"])
+    assert any("persistent" in each for each in machine.launched)
+
+
+def test_a_short_sequence_of_large_weights_goes_step_by_step(machine: Machine, cuda: Any) -> None:
+    from gru_xp_cupy import persistent
+    from gru_xp_cupy.plan import Device
+
+    persistent._device.cache_clear()
+    machine.attributes["MultiProcessorCount"] = 132
+    machine.blocks_at_once = 1
+    assert persistent._device(0) == Device(132, 227 << 10, 90)
+    # 2.3 us a megabyte of 25, which 6.8 us a step make good.
+    for steps, faster in ((1, False), (3, False), (20, True)):
+        found = persistent.is_faster("persistent_backward", steps, 16, 2048, "float16")
+        assert found == faster
+
+
+@pytest.mark.parametrize("kind", ["offset", "transposed"])
+def test_weights_may_begin_at_any_address(machine: Machine, cuda: Any, kind: str) -> None:
+    from gru_xp_cupy import arrays, persistent
+
+    case = draw_case((2, 3, 24), "float16")
+    gx, h0, weight, b_hn = case.forward
+    flat = np.zeros(weight.size + 8, np.float16)
+    first = next(i for i in range(8) if (flat.ctypes.data + 2 * i) % 16 == 2)
+    odd = flat[first : first + weight.size]
+    # The transposed array of a transposed one is contiguous as it is.
+    transposed = kind == "transposed"
+    odd = odd.reshape(weight.shape[::-1]).T if transposed else odd.reshape(weight.shape)
+    odd[...] = weight
+    for array in (odd, odd.T):
+        assert arrays.address(arrays.aligned(array)) % 16 == 0
+        np.testing.assert_array_equal(arrays.aligned(array), array)
+    check(persistent, case._replace(forward=(gx, h0, odd, b_hn)), TOLERANCE["float16"])
+
+
 def test_a_kernel_that_does_not_compile_steps_aside(
     machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,7 @@ def measure_on_gpu(
     while made:
         gpu.free()
         try:
-            return [_measure(case, made, job) | _expected(case, job)]
+            return [_expected(case, job) | _measure(case, made, job)]
         except Exception as error:
             if gpu.is_out_of_memory(error):
                 without, reason = made[-1].name, "not enough memory beside the others"
@@ -96,7 +96,8 @@ def measure_on_gpu(
 
 def _expected(case: Case, job: Job) -> dict[str, Any]:
     """Return what the accelerator's cost model expects of a step of the loop, where it has one."""
-    model = getattr(accelerators.find(job.backend).module, "expected_step", None)
+    found = accelerators.find(job.backend).module if accelerators.are_on() else None
+    model = getattr(found, "expected_step", None) if "step" not in case.kind else None
     expected = model(case.size.rows, case.size.hidden, job.dtype) if model else {}
     ways = ("forward", "backward")[: 1 + case.training]
     if not all(way in expected for way in ways):

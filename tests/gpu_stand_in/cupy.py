@@ -70,6 +70,7 @@ cuda = SimpleNamespace(
     set_allocator=lambda allocator: None,
     driver=_parts.cuda.driver,
     device=_parts.cuda.device,
+    memory=_parts.cuda.memory,
     cublas=_parts.cuda.cublas,
     get_current_stream=_parts.cuda.get_current_stream,
     runtime=SimpleNamespace(

@@ -1,7 +1,8 @@
 """Fit the constants of the cost model in ``plan.py`` to times that ``loops.py --layouts`` wrote.
 
 ``python fit.py FILE ...``, such as ``../record/h200.jsonl``: what each constant comes out as, and
-how far the model with them, and with those in ``plan.py``, is from the times. Needs no GPU.
+how far the model with them, and with those in ``plan.py``, is from the times. One of the files has
+what ``constants.py`` says of the device. Needs no GPU.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ from typing import Any
 import numpy as np
 from gru_xp_cupy.plan import HOPPER, Costs, Device, plans
 
-H200 = Device(132, 227 << 10, 90)
-
 
 def measured(paths: list[str], /) -> list[tuple[Costs, float]]:
     """Read times, each with the counts of its layout."""
+    text = "\n".join(Path(path).read_text() for path in paths)
+    lines: list[dict[str, Any]] = [
+        json.loads(line) for line in text.splitlines() if line.startswith("{")
+    ]
+    (about,) = (told for told in lines if told["what"] == "device")
+    device = Device(
+        about["multiprocessors"], about["shared_bytes"], int(about["compute_capability"])
+    )
     found = []
-    for line in "\n".join(Path(path).read_text() for path in paths).splitlines():
-        told: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
-        if told.get("what") != "layout":
+    for told in lines:
+        if told["what"] != "layout":
             continue
         precision, layout = told["precision"], tuple(told["layout"])
         layouts = plans(
@@ -30,7 +36,7 @@ def measured(paths: list[str], /) -> list[tuple[Costs, float]]:
             dtype="float32" if precision == "tf32" else precision,
             gates=1 if told["way"] == "backward" else 3,
             tf32=precision == "tf32",
-            device=H200,
+            device=device,
         )
         found += [(each.counts, told["us"]) for each in layouts if each[:-1] == layout]
     return found

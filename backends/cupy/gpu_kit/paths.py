@@ -89,6 +89,12 @@ def _dtype(precision: str) -> np.dtype[Any]:
     return np.dtype("float32" if precision == "tf32" else precision)
 
 
+def known(precision: str, /) -> bool:
+    """Whether the persistent kernel knows a precision on this device."""
+    has_tiles = int(cupy.cuda.Device().compute_capability) >= 80  # of tensor cores
+    return precision == "float32" or (has_tiles and precision != "float64")
+
+
 def layouts(precision: str, shared: int, /) -> list[dict[int, Plan]]:
     """Lay out `LAID_OUT` once for each tile and direction, in as many groups as there can be."""
     tf32 = precision == "tf32"
@@ -110,7 +116,7 @@ def main(name: str, precisions: list[str], /, *, few: bool = False) -> int:
     persistent._device = lambda number: device(number)._replace(multiprocessors=MULTIPROCESSORS)
     passed = True
     for precision in precisions or list(TOLERANCES):
-        if path is persistent and precision == "float64":  # which it does not know
+        if path is persistent and not known(precision):
             continue
         persistent.plan = choose
         for size in FEW if few else SIZES:

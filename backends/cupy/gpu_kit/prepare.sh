@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../../.."
 rm -f "$folder"/*.whl
 # A failed compilation must not leave a wheel without the extension.
 "$python" -m pip wheel -q --no-deps -w "$folder" .
-"$python" -m zipfile -l "$folder"/gru_xp-*.whl | grep -q 'gru_xp_numpy/_native.*\.so' ||
+"$python" -m zipfile -l "$folder"/gru_xp-*.whl | grep 'gru_xp_numpy/_native.*\.so' >/dev/null ||
     { echo "$0: the wheel of gru_xp lacks its extension: is there a C++ compiler?" >&2; exit 1; }
 "$python" -m pip download -q --no-deps -d "$folder" 'array-api-compat>=1.12' 'array-api-strict>=2.5'
 { git rev-parse HEAD; git status --short; } >"$folder/commit.txt"

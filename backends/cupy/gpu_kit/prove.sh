@@ -9,7 +9,7 @@
 # rest:  the other sizes, `gru-xp train`, a report of the persistent kernel by Nsight Compute.
 #
 # KIT is the folder that `prepare.sh` made; nothing is fetched or compiled for the host here. PYTHON
-# (python3) has CuPy, NumPy, torch for CUDA, ml_dtypes, pytest, click, rich; on the PATH are
+# (python3) has CuPy, NumPy, torch for CUDA, ml_dtypes, pytest and what gru-xp[cli] names; on the PATH are
 # nvidia-smi, compute-sanitizer and ncu. A command ends after LIMIT seconds (120), a part after
 # PART_LIMIT (480): what was not run by then is in the summary too. After every command all output is
 # in OUT/PART.tar.gz, and its summary in OUT/PART.txt. Exit status 0: every command passed.
@@ -34,7 +34,9 @@ limit=${LIMIT:-120} deadline=$((SECONDS + ${PART_LIMIT:-480})) failed=0
 tell() { # NAME STATUS SECONDS COMMAND...
     [ "$2" = 0 ] || failed=1
     printf '%-24s status %s, %s s: %s\n' "$1" "$2" "$3" "${*:4}" | tee -a "$work/$part/summary.txt"
-    tar -czf "$out/$part.tar.new" -C "$work" "$part" && mv "$out/$part.tar.new" "$out/$part.tar.gz"
+    # Status 1: a file grew meanwhile, of a command that still runs.
+    tar -czf "$out/$part.tar.new" -C "$work" "$part" 2>/dev/null || [ $? = 1 ] || return
+    mv "$out/$part.tar.new" "$out/$part.tar.gz"
     cp "$work/$part/summary.txt" "$out/$part.txt"
 }
 
@@ -100,7 +102,7 @@ speed() {
         run "layouts-$precision" "$python" "$scripts/loops.py" "$precision" "${sizes[@]}" --layouts
         run "layer-$precision" "$python" "$scripts/layers.py" "$precision" "${sizes[@]}"
     done
-    run fit "$python" "$scripts/fit.py" "$work/$part"/layouts-*.txt
+    run fit "$python" "$scripts/fit.py" "$work/$part"/constants.txt "$work/$part"/layouts-*.txt
 }
 
 rest() {

@@ -22,6 +22,15 @@ def contiguous(array: Any, dtype: Any = None, /) -> Any:
     return NULL if array is None else cupy.ascontiguousarray(array, dtype)
 
 
+def aligned(array: Any, /) -> Any:
+    """Return the array, if need be as a copy, C-contiguous and at an address of whole 16 bytes.
+
+    A view of a larger array may begin anywhere; a kernel that loads 16 bytes there faults.
+    """
+    array = contiguous(array)
+    return array.copy() if address(array) % 16 else array
+
+
 def initial_states(h0: Any, steps: int, /, *, reverse: bool) -> Any:
     """Return room for all states (T + 1, N, H), the initial one where the loop starts."""
     states = cupy.empty((steps + 1, *h0.shape), h0.dtype)

@@ -17,6 +17,8 @@ from gru_xp_cupy.trust import trusted
 OPTIONS = frozenset({"lengths", "reverse"})
 """Of a `Loop`."""
 
+_MANY = 1000  # steps
+
 RECORDED = frozenset({90})
 """Compute capabilities of devices that have run the persistent kernel; see ``RECORD.md``."""
 
@@ -31,7 +33,7 @@ def use_persistent_kernel(enabled: bool | None = True) -> Iterator[None]:
     It runs all steps in one launch, with the recurrent weights on the chip as far as they fit. It
     is used where the cost model in ``plan.py`` expects it to be faster than two launches a step,
     and only after its results have agreed with the portable loop's. Left alone, it is on for
-    devices of a compute capability on which it has been tested, 9.0 (H100, H200), and off for
+    devices of a compute capability on which it has run, 9.0 (an H200), and off for
     others, where it is experimental: a mistake in it could hang the device. The environment
     variable ``GRU_XP_PERSISTENT_KERNEL``, 1 or 0, switches it on or off from the start. The switch
     belongs to the current thread or task.
@@ -69,6 +71,8 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
 def persistent_kernel_runs(rows: int, hidden: int, dtype: str, /, *, training: bool) -> bool:
     """Whether the persistent kernel, switched on, would run such a call on the current device.
 
+    A call of many steps: of few, two launches a step may be faster.
+
     Parameters
     ----------
     rows, hidden : int
@@ -81,7 +85,7 @@ def persistent_kernel_runs(rows: int, hidden: int, dtype: str, /, *, training: b
     functions = ("persistent_forward", "persistent_backward")[: 1 + training]
     if dtype not in NUMBERS:
         return False
-    faster = all(persistent.is_faster(each, rows, hidden, dtype) for each in functions)
+    faster = all(persistent.is_faster(each, _MANY, rows, hidden, dtype) for each in functions)
     return faster and _is_trusted(persistent, rows, hidden, dtype)
 
 
@@ -126,7 +130,9 @@ def _paths(function: str, weight_hh: Any, sequence: Any, /, *others: Any) -> Ite
     if any(each is not None and each.dtype != sequence.dtype for each in (weight_hh, *others)):
         return
     paths = [steps]
-    if _uses_persistent() and persistent.is_faster(function, rows, hidden, dtype):
+    if _uses_persistent() and persistent.is_faster(
+        function, sequence.shape[0], rows, hidden, dtype
+    ):
         paths = [persistent, steps]
     for path in paths:
         if _is_trusted(path, rows, hidden, dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache, lru_cache
 from typing import Any
 
@@ -10,9 +11,17 @@ import numpy as np
 
 from gru_xp.accelerator_api import Loop, Tape
 from gru_xp_cupy import compiled
-from gru_xp_cupy.arrays import NULL, contiguous, initial_states, states_of, tape_arrays
+from gru_xp_cupy.arrays import NULL, aligned, contiguous, initial_states, states_of, tape_arrays
 from gru_xp_cupy.blas import rounds_to_tf32
-from gru_xp_cupy.plan import COUNT_WORDS, THREADS, Device, Plan, plan, step_of_two_launches
+from gru_xp_cupy.plan import (
+    COUNT_WORDS,
+    THREADS,
+    Device,
+    Plan,
+    plan,
+    start_of_one_launch,
+    step_of_two_launches,
+)
 from gru_xp_cupy.trust import Proof
 
 NAME = "persistent kernel"
@@ -30,7 +39,7 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
         return NotImplemented
     states = initial_states(h0, steps, reverse=loop.reverse)
     tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
-    arguments = (*(contiguous(each) for each in (gx, weight_hh, b_hn)), states, *tape)
+    arguments = (contiguous(gx), aligned(weight_hh), contiguous(b_hn), states, *tape)
     _run(launch, arguments, loop, steps, rows, size)
     return states_of(states, tape if keep_tape else None, reverse=loop.reverse)
 
@@ -50,8 +59,8 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
             (2, rows, 3 * size),
         )
     )
-    arrays = (*(contiguous(each) for each in (dh, dh_last, *tape, weight_hh.T)), dgx, dgh_n, dh0)
-    _run(launch, (*arrays, scratch), loop, steps, rows, size)
+    read = (*(contiguous(each) for each in (dh, dh_last, *tape)), aligned(weight_hh.T))
+    _run(launch, (*read, dgx, dgh_n, dh0, scratch), loop, steps, rows, size)
     return dgx, dgh_n, dh0
 
 
@@ -81,13 +90,16 @@ def _proof(rows: int, size: int, dtype: str, tf32: bool, device: int) -> Proof |
     return Proof((tf32, *ways), rows, size) if all(launches) else None
 
 
-def is_faster(function: str, rows: int, size: int, dtype: str, /) -> bool:
-    """Whether a kernel fits on the device, and a step is expected to be faster than two launches.
+def is_faster(function: str, steps: int, rows: int, size: int, dtype: str, /) -> bool:
+    """Whether a kernel fits on the device, and is expected to be faster than two launches a step.
 
     `function` is "persistent_forward" or "persistent_backward".
     """
     own, two_launches = expected(function, rows, size, dtype)
-    return own is not None and own < two_launches
+    if own is None:
+        return False
+    start = start_of_one_launch(size, dtype=dtype, gates=_GATES[function])
+    return start + steps * own < steps * two_launches
 
 
 def expected(function: str, rows: int, size: int, dtype: str, /) -> tuple[float | None, float]:
@@ -116,12 +128,22 @@ def _launch_on(
     way = plan(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device)
     if way is None:
         return None
-    kernel = compiled.persistent(function, way.tile, way.early, way.streams, number)
-    if kernel.max_dynamic_shared_size_bytes < way.shared_bytes:
-        kernel.max_dynamic_shared_size_bytes = way.shared_bytes
-    at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
-        kernel.kernel.ptr, THREADS, way.shared_bytes
-    )
+    try:
+        kernel = compiled.persistent(function, way.tile, way.early, way.streams, number)
+        # The most there is, as plans share a kernel, and threads may be here at the same time.
+        kernel.max_dynamic_shared_size_bytes = device.shared_bytes
+        at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            kernel.kernel.ptr, THREADS, way.shared_bytes
+        )
+    except Exception as failure:  # whatever it is, a kernel a step still runs
+        warnings.warn(
+            f"gru_xp: CuPy's persistent kernel cannot be had ({way.tile}): "
+            f"{type(failure).__name__}: {failure}. A kernel a step runs instead; please report "
+            "this with the output of gru-xp info (GRU_XP_PERSISTENT_KERNEL=0 silences it)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
     return (way, kernel) if at_once * device.multiprocessors >= way.blocks else None
 
 

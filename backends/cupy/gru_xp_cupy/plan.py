@@ -30,6 +30,7 @@ _TENSOR_ROWS = 16
 _TENSOR_TILES = dict.fromkeys(
     ("float16", "bfloat16"), ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (4, 2))
 ) | {"float32": ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (4, 1), (4, 2))}
+_INDEX_LIMIT = 2**31 - 1  # of a weight's index
 _SCALAR_ROWS = (1, 2, 4, 8)
 
 
@@ -92,6 +93,9 @@ class StepCosts(NamedTuple):
 
 HOPPER_STEPS = StepCosts(13.0, 5.0, 0.25, 2.5, 25.0, 64)
 """Fitted to what an H200 took beside its host."""
+
+HOPPER_START_FORWARD, HOPPER_START_BACKWARD = 0.6, 2.3
+"""Microseconds a megabyte of weights, which are put on the chip; the backward transposes them."""
 
 
 class Plan(NamedTuple):
@@ -166,7 +170,7 @@ def plans(
     bytes_each = _BYTES.get(dtype, 0)
     if not device.cooperative or not bytes_each or not rows or not size:
         return
-    if size * bytes_each % _LANE_BYTES:
+    if size * bytes_each % _LANE_BYTES or 3 * size**2 > _INDEX_LIMIT:
         return
     for tile in _tiles(dtype, tf32=tf32, device=device):
         of_groups = None
@@ -272,6 +276,12 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
         multiply_adds=made.rows * columns * terms * (not tile.tensor) / 1e6,
         units=made.rows * made.units / THREADS,
     )
+
+
+def start_of_one_launch(size: int, /, *, dtype: str, gates: int) -> float:
+    """Return the microseconds by which the persistent kernel's launch takes longer to start."""
+    megabytes = 3 * size**2 * _BYTES.get(dtype, 8) / 1e6
+    return megabytes * (HOPPER_START_FORWARD if gates > 1 else HOPPER_START_BACKWARD)
 
 
 def step_of_two_launches(

@@ -1,4 +1,4 @@
-"""A small case on the user's device, before a kernel is trusted there."""
+"""A case of the call's own size on the user's device, before a kernel is trusted there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ _STEPS = 4
 _ROUNDINGS = 32  # of the dtype's, by which two orders of the sums may differ
 _EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 _TF32 = 2.0**-10
-_GOLDEN = (math.sqrt(5) - 1) / 2  # whose multiples' fractions are spread evenly, in any order
 
 
 class Proof(NamedTuple):
@@ -58,6 +57,8 @@ def trusted(
     if key not in _trusted:
         try:
             error = _largest_error(dtype, proof.rows, proof.hidden, forward, backward)
+        except cupy.cuda.memory.OutOfMemoryError:
+            return False  # which says nothing of the kernels: asked again
         except Exception as failure:  # whatever it is, the portable loop still runs
             error, reason = float("nan"), f"{type(failure).__name__}: {failure}"
         else:
@@ -67,8 +68,8 @@ def trusted(
         if not _trusted[key]:
             warnings.warn(
                 f"gru_xp: CuPy's accelerator ({path}, {dtype}) failed its check on this device and "
-                f"is not used: {reason}. The portable loop runs instead; please report this with "
-                "the output of gru-xp info (GRU_XP_ACCELERATORS=0 silences it)",
+                f"is not used: {reason}. Another way runs instead; please report this with the "
+                "output of gru-xp info (GRU_XP_ACCELERATORS=0 silences it)",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -82,12 +83,15 @@ def _largest_error(
     start = 0
 
     def draw(*shape: int, bound: float = 0.5) -> Any:
-        """Numbers spread over the bounds, made on the device: a large size has many."""
+        """Numbers that look random, made on the device: a large size has many."""
         nonlocal start
         count = math.prod(shape)
-        numbers = cupy.arange(start, start + count, dtype=np.float64) * _GOLDEN % 1.0
+        x = cupy.arange(start, start + count, dtype=np.uint32)
         start += count
-        return ((2 * bound) * numbers - bound).reshape(shape).astype(dtype)
+        for _ in range(2):  # a hash of the index, whose rows and columns have nothing in common
+            x = (x ^ (x >> np.uint32(16))) * np.uint32(0x45D9F3B)
+        uniform = (x ^ (x >> np.uint32(16))).astype(np.float32) * np.float32(2.0**-32)
+        return ((2 * bound) * uniform - bound).reshape(shape).astype(dtype)
 
     gx, h0 = draw(_STEPS, rows, 3 * hidden), draw(rows, hidden)
     weight_hh, b_hn = draw(3 * hidden, hidden, bound=hidden**-0.5), draw(hidden)
