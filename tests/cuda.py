@@ -139,11 +139,15 @@ class Machine:
         self.built: Any = None  # the library of the last kernel
         self.replaced = SimpleNamespace()  # functions of `gru_xp_cupy.compiled`
 
-    def counts(self) -> tuple[int, int]:
-        """Bytes that the last launch has loaded past the first cache, and tensor instructions."""
-        loaded, instructions = ctypes.c_uint64(), ctypes.c_uint64()
-        self.built.counts(ctypes.byref(loaded), ctypes.byref(instructions))
-        return loaded.value, instructions.value
+    def counts(self) -> tuple[int, int, int]:
+        """Return what the last launch has done.
+
+        Bytes loaded past the first cache and of weights from shared memory, tensor instructions.
+        """
+        counted = [ctypes.c_uint64() for _ in range(3)]
+        self.built.counts(*map(ctypes.byref, counted))
+        loaded, kept, instructions = (each.value for each in counted)
+        return loaded, kept, instructions
 
     def gates(self, function: str, number: str) -> Kernel:
         """Stand in for `gru_xp_cupy.compiled.gates`."""

@@ -86,10 +86,12 @@ inline Launch* launch = nullptr;
 // What the last launch has done, of all threads together.
 struct Counts {
     unsigned long long loaded = 0;        // bytes past the first cache
+    unsigned long long kept = 0;          // bytes of weights from shared memory
     unsigned long long instructions = 0;  // of tensor cores, counted by each lane
 };
 inline Counts counts;
 inline void count_instruction() { ++counts.instructions; }
+inline void count_kept() { counts.kept += sizeof(uint4); }
 
 inline void meet(Meeting& meeting) {
     const unsigned turn = meeting.turn;
@@ -225,8 +227,10 @@ To bits_of(From from) {
 
 }  // namespace on_cpu
 
-extern "C" void counts(unsigned long long* loaded, unsigned long long* instructions) {
+extern "C" void counts(unsigned long long* loaded, unsigned long long* kept,
+                       unsigned long long* instructions) {
     *loaded = on_cpu::counts.loaded;
+    *kept = on_cpu::counts.kept;
     *instructions = on_cpu::counts.instructions / on_cpu::lanes;
 }
 

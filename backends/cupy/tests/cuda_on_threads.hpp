@@ -57,6 +57,7 @@ void AnnotateIgnoreSyncEnd(const char*, int);
 namespace on_cpu {
 
 inline void count_instruction() {}
+inline void count_kept() {}
 
 
 constexpr unsigned lanes = 32;

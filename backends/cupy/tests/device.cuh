@@ -9,6 +9,11 @@ inline uint4* shared_memory() {
     return reinterpret_cast<uint4*>(on_cpu::launch->running->block->shared);
 }
 
+inline uint4 load_kept(const void* at) {
+    on_cpu::count_kept();
+    return *static_cast<const uint4*>(at);
+}
+
 inline void add_release(unsigned* at, unsigned count) { *at += count; }
 
 inline unsigned load_acquire(const unsigned* at) { return *at; }

@@ -11,6 +11,9 @@ __device__ inline uint4* shared_memory() {
     return memory;
 }
 
+// 16 bytes of the block's shared memory.
+__device__ inline uint4 load_kept(const void* at) { return *static_cast<const uint4*>(at); }
+
 // One more at an address of global memory. Who then loads that or a later count by `load_acquire`
 // sees what this thread has written before, and what it has itself seen of other threads.
 __device__ inline void add_release(unsigned* at, unsigned count) {

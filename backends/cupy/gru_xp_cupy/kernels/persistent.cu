@@ -143,8 +143,7 @@ struct Part {
 #pragma unroll
             for (int g = 0; g < columns; ++g) {
                 const int row = g / Tile::across * s.units + g % Tile::across * tile_columns;
-                b[g] = *reinterpret_cast<const uint4*>(weights + row * s.stride +
-                                                       (k + j) * block_terms);
+                b[g] = load_kept(weights + row * s.stride + (k + j) * block_terms);
             }
             Tile::add(sums, a[j], b);
         }
