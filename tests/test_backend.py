@@ -210,6 +210,10 @@ def test_calls_on_cupy_run_on_the_device_of_the_weights(monkeypatch: pytest.Monk
     def call(*, place: Place) -> list[str]:
         return list(events)
 
+    @runs_there
+    def refused(message: str, *, place: Place) -> None:
+        raise NotImplementedError(message)
+
     assert call(place=Place("numpy", "cpu", None)) == []
     assert call(place=Place("cupy", Device(), None)) == ["enter"]
     assert events == ["enter", "exit"]
@@ -217,6 +221,10 @@ def test_calls_on_cupy_run_on_the_device_of_the_weights(monkeypatch: pytest.Monk
     monkeypatch.setitem(libraries._namespaces, "cupy", stand_in)
     private(np.zeros(1), Place("cupy", Device(), None))
     assert events[2:] == ["enter", "copy", "exit"]
+    with pytest.raises(RuntimeError, match="outside the capture"):
+        refused("calling cuBLAS API during stream capture", place=Place("cupy", Device(), None))
+    with pytest.raises(NotImplementedError, match="something else"):
+        refused("something else", place=Place("cupy", Device(), None))
     for function in (step.forward, step.backward, step.gate_gradients):
         assert hasattr(function, "__wrapped__")
     for function in (stack.forward, stack.backward, stack.gates):

@@ -87,14 +87,25 @@ class Place(NamedTuple):
 
 
 def runs_there(function: Callable[P, R], /) -> Callable[P, R]:
-    """Run a function that takes a `place` by name with that place's device as the current one."""
+    """Run a function that takes a `place` by name with that place's device as the current one.
+
+    The function raises RuntimeError where CuPy refuses a product as the stream is being captured.
+    """
 
     @wraps(function)
     def run(*arguments: P.args, **options: P.kwargs) -> R:
         place: Any = options["place"]
         if place.library != "cupy":
             return function(*arguments, **options)
-        with place.current():
-            return function(*arguments, **options)
+        try:
+            with place.current():
+                return function(*arguments, **options)
+        except NotImplementedError as error:
+            if "captur" not in str(error):
+                raise
+            raise RuntimeError(
+                "gru_xp: CuPy cannot capture a matrix product into a CUDA graph: run the GRU "
+                "outside the capture of the stream"
+            ) from error
 
     return run

@@ -7,8 +7,6 @@ that can be made ready before the loop is: pointers, strides, the kernel's argum
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import cupy
@@ -45,11 +43,10 @@ def forward(
     kernel = compiled.gates("forward_gates", NUMBERS[gx.dtype.name])
     launch = _Launch(kernel, (gx, gh, b_hn, states, *tape, lengths), rows, size, loop.reverse)
     first, bytes_each = arrays.address(states), h0.nbytes
-    with _capture_refused():
-        for t in portable.times(steps, loop.reverse):
-            before = first + (t + 1 if loop.reverse else t) * bytes_each
-            product(before, arrays.address(gh))
-            launch(t)
+    for t in portable.times(steps, loop.reverse):
+        before = first + (t + 1 if loop.reverse else t) * bytes_each
+        product(before, arrays.address(gh))
+        launch(t)
     return states_of(states, tape if keep_tape else None, reverse=loop.reverse)
 
 
@@ -75,12 +72,11 @@ def backward(
     kernel = compiled.gates("backward_gates", NUMBERS[dtype.name])
     arguments = (dh, *kept, dgx, dgh_n, lengths, carried, dh_prev, dgh, dh0)
     launch = _Launch(kernel, arguments, rows, size, -1)
-    with _capture_refused():
-        for t in (*portable.times(steps, not loop.reverse), -1):
-            launch(t)  # the step behind, whose product is ready, is the last argument
-            if t >= 0:
-                product(arrays.address(dgh), arrays.address(dh_prev))
-            launch.last = t
+    for t in (*portable.times(steps, not loop.reverse), -1):
+        launch(t)  # the step behind, whose product is ready, is the last argument
+        if t >= 0:
+            product(arrays.address(dgh), arrays.address(dh_prev))
+        launch.last = t
     return dgx, dgh_n, dh0
 
 
@@ -120,15 +116,3 @@ class _Launch:
         cupy.cuda.driver.launchKernel(
             self._kernel, *self._grid, self._stream, ctypes.addressof(self._pointers), 0
         )
-
-
-@contextmanager
-def _capture_refused() -> Iterator[None]:
-    """Say what to do where CuPy refuses a product because the stream is being captured."""
-    try:
-        yield
-    except NotImplementedError as error:
-        raise RuntimeError(
-            "gru_xp: CuPy cannot capture the products of cuBLAS into a CUDA graph: run the GRU "
-            "outside the capture of the stream"
-        ) from error

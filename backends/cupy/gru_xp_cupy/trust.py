@@ -57,6 +57,8 @@ def trusted(
     if key not in _trusted:
         try:
             error = _largest_error(dtype, proof.rows, proof.hidden, forward, backward)
+        except NotImplementedError:
+            raise  # of a product in a stream that is being captured, which the call meets too
         except cupy.cuda.memory.OutOfMemoryError:
             return False  # which says nothing of the kernels: asked again
         except Exception as failure:  # whatever it is, the portable loop still runs
