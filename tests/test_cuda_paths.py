@@ -273,6 +273,15 @@ def test_a_persistent_kernel_that_does_not_compile_leaves_the_call_to_two_launch
     assert not any("persistent" in each for each in machine.launched)
 
 
+def test_a_device_that_tells_little_goes_step_by_step(machine: Machine, cuda: Any) -> None:
+    machine.attributes.clear()
+    case = draw_case((2, 3, 24), "float32")
+    with cuda.use_persistent_kernel():
+        assert cuda.describe()
+        check(cuda, case, TOLERANCE["float32"])
+    assert not any("persistent" in each for each in machine.launched)
+
+
 def test_no_memory_for_the_check_is_no_verdict(
     machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,11 +151,12 @@ def _launch_on(
 def _device(number: int) -> Device:
     device = cupy.cuda.Device(number)
     attributes = device.attributes
+    # What a platform does not tell, it has not: nothing is laid out for it then.
     return Device(
-        attributes["MultiProcessorCount"],
-        attributes["MaxSharedMemoryPerBlockOptin"],
+        attributes.get("MultiProcessorCount", 0),
+        attributes.get("MaxSharedMemoryPerBlockOptin", 0),
         int(device.compute_capability),
-        bool(attributes["CooperativeLaunch"]),
+        bool(attributes.get("CooperativeLaunch", 0)),
     )
 
 
