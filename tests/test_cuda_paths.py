@@ -23,6 +23,10 @@ from tests.test_cuda_values import DTYPES, TOLERANCE, assert_close, check, draw_
 WRONG = (("x.padding ? total : total * x.gates.z", "total"),)
 
 
+def does_not_compile(*_: Any) -> Any:
+    raise ValueError("no such instruction")
+
+
 @pytest.fixture
 def cuda(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The accelerator's module; NumPy's namespace stands in for CuPy's."""
@@ -263,10 +267,7 @@ def test_a_persistent_kernel_that_does_not_compile_leaves_the_call_to_two_launch
 ) -> None:
     from gru_xp_cupy import compiled
 
-    def fail(*_: Any) -> Any:
-        raise ValueError("no such instruction")
-
-    monkeypatch.setattr(compiled, "persistent", fail)
+    monkeypatch.setattr(compiled, "persistent", does_not_compile)
     case = draw_case((2, 3, 24), "float32")
     with pytest.warns(RuntimeWarning, match="cannot be had .*ValueError: no such instruction"):
         check(cuda, case, TOLERANCE["float32"])
@@ -336,10 +337,7 @@ def test_a_kernel_that_does_not_compile_steps_aside(
 ) -> None:
     from gru_xp_cupy import compiled
 
-    def fail(*_: Any) -> Any:
-        raise ValueError("no such instruction")
-
-    monkeypatch.setattr(compiled, "gates", fail)
+    monkeypatch.setattr(compiled, "gates", does_not_compile)
     case = draw_case((2, 3, 24), "float64")
     with pytest.warns(RuntimeWarning, match="ValueError: no such instruction"):
         assert cuda.forward(*case.forward, case.loop, keep_tape=True) is NotImplemented

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import cupy
 import numpy as np
 from gru_xp_cupy.sources import OPTIONS, source
+
+from gru_xp.bench import clocks
 
 THREADS = 256
 ROUNDS = 400
@@ -80,15 +83,7 @@ def tell(name: str, value: float, unit: str, **more: Any) -> None:
 def seconds(run: Callable[[], Any], /) -> float:
     """Return the median seconds between events around a call, after one to warm up."""
     run()
-    times = []
-    for _ in range(SAMPLES):
-        start, end = cupy.cuda.Event(), cupy.cuda.Event()
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(float(cupy.cuda.get_elapsed_time(start, end)) / 1e3)
-    return float(np.median(times))
+    return median(clocks.cupy(run, 1) for _ in range(SAMPLES))
 
 
 def host_seconds(run: Callable[[], Any], count: int = 500, /) -> float:

@@ -23,6 +23,7 @@ from gru_xp_cupy import blas, compiled, persistent, steps
 from gru_xp_cupy.plan import Plan, plans
 
 from gru_xp.accelerator_api import Loop
+from gru_xp.bench import clocks
 
 SHORT, LONG = 32, 160
 if "STEPS" in os.environ:
@@ -35,15 +36,7 @@ LAYOUTS = int(os.environ.get("LAYOUTS", "10"))
 def microseconds(run: Callable[[], Any], /) -> float:
     """Return the median time between events around a call, after one to warm up."""
     run()
-    times = []
-    for _ in range(SAMPLES):
-        start, end = cupy.cuda.Event(), cupy.cuda.Event()
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(1e3 * float(cupy.cuda.get_elapsed_time(start, end)))
-    return median(times)
+    return 1e6 * median(clocks.cupy(run, 1) for _ in range(SAMPLES))
 
 
 class Work:

@@ -15,21 +15,7 @@
 #include <utility>
 #include <vector>
 
-#define __global__
-#define __device__
-#define __host__
-#define __forceinline__ inline
-#define __launch_bounds__(...)
-
-struct uint3 {
-    unsigned x, y, z;
-};
-struct alignas(8) float2 {
-    float x, y;
-};
-struct alignas(16) uint4 {
-    unsigned x, y, z, w;
-};
+#include "cuda_names.hpp"
 
 namespace on_cpu {
 
@@ -217,14 +203,6 @@ int run(void (*kernel)(P...), uint3 grid, unsigned threads, size_t shared, unsig
         &context);
 }
 
-template <class To, class From>
-To bits_of(From from) {
-    To to;
-    static_assert(sizeof to == sizeof from);
-    std::memcpy(&to, &from, sizeof to);
-    return to;
-}
-
 }  // namespace on_cpu
 
 extern "C" void counts(unsigned long long* loaded, unsigned long long* kept,
@@ -255,9 +233,6 @@ inline T __ldcg(const T* at) {
     on_cpu::counts.loaded += sizeof(T);
     return *at;
 }
-using std::min;
-inline float __uint_as_float(unsigned bits) { return on_cpu::bits_of<float>(bits); }
-inline unsigned __float_as_uint(float value) { return on_cpu::bits_of<unsigned>(value); }
 inline float __shfl_xor_sync(unsigned, float value, unsigned mask) {
     const unsigned lane = threadIdx.x % on_cpu::lanes;
     return __uint_as_float(on_cpu::exchange({__float_as_uint(value)})[lane ^ mask][0]);

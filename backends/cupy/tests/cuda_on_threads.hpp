@@ -28,22 +28,9 @@
 #include <utility>
 #include <vector>
 
-#define __global__
-#define __device__
-#define __host__
-#define __forceinline__ inline
-#define __launch_bounds__(...)
-#define GRU_XP_UNSEEN __attribute__((no_sanitize("thread")))
+#include "cuda_names.hpp"
 
-struct uint3 {
-    unsigned x, y, z;
-};
-struct alignas(8) float2 {
-    float x, y;
-};
-struct alignas(16) uint4 {
-    unsigned x, y, z, w;
-};
+#define GRU_XP_UNSEEN __attribute__((no_sanitize("thread")))
 
 extern "C" {
 void AnnotateIgnoreReadsBegin(const char*, int);
@@ -154,14 +141,6 @@ GRU_XP_UNSEEN inline void read(const void* at) {
     }
 }
 
-template <class To, class From>
-To bits_of(From from) {
-    To to;
-    static_assert(sizeof to == sizeof from);
-    std::memcpy(&to, &from, sizeof to);
-    return to;
-}
-
 // The argument that a word stands for: a number, or where in global memory; 0 is null.
 template <class P>
 P argument(std::int64_t word) {
@@ -248,9 +227,6 @@ GRU_XP_UNSEEN inline uint4 __ldcg(const uint4* at) {
     __real___tsan_read16(const_cast<uint4*>(at));  // not the wrapped one
     return *at;
 }
-using std::min;
-inline float __uint_as_float(unsigned bits) { return on_cpu::bits_of<float>(bits); }
-inline unsigned __float_as_uint(float value) { return on_cpu::bits_of<unsigned>(value); }
 inline float __shfl_xor_sync(unsigned, float value, unsigned mask) {
     const unsigned lane = threadIdx.x % on_cpu::lanes;
     return __uint_as_float(on_cpu::exchange({__float_as_uint(value)})[lane ^ mask][0]);
