@@ -194,7 +194,7 @@ def test_wrong_values_fail_the_case(folder: Path) -> None:
         f"sys.argv = ['paths.py', 'persistent', 'float32', '--few'];"
         f"runpy.run_path({str(KIT / 'paths.py')!r}, run_name='__main__')"
     )
-    paths = [str(REPOSITORY / "tests" / "gpu_stand_in"), str(REPOSITORY)]
+    paths = [str(REPOSITORY / "tests" / "gpu_stand_in"), str(REPOSITORY), str(KIT)]
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={

@@ -19,6 +19,7 @@ from typing import Any
 
 import cupy
 import numpy as np
+import precisions
 from gru_xp_cupy import blas, compiled, persistent, steps
 from gru_xp_cupy.plan import Plan, plans
 
@@ -43,7 +44,7 @@ class Work:
     """Arrays of one size, and the calls over them."""
 
     def __init__(self, precision: str, rows: int, hidden: int, length: int) -> None:
-        dtype = _dtype(precision)
+        dtype = precisions.dtype_of(precision)
         rng = np.random.default_rng(0)
 
         def draw(*shape: int, bound: float = 0.5) -> Any:
@@ -74,14 +75,6 @@ class Work:
         return calls
 
 
-def _dtype(precision: str) -> np.dtype[Any]:
-    if precision == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype("float32" if precision == "tf32" else precision)
-
-
 def step_and_start(short: Callable[[], Any], long: Callable[[], Any], /) -> tuple[float, float]:
     """Return the microseconds of a step, and those that a sequence takes besides."""
     few, many = microseconds(short), microseconds(long)
@@ -96,7 +89,12 @@ def good_layouts(precision: str, rows: int, hidden: int, /) -> list[dict[int, Pl
     best = []
     for gates in (3, 1):
         found = plans(
-            rows, hidden, dtype=_dtype(precision).name, gates=gates, tf32=tf32, device=device
+            rows,
+            hidden,
+            dtype=precisions.dtype_of(precision).name,
+            gates=gates,
+            tf32=tf32,
+            device=device,
         )
         best.append(sorted(found, key=lambda each: each.step)[:LAYOUTS])
     return [dict(zip((3, 1), pair, strict=True)) for pair in zip(*best, strict=False)]
@@ -134,10 +132,7 @@ def time_layouts(precision: str, sizes: list[tuple[int, int]], /) -> None:
 
 def main(precision: str, sizes: list[str], /, *, once: bool, layouts: bool) -> None:
     """Time all sizes in one precision."""
-    core = cupy._core
-    kinds = core._routines_linalg
-    kind = kinds.COMPUTE_TYPE_TF32 if precision == "tf32" else kinds.COMPUTE_TYPE_DEFAULT
-    core.set_compute_type(np.float32, kind)
+    precisions.use(precision)
     numbers = [(int(rows), int(hidden)) for rows, hidden in (each.split("x") for each in sizes)]
     if layouts:
         time_layouts(precision, numbers)

@@ -14,6 +14,7 @@ from typing import Any
 
 import cupy
 import numpy as np
+import precisions
 from gru_xp_cupy import persistent, steps
 from gru_xp_cupy.plan import Device, Plan, plans
 
@@ -43,16 +44,13 @@ def run(path: Any, precision: str, size: tuple[int, int, int], /) -> dict[str, f
         If the path does not take the case.
     """
     length, rows, hidden = size
-    dtype = _dtype(precision)
+    dtype = precisions.dtype_of(precision)
     rng = np.random.default_rng(0)
 
     def draw(*shape: int, bound: float = 0.5) -> Any:
         return rng.uniform(-bound, bound, shape).astype(dtype)
 
-    core = cupy._core
-    kinds = core._routines_linalg
-    kind = kinds.COMPUTE_TYPE_TF32 if precision == "tf32" else kinds.COMPUTE_TYPE_DEFAULT
-    core.set_compute_type(np.float32, kind)
+    precisions.use(precision)
     lengths, reverse = np.arange(rows) % (length + 1), bool(rows % 2)
     gx, h0, b_hn = draw(length, rows, 3 * hidden), draw(rows, hidden), draw(hidden)
     weight_hh = draw(3 * hidden, hidden, bound=hidden**-0.5)
@@ -81,14 +79,6 @@ def run(path: Any, precision: str, size: tuple[int, int, int], /) -> dict[str, f
     return errors
 
 
-def _dtype(precision: str) -> np.dtype[Any]:
-    if precision == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype("float32" if precision == "tf32" else precision)
-
-
 def known(precision: str, /) -> bool:
     """Whether the persistent kernel knows a precision on this device."""
     has_tiles = int(cupy.cuda.Device().compute_capability) >= 80  # of tensor cores
@@ -102,20 +92,24 @@ def layouts(precision: str, shared: int, /) -> list[dict[int, Plan]]:
     for gates in (3, 1):
         device = Device(12, shared, int(cupy.cuda.Device().compute_capability))
         for each in plans(
-            *LAID_OUT[1:], dtype=_dtype(precision).name, gates=gates, tf32=tf32, device=device
+            *LAID_OUT[1:],
+            dtype=precisions.dtype_of(precision).name,
+            gates=gates,
+            tf32=tf32,
+            device=device,
         ):
             found.setdefault(each.tile, {})[gates] = each
     return [each for each in found.values() if len(each) == 2]
 
 
-def main(name: str, precisions: list[str], /, *, few: bool = False) -> int:
+def main(name: str, names: list[str], /, *, few: bool = False) -> int:
     """Run all cases of a path; return the exit status."""
     cupy.cuda.set_allocator(None)  # no pool: memcheck sees where each array ends
     path = {"steps": steps, "persistent": persistent}[name]
     device, choose = persistent._device, persistent.plan
     persistent._device = lambda number: device(number)._replace(multiprocessors=MULTIPROCESSORS)
     passed = True
-    for precision in precisions or list(TOLERANCES):
+    for precision in names or list(TOLERANCES):
         if path is persistent and not known(precision):
             continue
         persistent.plan = choose
