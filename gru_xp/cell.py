@@ -10,7 +10,7 @@ from gru_xp.arrays import door, transfer
 from gru_xp.arrays.typing import A, Array, Backend, Device, DType, NumPyArray, Where
 from gru_xp.core import parameters, step
 from gru_xp.core.accelerators import accelerated
-from gru_xp.core.equations import GateSlopes
+from gru_xp.core.equations import GateGradients
 from gru_xp.core.parameters import GRUParams
 from gru_xp.core.step import CellTape
 from gru_xp.module import Module, explains_leaked_tracers
@@ -141,7 +141,7 @@ class GRUCell(Module[A]):
     _tape: CellTape | None
     _delta: tuple[CellTape, Array] | None
     """Tape and `delta` of the last backward, for the gates' gradients, which few ask for."""
-    _slopes: GateSlopes | None
+    _of_gates: GateGradients | None
     """These, once asked for."""
 
     @overload
@@ -285,7 +285,7 @@ class GRUCell(Module[A]):
         tape = self._tape_for_backward(self._tape)
         place = self._place
         gradients, dx, dh = step.backward(self._params, tape, delta, owner="GRUCell", place=place)
-        self._delta, self._slopes = (tape, transfer.private(delta, place)), None
+        self._delta, self._of_gates = (tape, transfer.private(delta, place)), None
         self._gradients = gradients.named()
         return dx, dh
 
@@ -342,13 +342,13 @@ class GRUCell(Module[A]):
     def _forget_forward(self) -> None:
         self._tape = None
         self._delta = None
-        self._slopes = None
+        self._of_gates = None
 
-    def _gate_gradients(self) -> GateSlopes | None:
+    def _gate_gradients(self) -> GateGradients | None:
         """Gradients with respect to the gates, of the last `backward`; None before it."""
-        if self._slopes is None and self._delta is not None:
-            self._slopes = step.gate_gradients(*self._delta, place=self._place)
-        return self._slopes
+        if self._of_gates is None and self._delta is not None:
+            self._of_gates = step.gate_gradients(*self._delta, place=self._place)
+        return self._of_gates
 
     def _with_gate(
         self, packed: dict[str, Array], name: GateWeight | GateWeightGradient, value: Any

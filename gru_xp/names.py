@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from gru_xp.arrays.typing import Array
-from gru_xp.core.equations import GateSlopes
+from gru_xp.core.equations import GateGradients
 from gru_xp.core.parameters import gate
 from gru_xp.core.step import CellTape
 
@@ -30,7 +30,7 @@ class Cell(Protocol):
         self, packed: dict[str, Array], name: GateWeight | GateWeightGradient, value: Any
     ) -> dict[str, Array]: ...
 
-    def _gate_gradients(self) -> GateSlopes | None: ...
+    def _gate_gradients(self) -> GateGradients | None: ...
 
 
 class _Named:

@@ -167,3 +167,16 @@ def slopes_reset_before(h: Array, gates: Gates, /) -> ResetBeforeSlopes:
         gx_z=(h - gates.n) * _sigmoid_slope(gates.z),
         gx_n=(1 - gates.z) * _tanh_slope(gates.n),
     )
+
+
+class GateGradients(NamedTuple):
+    """Gradients with respect to each gate itself, not its input, (..., H)."""
+
+    r: Array
+    z: Array
+    n: Array
+
+
+def gate_gradients(dh: Array, h: Array, gates: Gates, /) -> GateGradients:
+    """Gradients for `step`, where dh is that with respect to ``h_t``, and h is ``h_{t-1}``."""
+    return GateGradients(*(dh * slope for slope in gate_slopes(h, gates)))

@@ -13,6 +13,7 @@ from gru_xp.arrays.place import Place, runs_there
 from gru_xp.arrays.transfer import private
 from gru_xp.arrays.typing import Array
 from gru_xp.core import checks, equations, sequence
+from gru_xp.core.equations import GateGradients
 from gru_xp.core.loop import PLAIN
 from gru_xp.core.parameters import GRUParams, cast_params, like_params
 from gru_xp.core.tape import Tape
@@ -120,13 +121,13 @@ def backward(
 
 
 @runs_there
-def gate_gradients(tape: CellTape, delta: Array, /, *, place: Place) -> equations.GateSlopes:
+def gate_gradients(tape: CellTape, delta: Array, /, *, place: Place) -> GateGradients:
     """Gradients with respect to the gates r, z and n of a step, in the shape of `delta`."""
     xp, dtype = place.xp, tape.r.dtype
-    dh_t = xp.reshape(cast(delta, dtype, xp=xp), tape.r.shape)
+    dh = xp.reshape(cast(delta, dtype, xp=xp), tape.r.shape)
     h = xp.reshape(cast(tape.h, dtype, xp=xp), tape.r.shape)
-    of_gates = equations.gate_slopes(h, equations.Gates(*tape[2:]))
-    return equations.GateSlopes(*(xp.reshape(dh_t * slope, delta.shape) for slope in of_gates))
+    of_gates = equations.gate_gradients(dh, h, equations.Gates(*tape[2:]))
+    return GateGradients(*(xp.reshape(gradient, delta.shape) for gradient in of_gates))
 
 
 def _rows(array: Array, /) -> Array:
