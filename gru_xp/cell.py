@@ -37,6 +37,9 @@ class GRUCell(Module[A]):
         Number of hidden units, H.
     bias : bool
         Without it both biases, and their names, are None.
+    reset_after : bool
+        Whether the reset gate acts after the recurrent product, as in torch and cuDNN, or, if
+        False, before it, as in Cho et al. (2014).
     backend : str
         Array library: "numpy", "cupy", "torch", "jax", "array_api_strict", or "auto": CuPy where a
         CUDA device is usable, NumPy otherwise. `gru_xp.backends` tells why.
@@ -137,10 +140,12 @@ class GRUCell(Module[A]):
     dz = GateGradient()
     dn = GateGradient()
 
+    reset_after: bool
     _params: GRUParams
     _tape: CellTape | None
-    _delta: tuple[CellTape, Array] | None
-    """Tape and `delta` of the last backward, for the gates' gradients, which few ask for."""
+    _delta: tuple[CellTape, Array, Array | None] | None
+    """Tape and `delta` of the last backward, for the gates' gradients, which few ask for; also
+    ``W_nh`` as it was then, where these need it: it may change before they are asked for."""
     _of_gates: GateGradients | None
     """These, once asked for."""
 
@@ -151,6 +156,7 @@ class GRUCell(Module[A]):
         hidden_size: int,
         bias: bool = ...,
         *,
+        reset_after: bool = ...,
         backend: Literal["numpy"] = "numpy",
         **where: Unpack[Where],
     ) -> None: ...
@@ -162,6 +168,7 @@ class GRUCell(Module[A]):
         hidden_size: int,
         bias: bool = ...,
         *,
+        reset_after: bool = ...,
         backend: Literal["torch"],
         **where: Unpack[Where],
     ) -> None: ...
@@ -173,6 +180,7 @@ class GRUCell(Module[A]):
         hidden_size: int,
         bias: bool = ...,
         *,
+        reset_after: bool = ...,
         backend: Literal["jax"],
         **where: Unpack[Where],
     ) -> None: ...
@@ -184,6 +192,7 @@ class GRUCell(Module[A]):
         hidden_size: int,
         bias: bool = ...,
         *,
+        reset_after: bool = ...,
         backend: Backend,
         **where: Unpack[Where],
     ) -> None: ...
@@ -194,11 +203,13 @@ class GRUCell(Module[A]):
         hidden_size: int,
         bias: bool = True,
         *,
+        reset_after: bool = True,
         backend: str = "numpy",
         device: Device | str | int | None = None,
         dtype: DType | str | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> None:
+        self.reset_after = parameters.flag("reset_after", reset_after)
         super().__init__(
             input_size, hidden_size, bias, backend=backend, device=device, dtype=dtype, rng=rng
         )
@@ -240,13 +251,14 @@ class GRUCell(Module[A]):
         if not training:
             quick = accelerated("step", place)
             if quick is not None:
-                h_t = quick(x, h_prev_t, *self._params)
+                h_t = quick(x, h_prev_t, *self._params, self.reset_after)
                 if h_t is not NotImplemented:
                     return h_t
         h_t, tape = step.forward(
             self._params,
             x,
             h_prev_t,
+            reset_after=self.reset_after,
             keep_tape=training,
             copies=training,
             owner="GRUCell",
@@ -280,12 +292,21 @@ class GRUCell(Module[A]):
         RuntimeError
             If no `forward` has run in training before.
         ValueError, TypeError
-            If `delta` has another shape, library or device than ``h_t``.
+            If `delta` has another shape, library or device than ``h_t``, or `reset_after` has
+            changed since the forward.
         """
         tape = self._tape_for_backward(self._tape)
         place = self._place
-        gradients, dx, dh = step.backward(self._params, tape, delta, owner="GRUCell", place=place)
-        self._delta, self._of_gates = (tape, transfer.private(delta, place)), None
+        gradients, dx, dh = step.backward(
+            self._params,
+            tape,
+            delta,
+            reset_after=self.reset_after,
+            owner="GRUCell",
+            place=place,
+        )
+        weight_hn = None if self.reset_after else transfer.private(self.Wnh, place)
+        self._delta, self._of_gates = (tape, transfer.private(delta, place), weight_hn), None
         self._gradients = gradients.named()
         return dx, dh
 
@@ -330,8 +351,12 @@ class GRUCell(Module[A]):
         self._forget()
 
     def __repr__(self) -> str:
-        bias = "" if self.bias else ", bias=False"
-        return f"GRUCell({self.input_size}, {self.hidden_size}{bias}, {self._where()})"
+        options = "".join(
+            f", {name}=False"
+            for name, value in (("bias", self.bias), ("reset_after", self.reset_after))
+            if not value
+        )
+        return f"GRUCell({self.input_size}, {self.hidden_size}{options}, {self._where()})"
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return parameters.shapes(self.input_size, self.hidden_size, bias=self.bias)

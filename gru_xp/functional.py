@@ -37,7 +37,13 @@ __all__ = [
 
 
 def gru_cell(
-    params: GRUParams, x: Array, h: Array | None = None, /, *, keep_tape: bool = True
+    params: GRUParams,
+    x: Array,
+    h: Array | None = None,
+    /,
+    *,
+    reset_after: bool = True,
+    keep_tape: bool = True,
 ) -> tuple[Array, CellTape | None]:
     """One step of a GRU.
 
@@ -50,6 +56,8 @@ def gru_cell(
         cast to the weights' dtype.
     h : array, (H,) or (N, H), optional
         State before the step; None means zeros.
+    reset_after : bool
+        As in `gru_xp.GRUCell`.
     keep_tape : bool
         Without it the tape is None, and no backward can follow.
 
@@ -77,12 +85,19 @@ def gru_cell(
     (5, 2)
     """
     flag("keep_tape", keep_tape)
-    place = checks.check_params(params, owner="gru_cell")
-    return step.forward(params, x, h, keep_tape=keep_tape, owner="gru_cell", place=place)
+    return step.forward(
+        params,
+        x,
+        h,
+        reset_after=flag("reset_after", reset_after),
+        keep_tape=keep_tape,
+        owner="gru_cell",
+        place=checks.check_params(params, owner="gru_cell"),
+    )
 
 
 def gru_cell_backward(
-    params: GRUParams, tape: CellTape, delta: Array, /
+    params: GRUParams, tape: CellTape, delta: Array, /, *, reset_after: bool = True
 ) -> tuple[GRUParams, Array, Array]:
     """Gradients of one step, given that of its output.
 
@@ -95,6 +110,8 @@ def gru_cell_backward(
     delta : array, (H,) or (N, H)
         Gradient with respect to ``h_t``. Its rank decides that of `dx` and `dh`; a batch axis of 1
         may come or go.
+    reset_after : bool
+        As given to `gru_cell`.
 
     Returns
     -------
@@ -107,12 +124,19 @@ def gru_cell_backward(
     Raises
     ------
     ValueError
-        If `delta` has another shape than the output, or is on another device.
+        If `delta` has another shape than the output, or is on another device, or if the tape is
+        of a forward with another `reset_after`.
     TypeError
         If `delta` is of another library than the weights.
     """
-    place = checks.check_params(params, owner="gru_cell_backward")
-    return step.backward(params, tape, delta, owner="gru_cell_backward", place=place)
+    return step.backward(
+        params,
+        tape,
+        delta,
+        reset_after=flag("reset_after", reset_after),
+        owner="gru_cell_backward",
+        place=checks.check_params(params, owner="gru_cell_backward"),
+    )
 
 
 def gru(

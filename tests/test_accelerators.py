@@ -72,13 +72,23 @@ def test_what_an_accelerator_returns_is_used(lib: Library, recording: Any) -> No
     lib.assert_close(h_t, np.full((N, H), 7.0), atol=0)
 
 
+@pytest.mark.parametrize("reset_after", [True, False])
 def test_a_cell_in_eval_asks_for_the_quick_step_unless_it_is_off(
-    lib: Library, recording: Any
+    lib: Library, recording: Any, reset_after: bool
 ) -> None:
     marked = lib.array(np.full((N, H), 7.0))
     answers = [NotImplemented, marked]
-    recording.step = lambda *arguments: recording.calls.append("step") or answers.pop(0)
-    cell, x = make_cell(lib).eval(), lib.array(draw(N, I, seed=0))
+    given: list[Any] = []
+
+    def step(*arguments: Any) -> Any:
+        recording.calls.append("step")
+        given.append(arguments)
+        return answers.pop(0)
+
+    recording.step = step
+    recording.OPTIONS = frozenset({"reset_after"})
+    cell = make_cell(lib, reset_after=reset_after).eval()
+    x = lib.array(draw(N, I, seed=0))
     with gru_xp.use_accelerators(False):
         portable = cell(x)
     assert recording.calls == []
@@ -88,6 +98,23 @@ def test_a_cell_in_eval_asks_for_the_quick_step_unless_it_is_off(
         assert cell(x) is marked
         cell.train()(x)  # a step of which nothing is kept has no gradient
     assert recording.calls == ["step", "forward", "step", "forward"]
+    for its_x, its_h, *params, its_reset_after in given:
+        assert its_x is x
+        assert its_h is None
+        assert all(one is other for one, other in zip(params, cell.params, strict=True))
+        assert its_reset_after is reset_after
+
+
+def test_a_cell_whose_reset_gate_acts_before_asks_only_who_takes_that(
+    lib: Library, recording: Any
+) -> None:
+    cell, x = make_cell(lib, reset_after=False), lib.array(draw(N, I, seed=0))
+    with gru_xp.use_accelerators(True):
+        cell.backward(cell(x))
+        assert recording.calls == []
+        recording.OPTIONS = frozenset({"reset_after"})
+        cell.backward(cell(x))
+    assert recording.calls == ["forward", "backward"]
 
 
 def test_the_switch_belongs_to_the_thread_and_nests(recording: Any) -> None:
@@ -193,7 +220,7 @@ def test_every_accelerator_takes_the_arguments_of_the_contract(
     got = inspect.signature(own)  # type: ignore[arg-type]
     expected = inspect.signature(getattr(protocol, function))
     for each in (got, expected):
-        assert all(p.default in (p.empty, None, 0.2) for p in each.parameters.values())
+        assert all(p.default in (p.empty, None, True, 0.2) for p in each.parameters.values())
     assert [(p.name, p.kind, p.default) for p in got.parameters.values()] == [
         (p.name, p.kind, p.default) for p in expected.parameters.values()
     ]

@@ -14,13 +14,14 @@ def name(array: object) -> str:
     return dtypes.dtype_name(array.dtype)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("reset_after", [True, False])
 @pytest.mark.parametrize("weights", ["float32", "float64"])
 @pytest.mark.parametrize("x_dtype", ["float32", "float64"])
 @pytest.mark.parametrize("h_dtype", ["float32", "float64", None])
 def test_floats_of_several_widths_compute_in_the_promoted_one(
-    lib: Library, weights: str, x_dtype: str, h_dtype: str | None
+    lib: Library, reset_after: bool, weights: str, x_dtype: str, h_dtype: str | None
 ) -> None:
-    cell = make_cell(lib, dtype=weights)
+    cell = make_cell(lib, dtype=weights, reset_after=reset_after)
     x, h, delta = draw(N, I, seed=0), draw(N, H, seed=1), draw(N, H, seed=2)
     h_given = None if h_dtype is None else lib.array(h, h_dtype)
     h_t = cell(lib.array(x, x_dtype), h_given)
@@ -33,7 +34,7 @@ def test_floats_of_several_widths_compute_in_the_promoted_one(
     assert name(dh) == (computing if h_dtype is None else h_dtype)
     assert {name(g) for g in cell.gradients().values()} == {weights}
 
-    twin = make_cell(lib, dtype="float64")
+    twin = make_cell(lib, dtype="float64", reset_after=reset_after)
     twin.load_state_dict(host(cell.parameters()))
     rounded_h = None if h_dtype is None else lib.array(h.astype(h_dtype))
     wanted = twin(lib.array(x.astype(x_dtype)), rounded_h)
@@ -60,18 +61,19 @@ def test_integers_are_cast_to_the_weights_dtype(lib: Library, dtype: str) -> Non
     lib.assert_close(dh, lib.numpy(wanted_dh), atol=0)
 
 
+@pytest.mark.parametrize("reset_after", [True, False])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bit_floats_compute_in_16_bits_where_the_library_has_them(
-    lib: Library, dtype: str
+    lib: Library, dtype: str, reset_after: bool
 ) -> None:
     lib.skip_without(dtype)
-    cell = make_cell(lib, dtype=dtype)
-    twin = make_cell(lib, dtype="float64")
+    cell = make_cell(lib, dtype=dtype, reset_after=reset_after)
+    twin = make_cell(lib, dtype="float64", reset_after=reset_after)
     twin.load_state_dict(host(cell.parameters()))
     x, h, delta = (lib.array(draw(N, k, seed=s), dtype) for s, k in enumerate((I, H, H)))
     exact = [lib.xp.astype(each, lib.xp.float64) for each in (x, h, delta)]
-    got = (cell(x, h), *cell.backward(delta))
-    wanted = (twin(*exact[:2]), *twin.backward(exact[2]))
+    got = (cell(x, h), *cell.backward(delta), cell.dr)
+    wanted = (twin(*exact[:2]), *twin.backward(exact[2]), twin.dr)
     eps = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
     for one, other in zip(got, wanted, strict=True):
         assert name(one) == dtype

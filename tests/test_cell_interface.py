@@ -11,6 +11,7 @@ import pytest
 
 import gru_xp
 from gru_xp.arrays import dtypes
+from gru_xp.checking import reference
 from tests.library import Library
 from tests.test_cell_values import H, I, N, draw, host, make_cell
 
@@ -111,6 +112,23 @@ def test_teaching_interface_in_the_exercises_own_shapes(lib: Library) -> None:
         assert getattr(cell, f"d{name}").shape == getattr(cell, name).shape
     for name in ("dr", "dz", "dn"):
         assert getattr(cell, name).shape == (1, H)
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_gradients_by_the_teaching_names_equal_the_scalar_reference(
+    lib: Library, reset_after: bool
+) -> None:
+    cell = make_cell(lib, reset_after=reset_after)
+    x, h, delta = draw(I, seed=0), draw(H, seed=1), draw(1, H, seed=2)
+    cell.forward(lib.array(x), lib.array(h))
+    dx, dh_prev_t = cell.backward(lib.array(delta))
+    wanted = reference.gradients(
+        host(cell.parameters()), x[None, None], h[None], delta[None], reset_after=reset_after
+    )
+    lib.assert_close(dx, wanted["x"][0], atol=1e-14)
+    lib.assert_close(dh_prev_t, wanted["h0"], atol=1e-14)
+    for name, (packed, index) in GATE_NAMES.items():
+        lib.assert_close(getattr(cell, f"d{name}"), rows(wanted[packed], index), atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +275,9 @@ def test_load_state_dict_names_what_does_not_match_and_then_changes_nothing(lib:
     lib.assert_close(cell.bias_hh, before["bias_hh"], atol=0)
 
 
-def test_eval_keeps_no_tape_and_backward_names_train(lib: Library) -> None:
-    cell = make_cell(lib)
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_eval_keeps_no_tape_and_backward_names_train(lib: Library, reset_after: bool) -> None:
+    cell = make_cell(lib, reset_after=reset_after)
     assert cell.training
     x, delta = lib.array(draw(N, I, seed=0)), lib.array(draw(N, H, seed=2))
     wanted = lib.numpy(cell(x))
@@ -332,17 +351,23 @@ def pickled(cell: Any) -> Any:
     return pickle.loads(pickle.dumps(cell))
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
-def test_a_copy_goes_on_where_the_cell_is(lib: Library, copied: Any) -> None:
+@pytest.mark.parametrize("reset_after", [True, False])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled])
+def test_a_copy_goes_on_where_the_cell_is(lib: Library, copied: Any, reset_after: bool) -> None:
     if lib.name == "jax" and copied is pickled:
         pytest.skip("JAX unpickles arrays onto its default device")
-    cell = make_cell(lib)
-    cell(lib.array(draw(N, I, seed=0)))
+    cell = make_cell(lib, reset_after=reset_after)
+    cell(lib.array(draw(N, I, seed=0)), lib.array(draw(N, H, seed=1)))
     twin = copied(cell)
     assert repr(twin) == repr(cell)
     wanted = cell.backward(lib.array(draw(N, H, seed=2)))
     got = twin.backward(lib.array(draw(N, H, seed=2)))  # of the forward before
-    for one, other in zip((*got, twin.dWnh, twin.dz), (*wanted, cell.dWnh, cell.dz), strict=True):
+    of_gates = copied(cell)  # and of the backward before
+    for one, other in zip(
+        (*got, twin.dWnh, twin.dz, of_gates.dr, of_gates.dn),
+        (*wanted, cell.dWnh, cell.dz, cell.dr, cell.dn),
+        strict=True,
+    ):
         lib.assert_close(one, lib.numpy(other), atol=0)
 
 
@@ -373,14 +398,29 @@ def test_a_shallow_copy_keeps_its_weights_together(lib: Library) -> None:
     assert not lib.numpy(twin.Wnx).any()
 
 
-def test_a_gates_gradient_is_computed_once(lib: Library) -> None:
-    cell = make_cell(lib)
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_a_gates_gradient_is_computed_once(lib: Library, reset_after: bool) -> None:
+    cell = make_cell(lib, reset_after=reset_after)
     cell(lib.array(draw(N, I, seed=0)))
     cell.backward(lib.array(draw(N, H, seed=2)))
     first = cell.dr
     assert cell.dr is first
     cell.backward(lib.array(draw(N, H, seed=3)))
     assert cell.dr is not first
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_a_gates_gradient_is_of_the_weights_that_the_backward_saw(
+    lib: Library, reset_after: bool
+) -> None:
+    asked_at_once, asked_later = (make_cell(lib, reset_after=reset_after) for _ in range(2))
+    x, h, delta = (lib.array(draw(N, k, seed=seed)) for seed, k in enumerate((I, H, H)))
+    for cell in (asked_at_once, asked_later):
+        cell(x, h)
+        cell.backward(delta)
+    wanted = lib.numpy(asked_at_once.dr)
+    asked_later.Wnh = 0  # as a step of training would change them
+    lib.assert_close(asked_later.dr, wanted, atol=0)
 
 
 def test_a_cell_computes_where_its_weights_are_now(lib: Library) -> None:
@@ -394,9 +434,35 @@ def test_a_cell_computes_where_its_weights_are_now(lib: Library) -> None:
     assert type(cell(lib.numpy(x))) is np.ndarray
 
 
-def test_repr_says_what_it_is(lib: Library) -> None:
-    text = repr(make_cell(lib, bias=False))
-    assert text.startswith("GRUCell(5, 4, bias=False, ")
+def test_where_the_reset_gate_acts_is_no_part_of_the_state(lib: Library) -> None:
+    after, before = make_cell(lib, rng=1), make_cell(lib, rng=2, reset_after=False)
+    assert list(before.state_dict()) == list(after.state_dict())
+    before.load_state_dict(after.state_dict())
+    assert (after.reset_after, before.reset_after) == (True, False)
+    x, h = lib.array(draw(N, I, seed=0)), lib.array(draw(N, H, seed=1))
+    assert (lib.numpy(before(x, h)) != lib.numpy(after(x, h))).all()
+
+
+def test_a_form_that_is_changed_after_the_forward_is_refused(lib: Library) -> None:
+    cell, delta = make_cell(lib), lib.array(draw(N, H, seed=2))
+    cell(lib.array(draw(N, I, seed=0)))
+    cell.reset_after = False
+    with pytest.raises(ValueError, match="GRUCell: expected reset_after=True, with which"):
+        cell.backward(delta)
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({}, ""),
+        ({"bias": False}, "bias=False, "),
+        ({"reset_after": False}, "reset_after=False, "),
+        ({"bias": False, "reset_after": False}, "bias=False, reset_after=False, "),
+    ],
+)
+def test_repr_says_what_it_is(lib: Library, options: dict[str, bool], shown: str) -> None:
+    text = repr(make_cell(lib, **options))
+    assert text.startswith(f"GRUCell(5, 4, {shown}backend=")
     assert f"backend={lib.name!r}" in text
     assert "dtype='float64'" in text
 

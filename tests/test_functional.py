@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,30 +39,40 @@ def inputs(lib: Library) -> tuple[Any, Any, Any]:
     return tuple(lib.array(draw(N, k, seed=10 + k)) for k in (I, H, H))  # type: ignore[return-value]
 
 
+def of_form(reset_after: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A step and its way back, with the reset gate after or before the product."""
+    step = partial(gru_cell, reset_after=reset_after)
+    return step, partial(gru_cell_backward, reset_after=reset_after)
+
+
 def host(params: GRUParams) -> dict[str, np.ndarray[Any, Any]]:
     return {name: transfer.to_numpy(array) for name, array in params.named().items()}
 
 
-def test_a_cell_steps_through_time_and_back(lib: Library) -> None:
-    params = make_params(lib)
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_a_cell_steps_through_time_and_back(lib: Library, reset_after: bool) -> None:
+    params, form = make_params(lib), {"reset_after": reset_after}
     xs, h0, dhs = draw(T, N, I, seed=0), draw(N, H, seed=1), draw(T, N, H, seed=2)
 
     h, tapes, states = lib.array(h0), [], []
     for t in range(T):
-        h, tape = gru_cell(params, lib.array(xs[t]), h)
+        h, tape = gru_cell(params, lib.array(xs[t]), h, **form)
+        assert tape is not None
+        assert (tape.gh_n is not None) == reset_after
         tapes.append(tape)
         states.append(h)
     dh = lib.array(np.zeros((N, H)))
     totals: dict[str, Any] = {name: 0.0 for name in params._fields}
     dxs = [None] * T
     for t in reversed(range(T)):
-        dparams, dxs[t], dh = gru_cell_backward(params, tapes[t], lib.array(dhs[t]) + dh)
+        delta = lib.array(dhs[t]) + dh
+        dparams, dxs[t], dh = gru_cell_backward(params, tapes[t], delta, **form)
         totals = {name: totals[name] + array for name, array in dparams.named().items()}
 
     weights = host(params)
-    for t, state in enumerate(reference.states(weights, xs, h0)):
+    for t, state in enumerate(reference.states(weights, xs, h0, **form)):
         lib.assert_close(states[t], state, atol=1e-13)
-    wanted = reference.gradients(weights, xs, h0, dhs)
+    wanted = reference.gradients(weights, xs, h0, dhs, **form)
     for t in range(T):
         lib.assert_close(dxs[t], wanted["x"][t], atol=1e-13)
     lib.assert_close(dh, wanted["h0"], atol=1e-13)
@@ -68,11 +80,22 @@ def test_a_cell_steps_through_time_and_back(lib: Library) -> None:
         lib.assert_close(totals[name], wanted[name], atol=1e-12)
 
 
-def test_without_a_tape_the_state_is_the_same(lib: Library) -> None:
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_without_a_tape_the_state_is_the_same(lib: Library, reset_after: bool) -> None:
     params, (x, h, _) = make_params(lib), inputs(lib)
-    h_t, tape = gru_cell(params, x, h, keep_tape=False)
+    h_t, tape = gru_cell(params, x, h, reset_after=reset_after, keep_tape=False)
     assert tape is None
-    lib.assert_close(h_t, lib.numpy(gru_cell(params, x, h)[0]), atol=0)
+    wanted, _ = gru_cell(params, x, h, reset_after=reset_after)
+    lib.assert_close(h_t, lib.numpy(wanted), atol=0)
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_a_tape_of_the_other_form_is_refused(lib: Library, reset_after: bool) -> None:
+    params, (x, h, delta) = make_params(lib), inputs(lib)
+    _, tape = gru_cell(params, x, h, reset_after=reset_after)
+    assert tape is not None
+    with pytest.raises(ValueError, match=f"expected reset_after={reset_after}, .* got"):
+        gru_cell_backward(params, tape, delta, reset_after=not reset_after)
 
 
 @pytest.mark.parametrize(
@@ -112,27 +135,35 @@ class TestJax:
             pytest.skip("about JAX's transformations")
         return pytest.importorskip("jax", reason="about JAX")
 
-    def test_jit_gives_the_same_state_and_gradients(self, lib: Library, jax: Any) -> None:
+    @pytest.mark.parametrize("reset_after", [True, False])
+    def test_jit_gives_the_same_state_and_gradients(
+        self, lib: Library, jax: Any, reset_after: bool
+    ) -> None:
         params, (x, h, delta) = make_params(lib), inputs(lib)
-        plain, tape = gru_cell(params, x, h)
-        jitted, jitted_tape = jax.jit(gru_cell)(params, x, h)
+        step, back = of_form(reset_after)
+        plain, tape = step(params, x, h)
+        jitted, jitted_tape = jax.jit(step)(params, x, h)
         lib.assert_close(jitted, lib.numpy(plain), atol=1e-15)
-        wanted = jax.tree.leaves(gru_cell_backward(params, tape, delta))
-        got = jax.tree.leaves(jax.jit(gru_cell_backward)(params, jitted_tape, delta))
+        wanted = jax.tree.leaves(back(params, tape, delta))
+        got = jax.tree.leaves(jax.jit(back)(params, jitted_tape, delta))
         for one, other in zip(got, wanted, strict=True):
             lib.assert_close(one, lib.numpy(other), atol=1e-14)
 
+    @pytest.mark.parametrize("reset_after", [True, False])
     @pytest.mark.parametrize("unbatched", [False, True])
-    def test_grad_agrees_with_backward(self, lib: Library, jax: Any, unbatched: bool) -> None:
+    def test_grad_agrees_with_backward(
+        self, lib: Library, jax: Any, unbatched: bool, reset_after: bool
+    ) -> None:
+        step, back = of_form(reset_after)
         params, (x, h, delta) = make_params(lib), inputs(lib)
         if unbatched:
             x, h, delta = x[0], h[0], delta[0]
 
         def loss(params: Any, x: Any, h: Any) -> Any:
-            return (gru_cell(params, x, h)[0] * delta).sum()
+            return (step(params, x, h)[0] * delta).sum()
 
         got = jax.tree.leaves(jax.grad(loss, argnums=(0, 1, 2))(params, x, h))
-        wanted = jax.tree.leaves(gru_cell_backward(params, gru_cell(params, x, h)[1], delta))
+        wanted = jax.tree.leaves(back(params, step(params, x, h)[1], delta))
         for one, other in zip(got, wanted, strict=True):
             lib.assert_close(one, lib.numpy(other), atol=1e-14)
 
@@ -151,11 +182,15 @@ class TestJax:
         for name, gradient in jax.jit(jax.grad(loss))(params).named().items():
             lib.assert_close(gradient, wanted[name], atol=1e-12)
 
-    def test_vmap_gives_per_sample_gradients(self, lib: Library, jax: Any) -> None:
+    @pytest.mark.parametrize("reset_after", [True, False])
+    def test_vmap_gives_per_sample_gradients(
+        self, lib: Library, jax: Any, reset_after: bool
+    ) -> None:
         params, (x, h, delta) = make_params(lib), inputs(lib)
+        step, back = of_form(reset_after)
 
         def gradients(x: Any, h: Any, delta: Any) -> Any:
-            return gru_cell_backward(params, gru_cell(params, x, h)[1], delta)[0]
+            return back(params, step(params, x, h)[1], delta)[0]
 
         each = jax.vmap(gradients)(x, h, delta)
         total = gradients(x, h, delta)
@@ -181,30 +216,40 @@ class TestTorch:
             pytest.skip("about torch's transformations")
         return pytest.importorskip("torch", reason="about torch")
 
-    def test_autograd_agrees_with_backward(self, lib: Library, torch: Any) -> None:
+    @pytest.mark.parametrize("reset_after", [True, False])
+    def test_autograd_agrees_with_backward(
+        self, lib: Library, torch: Any, reset_after: bool
+    ) -> None:
+        step, back = of_form(reset_after)
         params, (x, h, delta) = make_params(lib), inputs(lib)
         leaves = [*params, x, h]
         for leaf in leaves:
             leaf.requires_grad_()
-        h_t, tape = gru_cell(params, x, h)
+        h_t, tape = step(params, x, h)
         h_t.backward(delta)
-        dparams, dx, dh = gru_cell_backward(params, tape, delta)
+        dparams, dx, dh = back(params, tape, delta)
         for leaf, gradient in zip(leaves, [*dparams, dx, dh], strict=True):
             lib.assert_close(leaf.grad, lib.numpy(gradient), atol=1e-14)
 
-    def test_gradients_of_gradients_pass_gradgradcheck(self, lib: Library, torch: Any) -> None:
+    @pytest.mark.parametrize("reset_after", [True, False])
+    def test_gradients_of_gradients_pass_gradgradcheck(
+        self, lib: Library, torch: Any, reset_after: bool
+    ) -> None:
         params, (x, h, _) = make_params(lib), inputs(lib)
+        step, _ = of_form(reset_after)
         leaves = tuple(leaf.requires_grad_() for leaf in (*params, x, h))
-        assert torch.autograd.gradgradcheck(
-            lambda *v: gru_cell(GRUParams(*v[:4]), *v[4:])[0], leaves
-        )
+        assert torch.autograd.gradgradcheck(lambda *v: step(GRUParams(*v[:4]), *v[4:])[0], leaves)
 
-    def test_compile_traces_through_in_one_graph(self, lib: Library, torch: Any) -> None:
+    @pytest.mark.parametrize("reset_after", [True, False])
+    def test_compile_traces_through_in_one_graph(
+        self, lib: Library, torch: Any, reset_after: bool
+    ) -> None:
         params, (x, h, _) = make_params(lib), inputs(lib)
+        step, _ = of_form(reset_after)
         compiled = torch.compile(
-            lambda x, h: gru_cell(params, x, h)[0], backend="aot_eager", fullgraph=True
+            lambda x, h: step(params, x, h)[0], backend="aot_eager", fullgraph=True
         )
-        lib.assert_close(compiled(x, h), lib.numpy(gru_cell(params, x, h)[0]), atol=1e-14)
+        lib.assert_close(compiled(x, h), lib.numpy(step(params, x, h)[0]), atol=1e-14)
 
 
 class TestLayers:

@@ -14,7 +14,14 @@ from gru_xp import functional
 from gru_xp.arrays import libraries
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.transfer import from_numpy
-from gru_xp.functional import GRUParams, gru, gru_backward, gru_cell, gru_gates
+from gru_xp.functional import (
+    GRUParams,
+    gru,
+    gru_backward,
+    gru_cell,
+    gru_cell_backward,
+    gru_gates,
+)
 from tests.library import Library
 from tests.test_cell_values import draw, make_cell
 from tests.test_layer_values import I, N, T, make_gru
@@ -30,12 +37,18 @@ def test_a_grus_flags_are_booleans(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", NOT_FLAGS, ids=repr)
+@pytest.mark.parametrize("name", ["bias", "reset_after"])
+def test_a_cells_flags_are_booleans(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
+        gru_xp.GRUCell(3, 5, **{name: value})
+
+
+@pytest.mark.parametrize("value", NOT_FLAGS, ids=repr)
 def test_the_flags_of_calls_are_booleans(value: Any) -> None:
     layer, x = gru_xp.GRU(3, 5, rng=0), np.ones((2, 1, 3), dtype=np.float32)
     _, _, tape = gru(layer.params, x)
     assert tape is not None
     calls = {
-        "bias": lambda: gru_xp.GRUCell(3, 5, value),
         "mode": lambda: layer.train(value),
         "return_gates": lambda: layer(x, return_gates=value),
         "strict": lambda: layer.load_state_dict(layer.state_dict(), value),
@@ -47,8 +60,17 @@ def test_the_flags_of_calls_are_booleans(value: Any) -> None:
     for name, call in calls.items():
         with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
             call()
+    params = layer.params[0]
+    _, of_step = gru_cell(params, x[0])
+    assert of_step is not None
     with pytest.raises(TypeError, match="keep_tape must be True or False"):
-        gru_cell(layer.params[0], x[0], keep_tape=value)
+        gru_cell(params, x[0], keep_tape=value)
+    for call in (
+        lambda: gru_cell(params, x[0], reset_after=value),
+        lambda: gru_cell_backward(params, of_step, x[0], reset_after=value),
+    ):
+        with pytest.raises(TypeError, match="reset_after must be True or False, got"):
+            call()
     with (
         pytest.raises(TypeError, match="use_accelerators: expected True or False"),
         gru_xp.use_accelerators(value),

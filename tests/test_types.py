@@ -19,6 +19,7 @@ x = np.ones((4, 2, 3), dtype=np.float32)
 cell = GRUCell(3, 5, rng=0)
 h = cell(x[0])
 dx, dh = cell.backward(h)
+before: bool = not GRUCell(3, 5, reset_after=False, backend="torch").reset_after
 gru = GRU(3, 5, 2, bidirectional=True, device="cpu", dtype="float32", rng=np.random.default_rng(0))
 y, h_n = gru(x, lengths=[4, 2])
 _, _, gates = gru(x, return_gates=True)
@@ -42,6 +43,8 @@ WRONG = {
     'GRUCell(3, 5, backend="nmpy")': "No overload variant",
     'GRU(3, 5, backend="nmpy")': "No overload variant",
     'GRU(3, 5, bias="no")': "No overload variant",
+    'GRUCell(3, 5, reset_after="no")': "No overload variant",
+    "GRUCell(3, 5, True, False)": "No overload variant",
     "GRUCell(3, 5, seed=0)": "No overload variant",
     'cell("text")': "incompatible type",
 }

@@ -96,6 +96,7 @@ class OptionalFunctions(Protocol):
         weight_hh: Array,
         bias_ih: Array | None = None,
         bias_hh: Array | None = None,
+        reset_after: bool = True,
         /,
     ) -> Any:
         """One step of a cell in eval.
@@ -107,6 +108,8 @@ class OptionalFunctions(Protocol):
             None means zeros.
         weight_ih, weight_hh, bias_ih, bias_hh : array
             As in `GRUParams`; these are sound.
+        reset_after : bool
+            As in `Loop`. Whatever `OPTIONS` names, the function is asked with True and with False.
 
         Returns
         -------

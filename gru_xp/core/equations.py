@@ -180,3 +180,11 @@ class GateGradients(NamedTuple):
 def gate_gradients(dh: Array, h: Array, gates: Gates, /) -> GateGradients:
     """Gradients for `step`, where dh is that with respect to ``h_t``, and h is ``h_{t-1}``."""
     return GateGradients(*(dh * slope for slope in gate_slopes(h, gates)))
+
+
+def gate_gradients_reset_before(
+    dh: Array, h: Array, gates: Gates, weight_hn: Array, /, *, xp: Namespace
+) -> GateGradients:
+    """Gradients for `step_reset_before`, with ``W_nh`` (H, H), as the way to r leads through it."""
+    drh = xp.matmul(dh * slopes_reset_before(h, gates).gx_n, weight_hn)
+    return GateGradients(r=drh * h, z=dh * (h - gates.n), n=dh * (1 - gates.z))

@@ -51,6 +51,9 @@ def _differ(value: Any, default: Any) -> bool:
 PLAIN = Loop()
 """No option in use."""
 
+RESET_BEFORE = Loop(reset_after=False)
+"""The reset gate before the product, and no other option."""
+
 ARRAYS = tuple(each.name for each in fields(Loop) if each.metadata)
 """Names of the options that are arrays."""
 

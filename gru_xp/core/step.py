@@ -14,7 +14,7 @@ from gru_xp.arrays.transfer import private
 from gru_xp.arrays.typing import Array
 from gru_xp.core import checks, equations, sequence
 from gru_xp.core.equations import GateGradients
-from gru_xp.core.loop import PLAIN
+from gru_xp.core.loop import PLAIN, RESET_BEFORE, Loop
 from gru_xp.core.parameters import GRUParams, cast_params, like_params
 from gru_xp.core.tape import Tape
 
@@ -33,7 +33,8 @@ class CellTape(NamedTuple):
     """Reset gate, (N, H), as the three below."""
     z: Array
     n: Array
-    gh_n: Array
+    gh_n: Array | None
+    """None where the reset gate acts before the product."""
 
 
 @runs_there
@@ -43,6 +44,7 @@ def forward(
     h: Array | None,
     /,
     *,
+    reset_after: bool,
     keep_tape: bool,
     copies: bool = False,
     owner: str,
@@ -52,7 +54,7 @@ def forward(
 
     Parameters
     ----------
-    params, x, h, keep_tape
+    params, x, h, reset_after, keep_tape
         As in `gru_cell`.
     copies : bool
         Whether the tape holds copies of `x` and `h` in place of the arrays themselves.
@@ -76,7 +78,7 @@ def forward(
         cast_params(params, dtype, xp=xp),
         _sequence(cast(x, dtype, xp=xp)),
         _rows(cast(h, dtype, xp=xp)),
-        PLAIN,
+        _loop(reset_after),
         keep_tape=keep_tape,
         place=call,
     )
@@ -84,16 +86,28 @@ def forward(
     if tape is None:
         return h_t, None
     _, r, z, n, gh_n = tape
-    assert gh_n is not None  # as the reset gate acts after the product
-    return h_t, CellTape(x, h, r[0, ...], z[0, ...], n[0, ...], gh_n[0, ...])
+    gh_n = None if gh_n is None else gh_n[0, ...]
+    return h_t, CellTape(x, h, r[0, ...], z[0, ...], n[0, ...], gh_n)
 
 
 @runs_there
 def backward(
-    params: GRUParams, tape: CellTape, delta: Array, /, *, owner: str, place: Place
+    params: GRUParams,
+    tape: CellTape,
+    delta: Array,
+    /,
+    *,
+    reset_after: bool,
+    owner: str,
+    place: Place,
 ) -> tuple[GRUParams, Array, Array]:
     """`gru_cell_backward` for weights that are known to be sound."""
     checks.check_tape(tape, CellTape, owner=owner)
+    if (tape.gh_n is None) == reset_after:
+        raise ValueError(
+            f"{owner}: expected reset_after={not reset_after}, with which the forward made this "
+            f"tape, got {reset_after}"
+        )
     call, (delta, r) = admit(owner, place, {"delta": delta, "the tape": tape.r})
     checks.check_delta(delta, tuple(tape.h.shape), owner=owner)
 
@@ -106,7 +120,7 @@ def backward(
         _tape_of_sequence(tape, place=call),
         _sequence(cast(delta, dtype, xp=xp)),
         None,
-        PLAIN,
+        _loop(reset_after),
         place=call,
     )
     if delta.ndim == 2:
@@ -121,13 +135,29 @@ def backward(
 
 
 @runs_there
-def gate_gradients(tape: CellTape, delta: Array, /, *, place: Place) -> GateGradients:
-    """Gradients with respect to the gates r, z and n of a step, in the shape of `delta`."""
+def gate_gradients(
+    tape: CellTape, delta: Array, weight_hn: Array | None, /, *, place: Place
+) -> GateGradients:
+    """Gradients with respect to the gates r, z and n of a step, in the shape of `delta`.
+
+    `weight_hn` (H, H) are the recurrent weights of the candidate; None where the reset gate acts
+    after the product, as they are not needed there.
+    """
     xp, dtype = place.xp, tape.r.dtype
     dh = xp.reshape(cast(delta, dtype, xp=xp), tape.r.shape)
     h = xp.reshape(cast(tape.h, dtype, xp=xp), tape.r.shape)
-    of_gates = equations.gate_gradients(dh, h, equations.Gates(*tape[2:]))
+    gates = equations.Gates(*tape[2:])
+    if weight_hn is None:
+        of_gates = equations.gate_gradients(dh, h, gates)
+    else:
+        weight_hn = cast(weight_hn, dtype, xp=xp)
+        of_gates = equations.gate_gradients_reset_before(dh, h, gates, weight_hn, xp=xp)
     return GateGradients(*(xp.reshape(gradient, delta.shape) for gradient in of_gates))
+
+
+def _loop(reset_after: bool, /) -> Loop:
+    """What a step runs; PLAIN where it can be, whose options no step need look at."""
+    return PLAIN if reset_after else RESET_BEFORE
 
 
 def _rows(array: Array, /) -> Array:
@@ -143,4 +173,5 @@ def _sequence(array: Array, /) -> Array:
 def _tape_of_sequence(tape: CellTape, /, *, place: Place) -> Tape:
     _, h, r, z, n, gh_n = tape
     h = _sequence(cast(h, r.dtype, xp=place.xp))
-    return Tape(h, r[None, ...], z[None, ...], n[None, ...], gh_n[None, ...])
+    gh_n = None if gh_n is None else gh_n[None, ...]
+    return Tape(h, r[None, ...], z[None, ...], n[None, ...], gh_n)

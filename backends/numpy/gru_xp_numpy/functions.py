@@ -51,8 +51,20 @@ def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:
     return _native.matmul(a, b, bias)
 
 
-step = _native.step
-"""A whole step of a cell in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
+def step(
+    x: Array,
+    h: Array | None,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | None = None,
+    bias_hh: Array | None = None,
+    reset_after: bool = True,
+    /,
+) -> Any:
+    """Take a whole step of a cell; see `gru_xp.accelerator_api.OptionalFunctions`."""
+    if not reset_after:
+        return NotImplemented
+    return _native.step(x, h, weight_ih, weight_hh, bias_ih, bias_hh)
 
 
 def set_num_threads(count: int, /) -> None:
