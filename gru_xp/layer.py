@@ -343,6 +343,8 @@ class GRU(Module[A]):
     def stream(self, h0: A | None = None) -> Stream[A]:
         """Start a stream: steps and chunks one after another, the state carried between them.
 
+        It copies the weights as they are now; later changes here do not reach it.
+
         Parameters
         ----------
         h0 : array, (num_layers, N, H) or (num_layers, H), optional
@@ -352,9 +354,11 @@ class GRU(Module[A]):
         ------
         ValueError
             With `bidirectional`: the reverse direction starts at the last step, which a stream
-            does not know before it ends.
+            does not know before it ends. Or if the shape or device of `h0` does not fit.
+        TypeError
+            If `h0` is no array of the weights' library.
         """
-        return Stream(self, h0)
+        return Stream(self._params, self._loop(), self._form, h0)
 
     @property
     def params(self) -> list[GRUParams]:

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 
 CELL = ("tests/test_cell_values.py",)
 INTERFACE = ("tests/test_cell_interface.py",)
+STREAM = ("tests/test_stream.py",)
 LOOP = ("tests/test_recurrence.py",)
 LAYER = tuple(
     f"tests/test_layer_values.py::test_{name}"
@@ -524,6 +525,36 @@ MUTATIONS = [
         "drawing = training and self.dropout > 0",
         "drawing = self.dropout > 0",
         ("tests/test_layer_interface.py",),
+    ),
+    Mutation(
+        "a stream's weights are the GRU's own",
+        "gru_xp.stream",
+        "transfer.private(transfer.detached(array), place)",
+        "transfer.detached(array)",
+        STREAM,
+        unseen_on=frozenset({"jax"}),  # its arrays do not change
+    ),
+    Mutation(
+        "a stream's state is read by itself",
+        "gru_xp.stream",
+        "return None if state is None else transfer.private(state, self._place)",
+        "return state",
+        STREAM,
+        unseen_on=frozenset({"jax"}),  # its arrays do not change
+    ),
+    Mutation(
+        "an accelerator's stream gets a wider state",
+        "gru_xp.stream",
+        "native is not None and (state is None or state.dtype == self._place.dtype)",
+        "native is not None",
+        STREAM,
+    ),
+    Mutation(
+        "the portable path's state does not go back to the accelerator's stream",
+        "gru_xp.stream",
+        "            native.state = state",
+        "            pass",
+        STREAM,
     ),
     # JAX's accelerator
     Mutation(

@@ -1,4 +1,4 @@
-"""GRU as its users hold it: names, dropout, streaming, modes, and what it refuses."""
+"""GRU as its users hold it: names, dropout, modes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -173,62 +173,6 @@ class TestDropout:
             gru_xp.GRU(2, 2, dropout=value)
 
 
-class TestStream:
-    """Step by step and chunk by chunk, what one call over the whole sequence gives."""
-
-    @pytest.mark.parametrize("with_h0", [True, False])
-    @pytest.mark.parametrize(
-        "options", [{}, {"num_layers": 2, "dropout": 0.5}, {"reset_after": False}]
-    )
-    def test_steps_and_chunks_give_the_whole(
-        self, lib: Library, options: dict[str, Any], with_h0: bool
-    ) -> None:
-        gru = make_gru(lib, **options)
-        x = lib.array(draw(T, N, I, seed=0))
-        h0 = lib.array(draw(gru.num_layers, N, H, seed=1)) if with_h0 else None
-        want_y, want_h = (lib.numpy(each) for each in gru.eval()(x, h0))
-        gru.train()
-        stream = gru.stream(h0)
-        first = stream.step(x[0, ...])
-        middle = stream(x[1:4, ...])
-        last = stream.step(x[4, ...])
-        lib.assert_close(first, want_y[0], atol=1e-14)
-        lib.assert_close(middle, want_y[1:4], atol=1e-14)
-        lib.assert_close(last, want_y[4], atol=1e-14)
-        lib.assert_close(stream.state, want_h, atol=1e-14)
-
-    def test_unbatched_and_batch_first(self, lib: Library) -> None:
-        gru = make_gru(lib, batch_first=True, num_layers=2)
-        x = draw(N, T, I, seed=0)
-        want = lib.numpy(gru(lib.array(x))[0])
-        stream = gru.stream()
-        lib.assert_close(stream.step(lib.array(x[:, 0])), want[:, 0], atol=1e-14)
-        lib.assert_close(stream(lib.array(x[:, 1:])), want[:, 1:], atol=1e-14)
-        stream = gru.stream()
-        for t in range(T):
-            lib.assert_close(stream.step(lib.array(x[0, t])), want[0, t], atol=1e-14)
-        assert stream.state.shape == (2, H)
-
-    def test_it_keeps_no_tape_and_leaves_the_layers_alone(self, lib: Library) -> None:
-        gru = make_gru(lib)
-        gru(lib.array(draw(T, N, I, seed=0)))
-        dy = lib.array(draw(T, N, H, seed=2))
-        gru.backward(dy)
-        wanted = host(gru.gradients())
-        gru.stream().step(lib.array(draw(N, I, seed=4)))
-        gru.backward(dy)
-        for name, gradient in gru.gradients().items():
-            lib.assert_close(gradient, wanted[name], atol=0)
-
-    def test_bidirectional_is_refused_with_the_reason(self, lib: Library) -> None:
-        with pytest.raises(ValueError, match="reverse direction starts at the last step"):
-            make_gru(lib, bidirectional=True).stream()
-
-    def test_a_step_of_three_dimensions_is_refused(self, lib: Library) -> None:
-        with pytest.raises(ValueError, match=r"expected one step of 1-D .* got 3-D: for a chunk"):
-            make_gru(lib).stream().step(lib.array(draw(T, N, I, seed=0)))
-
-
 BAD = {
     "input 1-D": ((I,), None, None, r"expected input to be 2-D \(time, 4\) or 3-D .* got 1-D"),
     "input 4-D": ((1, T, N, I), None, None, r"or 3-D \(time, batch, 4\), got 4-D"),
@@ -382,19 +326,6 @@ def test_a_wider_state_alone_widens_the_result(lib: Library) -> None:
     assert dtypes.dtype_name(y.dtype) == "float64"
 
 
-def test_a_stream_keeps_no_alias_of_a_given_state(lib: Library) -> None:
-    if not lib.mutable or lib.read_only:
-        pytest.skip("needs arguments that can be changed")
-    gru = make_gru(lib)
-    x, h0 = lib.array(draw(N, I, seed=0)), lib.array(draw(1, N, H, seed=1))
-    wanted = lib.numpy(gru.stream(h0).step(x))
-    started, assigned = gru.stream(h0), gru.stream()
-    assigned.state = h0
-    h0[...] = 0.0
-    lib.assert_close(started.step(x), wanted, atol=0)
-    lib.assert_close(assigned.step(x), wanted, atol=0)
-
-
 def test_what_the_padding_of_a_mask_holds_never_matters(lib: Library) -> None:
     gru = make_gru(lib, num_layers=2)
     x, dy = lib.array(draw(T, N, I, seed=0)), lib.array(draw(T, N, H, seed=2))
@@ -434,11 +365,6 @@ def test_lengths_and_dh_n_of_another_library_are_refused(lib: Library) -> None:
     y, h_n = gru(x)
     with pytest.raises(TypeError, match="dh_n is an array of array_api_strict"):
         gru.backward(y, transfer.from_numpy(lib.numpy(h_n), Place.named(other, dtype="float64")))
-
-
-def test_a_stream_says_what_it_takes(lib: Library) -> None:
-    with pytest.raises(TypeError, match=r"Stream.step: expected input to be an array"):
-        make_gru(lib).stream().step([1.0, 2.0])
 
 
 def test_weights_that_are_replaced_take_gradients_and_tape_with_them(lib: Library) -> None:

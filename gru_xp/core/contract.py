@@ -4,9 +4,9 @@ These protocols say what `gru_xp` calls, with which arguments, and what must com
 accelerator is a module with functions of these names; none of it is imported from here.
 
 For all of them holds: the same numbers as without the accelerator within rounding, the same dtypes,
-the arrays' own device; no argument is modified, none is kept; the same bits on every run. A call
-that a function does not take (a dtype, a size, a device) it declines by returning NotImplemented,
-before it has changed anything; the portable path then runs.
+the arrays' own device; no argument is modified, none is kept, but where its description says so;
+the same bits on every run. A call that a function does not take (a dtype, a size, a device) it
+declines by returning NotImplemented, before it has changed anything; the portable path then runs.
 """
 
 from __future__ import annotations
@@ -59,14 +59,37 @@ class Accelerator(Protocol):
 
 
 class NativeStream(Protocol):
-    """What `OptionalFunctions.stream` returns; its calls may be declined one by one."""
+    """What `OptionalFunctions.stream` returns: a GRU with a state, fed by calls.
+
+    It declines a call by returning NotImplemented, with its state as it was: whatever it does not
+    take as it is, be it a wrong type, shape or dtype, memory that is not contiguous, an array of
+    another library. `gru_xp.Stream` then reads the state, runs the portable path on the same
+    weights, and assigns the state after it. It does the same while accelerators are switched off.
+    """
 
     state: Array | None
-    """States of all layers, (num_layers, N, H) or (num_layers, H), None for zeros; what is
-    assigned is sound, and may be kept."""
+    """States of all layers, (num_layers, N, H) or (num_layers, H), of the weights' dtype; None
+    means zeros, for as many rows as the next call has.
 
-    def step(self, x: Array, /) -> Any:
-        """Take one step (I,) or (N, I), and return the last layer's state, (H,) or (N, H)."""
+    What is read is a new array, or None before the first call of a stream that starts from zeros.
+    What is assigned is sound, of the weights' dtype or None, and is copied."""
+
+    def step(self, x: Array, out: Array | None = None, /) -> Any:
+        """Take one step.
+
+        Parameters
+        ----------
+        x : array, (I,) or (N, I)
+            As the user gave it, as all arrays that the functions below get.
+        out : array, (H,) or (N, H), or None
+            What the result is written into, also as the user gave it, which may be `x`; None asks
+            for a new array.
+
+        Returns
+        -------
+        h : array, (H,) or (N, H)
+            The last layer's state; `out` itself, where it is not None.
+        """
 
     def chunk(self, x: Array, /) -> Any:
         """Take a chunk, as `OptionalFunctions.sequence` takes x, and return its y."""
@@ -142,14 +165,17 @@ class OptionalFunctions(Protocol):
     def stream(params: Sequence[GRUParams], loop: Loop, form: Form, /) -> Any:
         """A GRU that is fed step by step, from a state of zeros.
 
-        For those who write one; `GRU.stream` does not ask for it yet.
+        Asked once, as a `gru_xp.Stream` is made.
 
         Parameters
         ----------
         params : sequence of GRUParams
-            Of all layers; these are sound, and nobody changes them as long as the stream lives.
+            Of all layers; these are sound, and nobody changes them as long as the stream lives,
+            which may keep them.
         loop : Loop
+            Without lengths.
         form : Form
+            Of one direction.
 
         Returns
         -------
