@@ -2,5 +2,6 @@
 
 `command` is the command itself, `parent` starts one process for each number of threads, `child` is
 that process: it lets the contestants of `contestants` and `peers` run the cases of `cases`, timed
-by `timing` and weighed by `memory`. `report` and `plot` show what came out.
+by `timing`, single steps by `streams`, and weighed by `memory`. `report`, `tables` and `plot` show
+what came out.
 """

@@ -35,6 +35,7 @@ SIZES = (
     Size(20, 128, 1024, 2048),
 )
 CELLS = (16, 64, 256, 512)
+STREAMS = (16, 64)
 THREADS = (1, 2)
 
 GPU_SIZES = tuple(
@@ -79,6 +80,7 @@ class Kind(NamedTuple):
 
 
 _SEQUENCE, _CELL, _ONE_STEP = "{T}x{N}x{I}x{H}", "cell of {H}", "GRU of {H}, T = 1"
+_STREAM = "stream of {H}"
 
 KINDS = {
     "forward": Kind(_SEQUENCE, False, "forward"),
@@ -86,8 +88,9 @@ KINDS = {
     "step": Kind(_CELL, False, "step"),
     "step training": Kind(_CELL, True, "step_training"),
     "single training": Kind(_ONE_STEP, True, "training"),
+    "stream": Kind(_STREAM, False, "streams"),
 }
-"""The first two of sequences, the others of single steps."""
+"""Those of sequences, those of single steps, and a stream's, which is measured by itself."""
 
 
 class Case(NamedTuple):
@@ -95,6 +98,7 @@ class Case(NamedTuple):
 
     kind: str
     size: Size
+    layers: int = 1
 
     def __str__(self) -> str:
         what = KINDS[self.kind]
@@ -104,9 +108,10 @@ class Case(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """What does it: a sequence by its size, a cell, a GRU of one step."""
+        """What does it: a sequence by its size, a cell, a GRU of one step, a stream."""
         letters = dict(zip("TNIH", self.size, strict=True))
-        return KINDS[self.kind].subject.format(**letters)
+        name = KINDS[self.kind].subject.format(**letters)
+        return name if self.layers == 1 else f"{name}, {self.layers} layers"
 
     @property
     def training(self) -> bool:
@@ -117,30 +122,54 @@ class Case(NamedTuple):
     def flops(self) -> int:
         """Floating point operations of the matrix products alone."""
         steps, rows, inputs, hidden = self.size
-        forward = 2 * steps * rows * 3 * hidden * (inputs + hidden)
+        of_all_inputs = inputs + (self.layers - 1) * hidden
+        forward = 2 * steps * rows * 3 * hidden * (of_all_inputs + self.layers * hidden)
         # Each product of the forward has two in the backward: for its input and for its weight.
         return 3 * forward if self.training else forward
 
 
 def cases(sizes: tuple[Size, ...], cells: tuple[int, ...]) -> list[Case]:
     """Return every case of the sizes, and of single steps with as many inputs as hidden units."""
-    of_sequences, of_steps = list(KINDS)[:2], list(KINDS)[2:]
+    of_sequences = [kind for kind, each in KINDS.items() if each.subject == _SEQUENCE]
+    of_steps = [kind for kind, each in KINDS.items() if each.subject in (_CELL, _ONE_STEP)]
     return [Case(kind, size) for size in sizes for kind in of_sequences] + [
         Case(kind, Size(1, 1, hidden, hidden)) for hidden in cells for kind in of_steps
     ]
 
 
+def stream_cases(cells: tuple[int, ...]) -> list[Case]:
+    """Return a stream of one layer for each number of units, and of two for the largest."""
+    layers = [(hidden, 1) for hidden in cells] + [(max(cells), 2)]
+    return [Case("stream", Size(1, 1, hidden, hidden), count) for hidden, count in layers]
+
+
 class Work(NamedTuple):
-    """Weights by the names of a cell, inputs, and the gradient of all outputs, on the host."""
+    """Weights, inputs, and the gradient of all outputs, on the host."""
 
     size: Size
-    weights: dict[str, HostArray]
+    layers: tuple[dict[str, HostArray], ...]
+    """Of each layer the weights by the names of a cell."""
     x: HostArray
     h0: HostArray
+    """Of one layer."""
     dy: HostArray
 
+    @property
+    def of_cell(self) -> dict[str, HostArray]:
+        """The first layer's weights by the names of a cell."""
+        return self.layers[0]
 
-def work(size: Size, dtype: str) -> Work:
+    @property
+    def of_gru(self) -> dict[str, HostArray]:
+        """All weights by the names of a GRU."""
+        return {
+            f"{name}_l{layer}": array
+            for layer, weights in enumerate(self.layers)
+            for name, array in weights.items()
+        }
+
+
+def work(size: Size, dtype: str, layers: int = 1) -> Work:
     """Draw the same numbers for everybody, in float32 where the dtype is smaller."""
     rng = np.random.default_rng(1406)
     steps, rows, inputs, hidden = size
@@ -155,7 +184,10 @@ def work(size: Size, dtype: str) -> Work:
     bound = 1 / math.sqrt(hidden)
     return Work(
         size,
-        {name: uniform(shape, bound) for name, shape in shapes(inputs, hidden).items()},
+        tuple(
+            {name: uniform(shape, bound) for name, shape in shapes(width, hidden).items()}
+            for width in (inputs, *[hidden] * (layers - 1))
+        ),
         x=uniform((steps, rows, inputs), 2),
         h0=uniform((rows, hidden), 1),
         dy=uniform((steps, rows, hidden), 1),
@@ -175,9 +207,11 @@ class Job:
     backend: str
     precision: str
     repeats: int | None
-    """Rounds of each case; None chooses by the time that a call takes."""
+    """Rounds of each case, steps of a stream; None chooses by the time that a call takes."""
     memory_of: str | None = None
     """The contestant whose peak memory is measured, at the first size; None measures times."""
+    stream: bool = False
+    """Whether the cells are streams, whose steps are timed one by one."""
 
     @property
     def dtype(self) -> str:

@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 from gru_xp.arrays.libraries import BackendError
-from gru_xp.bench import gpu, machine, memory, timing
-from gru_xp.bench.cases import Case, Job, cases, work
+from gru_xp.bench import gpu, machine, memory, streams, timing
+from gru_xp.bench.cases import Case, Job, cases, stream_cases, work
 from gru_xp.bench.contestant import OWN, Contestant
 from gru_xp.bench.contestants import contestants
 from gru_xp.bench.errors import BenchError, FailedError
@@ -51,9 +51,11 @@ def run(job: Job, /) -> dict[str, Any]:
     # Before and after: what clocks the processor down for a while must not lower the peak.
     peaks = [_peak(job)]
     measured = []
-    for case in cases(job.sizes, job.cells):
+    for case in stream_cases(job.cells) if job.stream else cases(job.sizes, job.cells):
         _tell(f"{job.threads} threads, {case}" if job.threads > 1 else f"1 thread, {case}")
-        if job.backend == "cupy":
+        if job.stream:
+            measured.append(_measure_stream(case, made, job))
+        elif job.backend == "cupy":
             measured += measure_on_gpu(case, made, job, notes)
         else:
             measured.append(_measure(case, made, job))
@@ -115,6 +117,19 @@ def _measure(case: Case, made: list[Contestant], job: Job) -> dict[str, Any]:
         "kind": case.kind,
         "size": case.size,
         "times": {name: each._asdict() for name, each in times.items()},
+    }
+
+
+def _measure_stream(case: Case, made: list[Contestant], job: Job) -> dict[str, Any]:
+    data = work(case.size._replace(steps=streams.COMPARED), job.dtype, case.layers)
+    calls = {name: call for each in made for name, call in each.streams(data).items()}
+    timing.agree(calls, case, job.precision)
+    taken = streams.measure(calls, job.repeats)
+    return {
+        "kind": case.kind,
+        "size": case.size,
+        "layers": case.layers,
+        "spread": {name: streams.spread(times) for name, times in taken.items()},
     }
 
 

@@ -90,17 +90,23 @@ def _peer(text: str) -> str:
     help="Of --random: the same sizes again.  [default: 0]",
 )
 @click.option(
+    "--stream",
+    is_flag=True,
+    help="In place of all else time each step of streams: of one layer, of two of the most units.",
+)
+@click.option(
     "--steps",
     "cells",
     metavar="H,...",
     callback=_listed(_count),
-    help="Hidden units of what makes one step.  [default: 16,64,256,512, cupy or random none]",
+    help="Hidden units of what makes one step.  [default: 16,64,256,512, streams 16,64, cupy or "
+    "random none]",
 )
 @click.option(
     "--threads",
     metavar="COUNTS",
     callback=_listed(_count),
-    help="Numbers of threads, a process each.  [default: 1,2; 1 on one CPU and on cupy]",
+    help="Numbers of threads, a process each.  [default: 1,2; 1 on one CPU, on cupy, of streams]",
 )
 @click.option(
     "--backend",
@@ -120,7 +126,8 @@ def _peer(text: str) -> str:
 @click.option(
     "--repeats",
     type=click.IntRange(min=1, max=_LIMIT),
-    help="Samples of each time.  [default: 9, of long calls 5]",
+    help="Samples of each time; steps of a stream.  [default: 9, of long calls 5; 100000 steps, "
+    "of the slower ones fewer]",
 )
 @click.option("--memory/--no-memory", default=True, help="Measure the peak memory of training too.")
 @click.option("--json", "json_path", type=_PATH, metavar="FILE", help="Write all numbers there.")
@@ -129,13 +136,14 @@ def _peer(text: str) -> str:
     "plot_path",
     type=_PATH,
     metavar="FILE",
-    help="Draw the ratios: png, svg; random ones over N and H.",
+    help="Draw the ratios: png, svg; random ones over N and H; of streams a histogram.",
 )
 def bench(
     peers: tuple[str, ...] | None,
     sizes: tuple[Any, ...] | None,
     random: int | None,
     seed: int | None,
+    stream: bool,
     cells: tuple[int, ...] | None,
     threads: tuple[int, ...] | None,
     name: str,
@@ -147,17 +155,33 @@ def bench(
 ) -> None:
     """Time gru_xp side by side with torch, ONNX Runtime and JAX, where they are installed.
 
-    Forward and training of whole sequences, and of one step, the peak memory of training. The
-    same weights for all, and what they compute is compared first. Progress goes to stderr.
+    Forward and training of whole sequences, and of one step, the peak memory of training; or each
+    of many steps of a stream, from the median to the slowest. The same weights for all, and what
+    they compute is compared first. Progress goes to stderr.
     """
     import json
 
     from gru_xp.bench import machine, parent, report, tables
     from gru_xp.bench import memory as memory_of
     from gru_xp.bench import peers as others
-    from gru_xp.bench.cases import CELLS, GPU_SIZES, SIZES, THREADS, Job, dtype_of, random_sizes
+    from gru_xp.bench.cases import (
+        CELLS,
+        GPU_SIZES,
+        SIZES,
+        STREAMS,
+        THREADS,
+        Job,
+        dtype_of,
+        random_sizes,
+    )
     from gru_xp.files import write_whole
 
+    if stream:
+        if sizes is not None or random is not None:
+            raise click.UsageError(
+                "--stream has no sequences, and no sizes: name units by --steps."
+            )
+        sizes, cells, memory = (), cells or STREAMS, False
     if random is None and seed is not None:
         raise click.UsageError("--seed is that of --random, which is not there.")
     if random is not None:
@@ -171,8 +195,10 @@ def bench(
             f"--precision {precision} needs --backend cupy: {name} is measured in "
             f"{' and '.join(CPU_PRECISIONS)}"
         )
+    if stream and on_gpu:
+        raise click.UsageError("--stream times steps on the CPU: choose another --backend.")
     usable = len(machine.cpus())
-    threads = threads or THREADS[: 1 if on_gpu else usable]
+    threads = threads or THREADS[: 1 if on_gpu or stream else usable]
     if max(threads) > usable:
         raise click.UsageError(f"--threads {max(threads)}: this process can use {usable} CPUs.")
     _check_writable("--json", json_path)
@@ -180,10 +206,10 @@ def bench(
     if plot_path is not None:
         _check_format(plot_path)
     asked = None if peers is None else tuple(each for each in peers if each != _NO_PEERS)
-    chosen, notes = others.choose(asked, backend=name, dtype=dtype_of(precision))
+    chosen, notes = others.choose(asked, backend=name, dtype=dtype_of(precision), stream=stream)
 
     job = Job(
-        sizes or (GPU_SIZES if on_gpu else SIZES),
+        (GPU_SIZES if on_gpu else SIZES) if sizes is None else sizes,
         (() if on_gpu else CELLS) if cells is None else cells,
         threads[0],
         chosen,
@@ -191,6 +217,7 @@ def bench(
         name,
         precision,
         repeats,
+        stream=stream,
     )
     measured = parent.measure(job, threads)
     weighed = []
@@ -206,7 +233,8 @@ def bench(
     if plot_path is not None:
         from gru_xp.bench import plot
 
-        (plot.save if random is None else plot.save_map)(document, plot_path)
+        plain = plot.save if random is None else plot.save_map
+        (plot.save_histograms if stream else plain)(document, plot_path)
     tables.show(document, worst_first=random is not None)
 
 

@@ -53,6 +53,14 @@ class Contestant:
         """Prepare one step of a cell, and its backward to weights, input and state."""
         return None
 
+    def streams(self, work: Work, /) -> dict[str, Call]:
+        """Prepare a step of a stream of one row, its state carried to the next: each form by name.
+
+        It starts from zeros. What runs is the first step of x again and again; the results are
+        those of all steps, (T, H), from the start.
+        """
+        return {}
+
     def prepare(self, case: Case, work: Work, /) -> Call | None:
         """Prepare a case."""
         call: Call | None = getattr(self, KINDS[case.kind].method)(work)

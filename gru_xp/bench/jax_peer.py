@@ -52,7 +52,7 @@ class Peer(Contestant):
         return Call(run, results)
 
     def _arrays(self, work: Work) -> tuple[dict[str, Any], Any, Any]:
-        weights = {name: self._array(array) for name, array in work.weights.items()}
+        weights = {name: self._array(array) for name, array in work.of_cell.items()}
         return weights, self._array(work.x), self._array(work.h0)
 
     def _array(self, array: HostArray) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from gru_xp.bench.contestant import Call, Contestant
 # Any: the types are checked without these libraries too
 onnx: Any = importlib.import_module("onnx")
 onnxruntime: Any = importlib.import_module("onnxruntime")
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Peer(Contestant):
@@ -31,10 +34,8 @@ class Peer(Contestant):
 
     def forward(self, work: Work, /) -> Call:
         """See `Contestant`."""
-        session = onnxruntime.InferenceSession(
-            _model(work), sess_options=self._options, providers=["CPUExecutionProvider"]
-        )
-        inputs = {"X": work.x, "initial_h": work.h0[None]}
+        session = self._session(_sequence_model(work))
+        inputs = {"X": work.x, "h_0": work.h0[None]}
 
         def run() -> Any:
             return session.run(None, inputs)
@@ -45,38 +46,89 @@ class Peer(Contestant):
 
         return Call(run, results)
 
+    def streams(self, work: Work, /) -> dict[str, Call]:
+        """See `Contestant`."""
+        session = self._session(_step_model(work))
+        steps = list(work.x[:, None])  # (1, 1, I)
+        names = [f"h_{layer}" for layer in range(len(work.layers))]
+        zeros = np.zeros((1, 1, work.size.hidden), dtype=np.float32)
+        inputs = {"X": steps[0]} | dict.fromkeys(names, zeros)
 
-def _model(work: Work) -> bytes:
-    """Write the model with the weights as constants, which ONNX Runtime packs beforehand."""
+        def run() -> None:
+            inputs.update(zip(names, session.run(None, inputs), strict=True))
+
+        def results() -> dict[str, HostArray]:
+            states, rows = [zeros] * len(names), []
+            for x in steps:
+                states = session.run(None, {"X": x} | dict(zip(names, states, strict=True)))
+                rows.append(states[-1][0, 0])
+            return {"y": np.stack(rows)}
+
+        return {self.name: Call(run, results)}
+
+    def _session(self, model: bytes) -> Any:
+        return onnxruntime.InferenceSession(
+            model, sess_options=self._options, providers=["CPUExecutionProvider"]
+        )
+
+
+def _sequence_model(work: Work) -> bytes:
+    """Write a model of one layer: the whole sequence, and the state after it."""
     steps, rows, inputs, hidden = work.size
-    weights = {name: _reordered(array) for name, array in work.weights.items()}
-    constants = {
-        "W": weights["weight_ih"][None],
-        "R": weights["weight_hh"][None],
-        "B": np.concatenate([weights["bias_ih"], weights["bias_hh"]])[None],
-    }
-    helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    node = helper.make_node(
+    given = {"X": (steps, rows, inputs), "h_0": (1, rows, hidden)}
+    made = {"Y": (steps, 1, rows, hidden), "n_0": (1, rows, hidden)}
+    return _model(work, [_node(hidden, 0, "X", "Y")], given, made)
+
+
+def _step_model(work: Work) -> bytes:
+    """Write a model of one step through all layers, from their states to their states."""
+    _, rows, inputs, hidden = work.size
+    layers = range(len(work.layers))
+    # The state after a step, (directions, N, H), has the shape of the next layer's (T, N, I).
+    sources = ["X", *(f"n_{layer}" for layer in layers)]
+    nodes = [_node(hidden, layer, sources[layer], "") for layer in layers]
+    state = (1, rows, hidden)
+    given = {"X": (1, rows, inputs)} | {f"h_{layer}": state for layer in layers}
+    return _model(work, nodes, given, {f"n_{layer}": state for layer in layers})
+
+
+def _node(hidden: int, layer: int, source: str, target: str) -> Any:
+    """Make a layer's GRU, from `source` and its state; a target without a name is not computed."""
+    return onnx.helper.make_node(
         "GRU",
-        ["X", "W", "R", "B", "", "initial_h"],
-        ["Y", "Y_h"],
+        [source, f"W_{layer}", f"R_{layer}", f"B_{layer}", "", f"h_{layer}"],
+        [target, f"n_{layer}"],
         hidden_size=hidden,
         linear_before_reset=1,
     )
 
-    def value(name: str, *shape: int) -> Any:
-        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
-    graph = helper.make_graph(
-        [node],
-        "gru",
-        [value("X", steps, rows, inputs), value("initial_h", 1, rows, hidden)],
-        [value("Y", steps, 1, rows, hidden), value("Y_h", 1, rows, hidden)],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+def _model(work: Work, nodes: list[Any], given: Shapes, made: Shapes) -> bytes:
+    """Write a model with the weights as constants, which ONNX Runtime packs beforehand."""
+    helper = onnx.helper
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in each]
+        for each in (given.items(), made.items())
     )
+    constants = [
+        onnx.numpy_helper.from_array(array, f"{name}_{layer}")
+        for layer, weights in enumerate(work.layers)
+        for name, array in _constants(weights).items()
+    ]
+    graph = helper.make_graph(nodes, "gru", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     data: bytes = model.SerializeToString()
     return data
+
+
+def _constants(weights: dict[str, HostArray]) -> dict[str, HostArray]:
+    """Put a layer's weights as ONNX has them."""
+    ordered = {name: _reordered(array) for name, array in weights.items()}
+    return {
+        "W": ordered["weight_ih"][None],
+        "R": ordered["weight_hh"][None],
+        "B": np.concatenate([ordered["bias_ih"], ordered["bias_hh"]])[None],
+    }
 
 
 def _reordered(array: HostArray) -> HostArray:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
+
+import numpy as np
 
 from gru_xp import GRU, GRUCell, to_numpy, use_accelerators
 from gru_xp.arrays import dtypes, transfer
@@ -105,6 +108,26 @@ class Own(Contestant):
 
         return Call(run, results, self._context, self._seconds)
 
+    def streams(self, work: Work, /) -> dict[str, Call]:
+        """See `Contestant`."""
+        steps = [self._array(step) for step in work.x[:, 0]]
+        gru = self._gru(work)
+        with self._context():  # in which no accelerator makes a stream for the portable form
+            stream, compared = gru.stream(), gru.stream()
+        step = partial(stream.step, steps[0])
+        wait = self._wait
+
+        def waiting() -> Any:
+            return wait(step())
+
+        def results() -> dict[str, HostArray]:
+            compared.reset()
+            return {"y": np.stack([to_numpy(compared.step(each)) for each in steps])}
+
+        # Where there is nothing to wait for, a function around the step would take time of its own.
+        run = waiting if self._backend == "jax" else step
+        return {self.name: Call(run, results, self._context)}
+
     def _can(self, work: Work, *, training: bool) -> bool:
         """Whether it would not just do what another contestant of gru_xp does."""
         if self._kernel is None:
@@ -118,15 +141,18 @@ class Own(Contestant):
     def _cell(self, work: Work) -> GRUCell:
         inputs, hidden = work.size.inputs, work.size.hidden
         cell = GRUCell(inputs, hidden, backend=self._backend, dtype=self._place.dtype)
-        cell.load_state_dict(work.weights)
+        cell.load_state_dict(work.of_cell)
         return cell
 
     def _layer(self, work: Work) -> tuple[GRU, Any, Any]:
-        layer = GRU(
-            work.size.inputs, work.size.hidden, backend=self._backend, dtype=self._place.dtype
-        )
-        layer.load_state_dict({f"{name}_l0": array for name, array in work.weights.items()})
-        return layer, self._array(work.x), self._array(work.h0[None])
+        return self._gru(work), self._array(work.x), self._array(work.h0[None])
+
+    def _gru(self, work: Work) -> GRU:
+        _, _, inputs, hidden = work.size
+        layers, dtype = len(work.layers), self._place.dtype
+        gru = GRU(inputs, hidden, layers, backend=self._backend, dtype=dtype)
+        gru.load_state_dict(work.of_gru)
+        return gru
 
     def _array(self, array: HostArray) -> Any:
         return transfer.from_numpy(array, self._place)

@@ -37,17 +37,19 @@ def missing(name: str, /) -> str:
     return f"{name} {what} installed here: {PEERS[name].install}"
 
 
-def unfit(name: str, /, *, backend: str, dtype: str) -> str:
+def unfit(name: str, /, *, backend: str, dtype: str, stream: bool = False) -> str:
     """Say why a peer has no part in a benchmark; an empty string where it has."""
     if backend == "cupy" and name != "torch":
         return f"{name} is left out: it runs on the CPU here, and would meet a GPU"
     if dtype != "float32" and name == "onnxruntime":
         return f"{name} is left out: its GRU has float32 alone"
+    if stream and name == "jax":
+        return f"{name} is left out: what is measured of it are whole sequences"
     return ""
 
 
 def choose(
-    asked: tuple[str, ...] | None, /, *, backend: str, dtype: str
+    asked: tuple[str, ...] | None, /, *, backend: str, dtype: str, stream: bool = False
 ) -> tuple[tuple[str, ...], list[str]]:
     """Choose the peers of a benchmark.
 
@@ -57,6 +59,8 @@ def choose(
         Their names; None means all that are installed.
     backend, dtype : str
         What gru_xp runs on and in.
+    stream : bool
+        Whether single steps of a stream are measured.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def choose(
     """
     names, notes = [], []
     for name in PEERS if asked is None else asked:
-        if reason := unfit(name, backend=backend, dtype=dtype):
+        if reason := unfit(name, backend=backend, dtype=dtype, stream=stream):
             notes.append(reason)
         elif reason := missing(name):
             if asked is not None:

@@ -1,4 +1,4 @@
-"""The ratios as a picture: how many times faster gru_xp is than each other."""
+"""Pictures: how many times faster gru_xp is than each other, how a stream's times are spread."""
 
 from __future__ import annotations
 
@@ -66,6 +66,40 @@ def save_map(document: Document, path: Path, /) -> None:
     bar = figure.colorbar(points, ax=grid, extend="both", label=f"times as long as {OWN}")
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{2**value:.2g}")
     _write(figure, path)
+
+
+def save_histograms(document: Document, path: Path, /) -> None:
+    """Draw how often a step of a stream took how long.
+
+    One panel for each case and number of threads, a line for each contestant.
+    """
+    parts = document["threads"]
+    columns = len(parts[0]["cases"])
+    figure = _figure(5 * columns, 3.6 * len(parts))
+    grid = figure.subplots(len(parts), columns, squeeze=False, sharex=True, sharey=True)
+    cases = [(part, case) for part in parts for case in part["cases"]]
+    lines: dict[str, Any] = {}  # not every case has every contestant
+    for axes, (part, case) in zip(grid.ravel(), cases, strict=True):
+        for name, numbers in case["contestants"].items():
+            shares = np.asarray(numbers["histogram"]) / numbers["steps"]
+            colour = lines[name].get_edgecolor() if name in lines else f"C{len(lines)}"
+            lines[name] = axes.stairs(shares, case["histogram_edges_us"], color=colour)
+        axes.set(title=f"{case_of(case)}, {threads_of(part)}", xscale="log", yscale="log")
+        axes.set(xlabel="µs a step", ylabel="share of the steps", xlim=_range_of_times(cases))
+        axes.grid(alpha=0.3)
+    figure.legend(lines.values(), lines, loc="outside upper center", ncols=len(lines))
+    _write(figure, path)
+
+
+def _range_of_times(cases: list[tuple[Document, Document]]) -> tuple[float, float]:
+    """Return the µs between which all histograms have their steps."""
+    counts = sum(
+        np.asarray(numbers["histogram"])
+        for _, case in cases
+        for numbers in case["contestants"].values()
+    )
+    used, edges = np.flatnonzero(counts), cases[0][1]["histogram_edges_us"]
+    return edges[used[0]], edges[used[-1] + 1]
 
 
 def _figure(width: float, height: float) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.bench import floor, machine
+from gru_xp.bench import floor, machine, streams
 from gru_xp.bench.cases import Case, Job, Size
 from gru_xp.bench.contestant import OWN
 
@@ -59,7 +59,10 @@ def document(
 
 
 def _threads_part(measured: Document, precision: str) -> Document:
-    parts = [_case_part(each, measured["peak_flops"]) for each in measured["cases"]]
+    parts = [
+        _stream_part(each) if "spread" in each else _case_part(each, measured["peak_flops"])
+        for each in measured["cases"]
+    ]
     bounds = measured["gpu"] and measured["gpu"]["bounds"]
     if bounds:
         _add_floors(parts, precision, floor.Chip(**bounds))
@@ -92,6 +95,22 @@ def _case_part(measured: Document, peak: float | None) -> Document:
     size = dict(zip("TNIH", case.size, strict=True))
     expected = {key: measured[key] for key in ("expected_us_per_step",) if key in measured}
     return {"kind": case.kind, **size, "flops": case.flops, **expected, "contestants": contestants}
+
+
+def _stream_part(measured: Document) -> Document:
+    case = Case(measured["kind"], Size(*measured["size"]), measured["layers"])
+    own = measured["spread"][OWN]["us_per_step"]
+    return {
+        "kind": case.kind,
+        **dict(zip("TNIH", case.size, strict=True)),
+        "layers": case.layers,
+        "flops": case.flops,
+        "histogram_edges_us": streams.EDGES.tolist(),
+        "contestants": {
+            name: {"ratio": spread["us_per_step"] / own, **spread}
+            for name, spread in measured["spread"].items()
+        },
+    }
 
 
 def _summary(parts: list[Document]) -> Document:
@@ -130,4 +149,9 @@ def threads_of(part: Document, /) -> str:
 
 def case_of(part: Document, /) -> Case:
     """Return the case that a part of the document is about."""
-    return Case(part["kind"], Size(*(part[letter] for letter in "TNIH")))
+    return Case(part["kind"], Size(*(part[letter] for letter in "TNIH")), part.get("layers", 1))
+
+
+def is_of_streams(document: Document, /) -> bool:
+    """Whether a document is about single steps of streams."""
+    return any(each["kind"] == "stream" for part in document["threads"] for each in part["cases"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gru_xp.bench.cases import KINDS, Size
 from gru_xp.bench.contestant import EXPERIMENTAL, FORMS, OWN
-from gru_xp.bench.report import Document, case_of, threads_of
+from gru_xp.bench.report import Document, case_of, is_of_streams, threads_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,10 +36,14 @@ def show(document: Document, /, *, worst_first: bool = False) -> None:
         )
     for note in document["notes"]:
         print(f"note: {note}")
-    print(
-        "µs: median time of one step of the sequence; ratio: that time to gru_xp's, so that above"
-    )
-    print("1 gru_xp is faster; peak: share of the multiply-adds that the processor can do")
+    if is_of_streams(document):
+        print("µs: time of one step of a stream, each timed by itself, from Python; ratio: the")
+        print("median to gru_xp's, so that above 1 gru_xp is faster")
+    else:
+        print("µs: median time of one step of the sequence; ratio: that time to gru_xp's, so that")
+        print(
+            "above 1 gru_xp is faster; peak: share of the multiply-adds that the processor can do"
+        )
     if gpu and gpu["bounds"]:
         print("floor: a lower bound of a forward step that reads W_hh again; the persistent kernel")
         print("keeps it on the chip, and may be faster. There is none for training")
@@ -49,7 +53,10 @@ def show(document: Document, /, *, worst_first: bool = False) -> None:
         print("expected: of the loop over time alone, by a cost model that was fitted to an H200")
     for part in document["threads"]:
         print()
-        console.print(_times_table(part, worst_first=worst_first))
+        if is_of_streams(document):
+            console.print(_streams_table(part))
+        else:
+            console.print(_times_table(part, worst_first=worst_first))
         console.print(_summary_table(part["summary"]))
     if document["memory"]:
         print()
@@ -93,6 +100,19 @@ def _times_table(part: Document, *, worst_first: bool) -> Table:
             ]
             shown_name = f"{name} (experimental)" if name in EXPERIMENTAL else name
             table.add_row("" if place else label, shown_name, *forward, *bounds, *training)
+        table.add_section()
+    return table
+
+
+def _streams_table(part: Document) -> Table:
+    table = _table(threads_of(part), "", "")
+    columns = {"median µs": "", "99 %": "_99", "99.9 %": "_99.9", "most": "_most"}
+    _add_numbers(table, *columns, "ratio", "steps")
+    for each in part["cases"]:
+        for place, (name, numbers) in enumerate(each["contestants"].items()):
+            times = [_time(numbers[f"us_per_step{end}"]) for end in columns.values()]
+            subject = "" if place else case_of(each).subject
+            table.add_row(subject, name, *times, f"{numbers['ratio']:.2f}", f"{numbers['steps']:,}")
         table.add_section()
     return table
 

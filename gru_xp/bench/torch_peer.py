@@ -100,20 +100,60 @@ class Peer(Contestant):
 
         return Call(run, results, seconds=self._seconds)
 
+    def streams(self, work: Work, /) -> dict[str, Call]:
+        """See `Contestant`."""
+        steps = [self._tensor(each) for each in work.x]  # (1, I)
+        calls = {self.name: _layer_steps(self._layer(work).eval(), [each[None] for each in steps])}
+        if len(work.layers) == 1:
+            calls[f"{self.name} GRUCell"] = _cell_steps(self._cell(work).eval(), steps)
+        return calls
+
     def _cell(self, work: Work) -> Any:
         cell = torch.nn.GRUCell(work.size.inputs, work.size.hidden).to(self._device, self._dtype)
-        cell.load_state_dict({name: self._tensor(each) for name, each in work.weights.items()})
+        cell.load_state_dict({name: self._tensor(each) for name, each in work.of_cell.items()})
         return cell
 
     def _layer(self, work: Work) -> Any:
-        layer = torch.nn.GRU(work.size.inputs, work.size.hidden).to(self._device, self._dtype)
-        layer.load_state_dict(
-            {f"{name}_l0": self._tensor(each) for name, each in work.weights.items()}
-        )
+        _, _, inputs, hidden = work.size
+        layer = torch.nn.GRU(inputs, hidden, len(work.layers)).to(self._device, self._dtype)
+        layer.load_state_dict({name: self._tensor(each) for name, each in work.of_gru.items()})
         return layer
 
     def _tensor(self, array: HostArray) -> Any:
         return torch.tensor(array, dtype=self._dtype, device=self._device)
+
+
+def _layer_steps(layer: Any, steps: list[Any]) -> Call:
+    first, state = steps[0], None
+
+    def run() -> None:
+        nonlocal state
+        _, state = layer(first, state)
+
+    def results() -> dict[str, HostArray]:
+        h, rows = None, []
+        for each in steps:
+            y, h = layer(each, h)
+            rows.append(y[0])
+        return {"y": _host(torch.cat(rows))}
+
+    return Call(run, results, torch.no_grad)
+
+
+def _cell_steps(cell: Any, steps: list[Any]) -> Call:
+    first, state = steps[0], None
+
+    def run() -> None:
+        nonlocal state
+        state = cell(first, state)
+
+    def results() -> dict[str, HostArray]:
+        rows = [cell(steps[0])]
+        for each in steps[1:]:
+            rows.append(cell(each, rows[-1]))
+        return {"y": _host(torch.cat(rows))}
+
+    return Call(run, results, torch.no_grad)
 
 
 def _host(tensor: Any) -> HostArray:
