@@ -601,8 +601,8 @@ MUTATIONS = [
     Mutation(
         "native: lengths forgotten on the way back",
         NATIVE,
-        "*tape, weight_hh, loop.lengths, loop.reverse)",
-        "*tape, weight_hh, None, loop.reverse)",
+        "*tape, weight_hh, loop.lengths, loop.reverse, loop.reset_after\n",
+        "*tape, weight_hh, None, loop.reverse, loop.reset_after\n",
         LOOP,
         ACCELERATED,
     ),

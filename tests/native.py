@@ -33,11 +33,12 @@ class Case(NamedTuple):
     dh_last: Any
     lengths: Any = None
     reverse: bool = False
+    reset_after: bool = True
 
     @property
     def loop(self) -> Loop:
         """What the recurrence is to run."""
-        return Loop(lengths=self.lengths, reverse=self.reverse)
+        return Loop(lengths=self.lengths, reverse=self.reverse, reset_after=self.reset_after)
 
 
 def draw_case(
@@ -51,8 +52,12 @@ def draw_case(
     reverse: bool = False,
     bias: bool = True,
     with_last: bool = True,
+    reset_after: bool = True,
 ) -> Case:
-    """Random arguments; with `ragged`, lengths from 0 to T, and NaN in the padding of gx."""
+    """Random arguments; with `ragged`, lengths from 0 to T, and NaN in the padding of gx.
+
+    Where the reset gate acts before the product there is no bias in the loop.
+    """
     rng = np.random.default_rng([seed, steps, rows, size])
 
     def draw(*shape: int) -> Any:
@@ -67,11 +72,12 @@ def draw_case(
         gx,
         draw(rows, size),
         rng.uniform(-bound, bound, (3 * size, size)).astype(dtype),
-        draw(size) if bias else None,
+        draw(size) if bias and reset_after else None,
         draw(steps, rows, size),
         draw(rows, size) if with_last else None,
         lengths,
         reverse,
+        reset_after,
     )
 
 
@@ -81,10 +87,11 @@ def run(functions: Any, case: Case) -> Results:
         case.gx, case.h0, case.weight_hh, case.b_hn, case.loop, keep_tape=True
     )
     back = functions.backward(case.dh, case.dh_last, tape, case.weight_hh, case.loop)
-    gates = tape._asdict()
+    gates = {name: array for name, array in tape._asdict().items() if array is not None}
+    assert ("gh_n" in gates) == case.reset_after
     if case.lengths is not None:  # in padding the gates mean nothing
         valid = np.arange(len(case.gx))[:, None, None] < case.lengths[:, None]
-        for name in ("r", "z", "n", "gh_n"):
+        for name in gates.keys() - {"h_prev"}:
             gates[name] = np.where(valid, gates[name], gates[name].dtype.type(0))
     return {"h": h, **gates, **dict(zip(("dgx", "dgh_n", "dh0"), back, strict=True))}
 

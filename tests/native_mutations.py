@@ -38,7 +38,10 @@ PRODUCT = "numpy/src/product.hpp"
 TILE = "numpy/src/tile.hpp"
 PACK = "numpy/src/pack.hpp"
 SIMD = "numpy/src/simd.hpp"
-DRIVE = "numpy/src/drive.cpp"
+PLAN = "numpy/src/plan.hpp"
+SWEEP = "numpy/src/sweep.hpp"
+STREAM = "numpy/src/stream.cpp"
+SEQUENCES = "numpy/src/recurrence.cpp"
 THREADS = "numpy/src/threads.cpp"
 SCRATCH = "numpy/src/scratch.cpp"
 
@@ -65,35 +68,89 @@ MUTATIONS = [
     ),
     # Forward
     Mutation("b_hn dropped", FORWARD, "p.b_hn ? ", "false ? "),
-    Mutation("padding one step late, forward", FORWARD, "t < p.lengths[row", "t <= p.lengths[row"),
+    Mutation(
+        "padding one step late, forward", FORWARD, "t >= p.lengths[row]", "t > p.lengths[row]"
+    ),
+    Mutation("r for r * h", FORWARD, "Vec<T>(gate * load_upto(this->h + at, left))", "gate"),
+    Mutation(
+        "the candidate without its update gate",
+        FORWARD,
+        "            g.z = load_upto(this->h_next + at, left);\n",
+        "",
+    ),
+    Mutation(
+        "r and z swapped in packing",
+        PACK,
+        "side_by_side ? v % 3 : v / units",
+        "side_by_side ? v % 3 : (v < 2 * units ? 1 - v / units : 2)",
+    ),
     # Backward
     Mutation(
-        "padding one step late, backward", BACKWARD, "t >= p.lengths[row]", "t > p.lengths[row]"
+        "padding one step late, backward",
+        BACKWARD,
+        "time >= p.lengths[row]",
+        "time > p.lengths[row]",
     ),
     Mutation(
         "carried gradient not added",
         BACKWARD,
-        "const Vec<T> total = load_upto(p.dh + at, left) + carried;",
-        "const Vec<T> total = load_upto(p.dh + at, left); (void)carried;",
+        "load_upto(p.dh + here, left) + past;",
+        "load_upto(p.dh + here, left);",
     ),
     Mutation(
         "reverse ignored",
         BACKWARD,
-        "return p.reverse ? 0 : p.steps - 1;",
-        "return p.steps - 1;",
+        "t(of.reverse ? number : of.steps - 1 - number)",
+        "t(of.steps - 1 - number)",
+    ),
+    Mutation(
+        "gradient of h past r left out",
+        BACKWARD,
+        "load_upto(past, left) + of_reset_h * r",
+        "load_upto(past, left)",
+    ),
+    Mutation(
+        "gradient of r without the slope of its sigmoid",
+        EQUATIONS,
+        "return of_reset_h * h * (r * (Math::one() - r));",
+        "return of_reset_h * h * r;",
+    ),
+    Mutation(
+        "the candidate's gradient by r's weights",
+        BACKWARD,
+        "row = of_candidate ? 2 * size : 0;",
+        "row = 0;",
     ),
     # Tiles, packing, products
     Mutation(
         "a block's last term left out",
-        FORWARD,
-        "const index count = last ? p.size - k : block;",
-        "const index count = last ? p.size - k : block - 1;",
+        SWEEP,
+        "count = many && left > block<T> ? block<T> : left;",
+        "count = many && left > block<T> ? block<T> - 1 : left;",
     ),
     Mutation(
         "tiles share the sums they keep between blocks",
-        FORWARD,
-        "T* kept = sums + tile * accumulators * w;",
-        "T* kept = sums;",
+        SWEEP,
+        "if (depth > block<T> || a.rest_count > 0) offset += R * n * w;",
+        "",
+    ),
+    Mutation(
+        "a chain's sums forget those before it",
+        TILE,
+        "store(sum, load(sum) + acc[i][v]);",
+        "store(sum, acc[i][v]);",
+    ),
+    Mutation(
+        "a chain goes on beyond its end",
+        TILE,
+        "count - from < chain ? count : from + chain;",
+        "count - from < chain ? count : from + chain + 1;",
+    ),
+    Mutation(
+        "the last of four vectors left out",
+        TILE,
+        "return group >= count() ? vectors : group * most;",
+        "return group * most;",
     ),
     Mutation(
         "row stride of a tile",
@@ -107,8 +164,8 @@ MUTATIONS = [
     Mutation(
         "bias added once a block",
         PRODUCT,
-        "const bool add = last && p.bias;",
-        "const bool add = p.bias != nullptr;\n    (void)last;",
+        "k + depth == p.depth && p.bias ? ",
+        "p.bias ? ",
     ),
     Mutation(
         "last vector read beyond the end",
@@ -123,10 +180,47 @@ MUTATIONS = [
         "    else\n        store_first(p, v, int(count));\n",
         "",
     ),
+    # Sequences and streams
+    Mutation(
+        "the reverse direction's last state is the first",
+        SEQUENCES,
+        "if (f.reverse) std::swap(first, last);",
+        "",
+    ),
+    Mutation(
+        "both directions in one place",
+        SEQUENCES,
+        "(2 * row + direction) * p.size",
+        "(2 * row) * p.size",
+    ),
+    Mutation(
+        "a layer's input is its own output",
+        SEQUENCES,
+        "between + layer % 2 * output;",
+        "between;",
+    ),
+    Mutation(
+        "a stream's layer takes the state before",
+        STREAM,
+        "input = next_state(layers_[size_t(stage / of_layer - 1)]);",
+        "input = state(layers_[size_t(stage / of_layer - 1)]);",
+    ),
+    Mutation(
+        "a stream stays where it was",
+        STREAM,
+        "    turned_ = !turned_;\n    std::copy_n(state",
+        "    std::copy_n(state",
+    ),
+    Mutation(
+        "a chunk does not move the state",
+        STREAM,
+        "        std::copy_n(own + all, one, next_state(layer));\n",
+        "",
+    ),
     # Threads
     Mutation(
         "the last of a share's rows or columns left out",
-        DRIVE,
+        PLAN,
         "return {at(share), at(share + 1)};",
         "return {at(share), at(share + 1) - (share + 1 < shares)};",
     ),
@@ -211,19 +305,19 @@ MUTATIONS = [
     ),
     Mutation(
         "a short call is shared after a pause",
-        "numpy/src/drive.cpp",
+        PLAN,
         "            alone_ = true;\n",
         "            alone_ = false;\n",
     ),
     Mutation(
         "a short call is never shared",
-        "numpy/src/drive.cpp",
+        PLAN,
         "if (threads_ > 1) last_end.store(",
         "if (threads_ < 1) last_end.store(",
     ),
     Mutation(
         "a longer call is not shared after a pause",
-        "numpy/src/drive.cpp",
+        PLAN,
         "work < 2 * least;",
         "work < 200 * least;",
     ),

@@ -48,7 +48,9 @@ BUILDS = {
     ),
     # Only what runs on several threads: on one there is nothing to see, and it is slow.
     "thread": Build(
-        "ThreadSanitizer", sanitize="thread", tests=("step", "shares", "counts", "threads")
+        "ThreadSanitizer",
+        sanitize="thread",
+        tests=("step", "sequence", "shares", "counts", "threads"),
     ),
     "aarch64": Build("for aarch64, emulated", target=native_build.AARCH64),
     "clang": Build("by clang", target=native_build.CLANG),

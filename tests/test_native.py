@@ -178,15 +178,6 @@ def test_a_backward_of_mixed_dtypes_is_declined(native: Any, place: int) -> None
     assert native_module().backward(*back) is NotImplemented
 
 
-def test_the_reset_gate_before_the_product_is_left_to_the_portable_loop(native: Any) -> None:
-    case = draw_case(3, 2, 4, "float64", bias=False)
-    loop = Loop(reset_after=False)
-    h, tape = forward(through_the_package(), case, loop)
-    wanted, portable_tape = forward(PORTABLE, case, loop)
-    assert portable_tape.gh_n is tape.gh_n is None
-    assert_same_bits({"h": h, "r": tape.r}, {"h": wanted, "r": portable_tape.r})
-
-
 STEPS = {
     "x of another dtype": lambda x, h: (x.astype(np.float32), h),
     "integers": lambda x, h: (x.astype(np.int64), h),

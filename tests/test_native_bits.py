@@ -28,7 +28,7 @@ from tests.native import (
 
 THREADS = (2, 3, 4)
 
-# T, N, H by the way that backends/numpy/src/drive.cpp shares the work: it does from 5e6 operations
+# T, N, H by the way that backends/numpy/src/plan.hpp shares the work: it does from 5e6 operations
 # on, 6 N H^2 a step.
 SHARED = {
     "not": (3, 4, 20),
@@ -61,15 +61,17 @@ def draw_product(rows: int, depth: int, columns: int, order: str, dtype: str) ->
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reset_after", [True, False])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("way", SHARED)
 def test_the_recurrence_has_the_same_bits_for_any_number_of_threads(
-    isa: str, native: Any, way: str, reverse: bool, dtype: str
+    isa: str, native: Any, way: str, reverse: bool, reset_after: bool, dtype: str
 ) -> None:
     import gru_xp_numpy
 
     # Rows of different lengths too, where that makes no share empty.
-    case = draw_case(*SHARED[way], dtype, ragged=reverse, reverse=reverse)
+    options = {"ragged": reverse, "reverse": reverse, "reset_after": reset_after}
+    case = draw_case(*SHARED[way], dtype, **options)  # type: ignore[arg-type]
     gru_xp.set_num_threads(1)
     alone = run(gru_xp_numpy, case)
     for count in (*THREADS, 4):  # the last one once more: the same on every run

@@ -26,24 +26,26 @@ from tests.native import (
 # Around the tiles (1 to 8 rows) and the vectors (4, 8 or 16 of float32, half as many of float64).
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 17)
 SIZES = (1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65)
-DEPTHS = (511, 512, 513, 1025)  # around the 512 terms that one chain of a sum has
+DEPTHS = (63, 64, 65, 129, 511, 513, 1025)  # around the 64 terms that one chain of a sum has
 
 
+@pytest.mark.parametrize("reset_after", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("rows", ROWS)
 def test_the_recurrence_equals_the_portable_one_at_every_edge(
-    isa: str, native: Any, rows: int, size: int, dtype: str
+    isa: str, native: Any, rows: int, size: int, dtype: str, reset_after: bool
 ) -> None:
     import gru_xp_numpy
 
-    case = draw_case(5, rows, size, dtype, ragged=rows % 2 == 0, reverse=size % 2 == 0)
+    options = {"ragged": rows % 2 == 0, "reverse": size % 2 == 0, "reset_after": reset_after}
+    case = draw_case(5, rows, size, dtype, **options)  # type: ignore[arg-type]
     assert_close(run(gru_xp_numpy, case), run(PORTABLE, case))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("with_last", [True, False])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("form", ["bias", "no bias", "reset before"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize(("steps", "rows"), [(0, 3), (4, 0), (0, 0), (1, 3), (2, 3), (5, 6)])
@@ -54,13 +56,14 @@ def test_every_option_equals_the_portable_loop(
     rows: int,
     ragged: bool,
     reverse: bool,
-    bias: bool,
+    form: str,
     with_last: bool,
     dtype: str,
 ) -> None:
     import gru_xp_numpy
 
-    options = {"ragged": ragged, "reverse": reverse, "bias": bias, "with_last": with_last}
+    options = {"ragged": ragged, "reverse": reverse, "with_last": with_last}
+    options |= {"bias": form == "bias", "reset_after": form != "reset before"}
     case = draw_case(steps, rows, 19, dtype, **options)  # type: ignore[arg-type]
     got = run(gru_xp_numpy, case)
     assert_close(got, run(PORTABLE, case))
@@ -69,14 +72,15 @@ def test_every_option_equals_the_portable_loop(
     assert_same_bits({"h": h}, {"h": got["h"]})
 
 
+@pytest.mark.parametrize("reset_after", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_the_recurrence_equals_the_portable_one_across_blocks_of_a_sum(
-    isa: str, native: Any, depth: int, dtype: str
+def test_the_recurrence_equals_the_portable_one_across_chains_and_blocks_of_a_sum(
+    isa: str, native: Any, depth: int, dtype: str, reset_after: bool
 ) -> None:
     import gru_xp_numpy
 
-    case = draw_case(2, 3, depth, dtype)
+    case = draw_case(2, 3, depth, dtype, reset_after=reset_after)
     assert_close(run(gru_xp_numpy, case), run(PORTABLE, case))
 
 
@@ -98,7 +102,7 @@ def test_outputs_and_gradients_of_a_layer_equal_the_portable_ones(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("form", ["bias", "no bias", "reset before"])
 @pytest.mark.parametrize(
     ("rows", "inputs", "size"),
     [
@@ -108,9 +112,11 @@ def test_outputs_and_gradients_of_a_layer_equal_the_portable_ones(
     ],
 )
 def test_a_cell_equals_the_portable_one(
-    isa: str, native: Any, rows: int, inputs: int, size: int, bias: bool, dtype: str
+    isa: str, native: Any, rows: int, inputs: int, size: int, form: str, dtype: str
 ) -> None:
-    cell = gru_xp.GRUCell(inputs, size, bias, dtype=dtype, rng=0)
+    cell = gru_xp.GRUCell(
+        inputs, size, form != "no bias", reset_after=form != "reset before", dtype=dtype, rng=0
+    )
     got = train_cell(cell, rows)
     with gru_xp.use_accelerators(False):
         wanted = train_cell(cell, rows)

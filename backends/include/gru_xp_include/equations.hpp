@@ -1,4 +1,5 @@
-// One step of the gated recurrent unit and its derivative, reset gate after the product.
+// One step of the gated recurrent unit and its derivative, reset gate after the product; at the end
+// what differs where it acts before.
 //
 // The same equations as gru_xp/core/equations.py, which says where they come from:
 //
@@ -66,6 +67,17 @@ GRU_XP_INLINE GateGradients<V> gate_gradients(const Gates<V>& g, V h, V total) {
     d.r = d.n * g.gh_n * (g.r * (one - g.r));
     d.gh_n = d.n * g.r;
     return d;
+}
+
+// Where the reset gate acts before the product,
+//
+//     n = tanh(gx_n + W_nh (r * h))     b_hn is in gx_n
+//
+// the rest is as above: in `gates` r and gh_n play no part in z and h_next, nor in the gradients d.z and
+// d.n, of which d.n is also that of the product. What is left is r's, from that of r * h.
+template <class Math, class V>
+GRU_XP_INLINE V reset_gradient(V r, V h, V of_reset_h) {
+    return of_reset_h * h * (r * (Math::one() - r));
 }
 
 }  // namespace gru_xp

@@ -1,7 +1,7 @@
-"""NumPy's accelerator: the recurrence, one step and the large products in C++.
+"""NumPy's accelerator: the recurrence, the large products and whole calls in eval in C++.
 
-The C++ sources are in ``backends/numpy/src``. They take float32 and float64 with the reset gate
-after the product; other calls are left to the portable loop. Results have the same bits for any
+The C++ sources are in ``backends/numpy/src``. They take float32 and float64; other calls are left
+to the portable loop. Results have the same bits for any
 number of threads, and each row's bits do not depend on the other rows nor on the number of steps.
 """
 
@@ -14,8 +14,10 @@ from gru_xp_numpy.functions import (
     isa,
     matmul,
     measure_fma_peak,
+    sequence,
     set_num_threads,
     step,
+    stream,
 )
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "isa",
     "matmul",
     "measure_fma_peak",
+    "sequence",
     "set_num_threads",
     "step",
+    "stream",
 ]

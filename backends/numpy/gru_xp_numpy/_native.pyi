@@ -1,6 +1,6 @@
 from typing import Any
 
-from gru_xp.accelerator_api import Array
+from gru_xp.accelerator_api import Array, GRUParams
 
 def forward(
     gx: Array,
@@ -9,6 +9,7 @@ def forward(
     b_hn: Array | None,
     lengths: Array | None,
     reverse: bool,
+    reset_after: bool,
     keep_tape: bool,
 ) -> Any: ...
 def backward(
@@ -22,6 +23,7 @@ def backward(
     weight_hh: Array,
     lengths: Array | None,
     reverse: bool,
+    reset_after: bool,
 ) -> Any: ...
 def matmul(a: Array, b: Array, bias: Array | None) -> Any: ...
 def step(
@@ -31,7 +33,23 @@ def step(
     weight_hh: Array,
     bias_ih: Array | None = None,
     bias_hh: Array | None = None,
+    reset_after: bool = True,
 ) -> Any: ...
+def sequence(
+    x: Array,
+    h0: Array | None,
+    params: tuple[GRUParams, ...],
+    reset_after: bool,
+    batch_first: bool,
+    bidirectional: bool,
+) -> Any: ...
+
+class Stream:
+    state: Array | None
+    def step(self, x: Array, out: Array | None = None) -> Any: ...
+    def chunk(self, x: Array) -> Any: ...
+
+def stream(params: tuple[GRUParams, ...], reset_after: bool, batch_first: bool) -> Any: ...
 def tanh(x: Array) -> Any: ...
 def sigmoid(x: Array) -> Any: ...
 def measure_fma_peak(dtype: str, seconds: float) -> float: ...

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
-from gru_xp.accelerator_api import Array, Loop, Tape
+from gru_xp.accelerator_api import Array, Form, GRUParams, Loop, Tape
 
 try:
     import gru_xp_numpy._native as _native
@@ -19,7 +20,7 @@ except ImportError as error:
     ) from error
 
 
-OPTIONS = frozenset({"lengths", "reverse"})
+OPTIONS = frozenset({"lengths", "reverse", "reset_after"})
 """Of a `Loop`."""
 
 
@@ -34,7 +35,9 @@ def forward(
     keep_tape: bool,
 ) -> Any:
     """Run the loop over time forward; see `gru_xp.accelerator_api.Accelerator`."""
-    result = _native.forward(gx, h0, weight_hh, b_hn, loop.lengths, loop.reverse, keep_tape)
+    result = _native.forward(
+        gx, h0, weight_hh, b_hn, loop.lengths, loop.reverse, loop.reset_after, keep_tape
+    )
     if result is NotImplemented:
         return NotImplemented
     h, tape = result
@@ -43,7 +46,9 @@ def forward(
 
 def backward(dh: Array, dh_last: Array | None, tape: Tape, weight_hh: Array, loop: Loop, /) -> Any:
     """Run the loop over time back; see `gru_xp.accelerator_api.Accelerator`."""
-    return _native.backward(dh, dh_last, *tape, weight_hh, loop.lengths, loop.reverse)
+    return _native.backward(
+        dh, dh_last, *tape, weight_hh, loop.lengths, loop.reverse, loop.reset_after
+    )
 
 
 def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:
@@ -51,20 +56,24 @@ def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:
     return _native.matmul(a, b, bias)
 
 
-def step(
-    x: Array,
-    h: Array | None,
-    weight_ih: Array,
-    weight_hh: Array,
-    bias_ih: Array | None = None,
-    bias_hh: Array | None = None,
-    reset_after: bool = True,
-    /,
+step = _native.step
+"""A whole step of a cell in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
+
+
+def sequence(
+    x: Array, h0: Array | None, params: Sequence[GRUParams], loop: Loop, form: Form, /
 ) -> Any:
-    """Take a whole step of a cell; see `gru_xp.accelerator_api.OptionalFunctions`."""
-    if not reset_after:
+    """Run a whole GRU in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
+    if loop.lengths is not None:
         return NotImplemented
-    return _native.step(x, h, weight_ih, weight_hh, bias_ih, bias_hh)
+    return _native.sequence(
+        x, h0, tuple(params), loop.reset_after, form.batch_first, form.bidirectional
+    )
+
+
+def stream(params: Sequence[GRUParams], loop: Loop, form: Form, /) -> Any:
+    """Make a GRU that is fed step by step; see `gru_xp.accelerator_api.OptionalFunctions`."""
+    return _native.stream(tuple(params), loop.reset_after, form.batch_first)
 
 
 def set_num_threads(count: int, /) -> None:
@@ -87,7 +96,11 @@ def get_num_threads() -> int:
 
 
 def isa() -> str:
-    """Name of the instruction set in use: "plain", "avx2" or "avx512"."""
+    """Name of the instruction set in use: "plain", "avx2" or "avx512".
+
+    It is the best that the processor has, or the one that the environment variable ``GRU_XP_ISA``
+    names.
+    """
     return str(_native.isa())
 
 
@@ -105,6 +118,14 @@ _MOST = (1 << 31) - 1  # that C++ takes
 
 
 def _from_environment() -> None:
+    name = os.environ.get("GRU_XP_ISA")
+    if name is not None and not _native.set_isa(name):
+        warnings.warn(
+            f"gru_xp: GRU_XP_ISA={name!r} is ignored: expected plain, avx2 or avx512, if this "
+            f"processor has it; {isa()} is used",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     text = os.environ.get("GRU_XP_NUM_THREADS")
     if text is None:
         return

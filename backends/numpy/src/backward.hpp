@@ -1,5 +1,5 @@
 // The recurrence backward: the gates' gradients of a step from the gradient of its state, and the
-// product that takes them to the step before.
+// products that take them to the step before.
 #pragma once
 
 #include "elementary.hpp"
@@ -9,187 +9,207 @@ namespace GRU_XP_ISA {
 
 using gru_xp::Backward;
 
-// Weights (3 size, size) as unit_vectors vectors of columns.
+// Weights (3 size, size) as vectors of columns.
 template <class T>
-inline void pack_backward(T* packed, const T* weight_hh, index size, Range vectors) {
-    constexpr int w = width<T>, some = 8;
-    const index stride = 3 * size * w;
-    for (index v = vectors.begin; v < vectors.end; v += some, packed += some * stride) {
-        const index n = vectors.end - v < some ? vectors.end - v : index(some);
-        pack_straight(packed, stride, weight_hh + v * w, size, size - v * w, int(n), 3 * size);
-    }
-}
-
-template <class T>
-GRU_XP_ALWAYS bool is_padding(const Backward<T>& p, index t, index row) {
-    return p.lengths && t >= p.lengths[row];
-}
-
-// Gradients of one row's gates in units [unit, unit + width) from that of the state after step t.
-// Leaves in `carried` what goes past the gates.
-template <class T>
-GRU_XP_ALWAYS void back_through_gates(const Backward<T>& p, index t, index row, index unit,
-                                      Vec<T> carried) {
-    const index left = p.size - unit, at = (t * p.rows + row) * p.size + unit;
-    const Vec<T> total = load_upto(p.dh + at, left) + carried;
-    gru_xp::GateGradients<Vec<T>> d{};
-    Vec<T> past = total;
-    if (!is_padding(p, t, row)) {
-        gru_xp::Gates<Vec<T>> g;
-        g.r = load_upto(p.r + at, left);
-        g.z = load_upto(p.z + at, left);
-        g.n = load_upto(p.n + at, left);
-        g.gh_n = load_upto(p.gh_n + at, left);
-        d = gru_xp::gate_gradients<Math<T>>(g, load_upto(p.h_prev + at, left), total);
-        past = total * g.z;
-    }
-    T* dgx = p.dgx + (t * p.rows + row) * 3 * p.size + unit;
-    store_upto(dgx, d.r, left);
-    store_upto(dgx + p.size, d.z, left);
-    store_upto(dgx + 2 * p.size, d.n, left);
-    store_upto(p.dgh_n + at, d.gh_n, left);
-    store_upto(p.carried + row * p.size + unit, past, left);
-}
-
-// Fetches what back_through_gates of R rows will read and write; see fetch_for_gates.
-template <class T, int R, int NV>
-GRU_XP_ALWAYS void fetch_for_gradients(const Backward<T>& p, index t, index row, index unit) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i)
-#pragma GCC unroll 12
-        for (int v = 0; v < NV; ++v) {
-            const index at = (t * p.rows + row + i) * p.size + unit + v * width<T>;
-            __builtin_prefetch(p.dh + at, 0, 2);
-            __builtin_prefetch(p.h_prev + at, 0, 2);
-            __builtin_prefetch(p.r + at, 0, 2);
-            __builtin_prefetch(p.z + at, 0, 2);
-            __builtin_prefetch(p.n + at, 0, 2);
-            __builtin_prefetch(p.gh_n + at, 0, 2);
-            __builtin_prefetch(p.dgh_n + at, 0, 2);
-            const T* dgx = p.dgx + (t * p.rows + row + i) * 3 * p.size + unit + v * width<T>;
-            for (int gate = 0; gate < 3; ++gate)
-                __builtin_prefetch(dgx + gate * p.size, 0, 2);
-        }
-}
-
-// One block of the product that takes the gradients of R rows and NV vectors of units back over
-// step t; with the last one on through the gates of the step before, `next`, where there is one.
-template <class T, int R, int NV>
-inline void backward_tile(const Backward<T>& p, index t, index next, index row, index vector,
-                          const Part<T, R, NV>& part) {
+inline void pack_backward(T* packed, const T* weight_hh, index size, int group, Share own) {
     constexpr int w = width<T>;
-    const index size = p.size;
-    if (part.last && next >= 0) fetch_for_gradients<T, R, NV>(p, next, row, vector * w);
-    Vec<T> sum[R][NV];
-    if (!part.add(sum)) return;
-#pragma GCC unroll 12
-    for (int v = 0; v < NV; ++v) {
-        const index unit = (vector + v) * w;
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            T* past = p.carried + (row + i) * size + unit;
-            Vec<T> carried = load_upto(past, size - unit);
-            // In padding the product is of zeros, yet not zero where a weight is infinite.
-            if (!is_padding(p, t, row + i)) carried = carried + sum[i][v];
-            if (next >= 0)
-                back_through_gates(p, next, row + i, unit, carried);
-            else
-                store_upto(past, carried, size - unit);
+    const Groups groups{unit_vectors<T>(size), group};
+    const Range mine = own.part(groups.count());
+    for (index g = mine.begin; g < mine.end; ++g) {
+        const index v = groups.begin(g);
+        const int n = int(groups.begin(g + 1) - v);
+        pack_straight(packed + 3 * size * v * w, n * w, weight_hh + v * w, size, size - v * w, n,
+                      3 * size);
+    }
+}
+
+// One step back, over time t, on to the step `next`, or with -1 to the initial state.
+template <class T>
+struct BackwardStep {
+    const Backward<T>& p;
+    index t, next;
+
+    // The step number `number` in the order of the way back.
+    BackwardStep(const Backward<T>& of, index number)
+        : p(of), t(of.reverse ? number : of.steps - 1 - number),
+          next(number + 1 == of.steps ? -1 : t + (of.reverse ? 1 : -1)) {}
+
+    index at(index time, index row, index unit) const {
+        return (time * p.rows + row) * p.size + unit;
+    }
+    T* dgx(index time, index row, index unit) const {
+        return p.dgx + (time * p.rows + row) * 3 * p.size + unit;
+    }
+    T* carried(index row, index unit) const { return p.carried + row * p.size + unit; }
+    bool is_padding(index time, index row) const { return p.lengths && time >= p.lengths[row]; }
+
+    // What `through_gates` of the next step will read and write; see GatesAfter::fetch.
+    GRU_XP_ALWAYS void fetch(index row, index rows, index vector, int vectors) const {
+        if (next < 0) return;
+        for (index i = row; i < row + rows; ++i)
+            for (int v = 0; v < vectors; ++v) {
+                const index unit = (vector + v) * width<T>, of_step = at(next, i, unit);
+                for (const T* read : {p.dh, p.h_prev, p.r, p.z, p.n, p.gh_n})
+                    __builtin_prefetch(read + of_step, 0, 2);
+                if (p.dgh_n) __builtin_prefetch(p.dgh_n + of_step, 0, 2);
+                for (int gate = 0; gate < 3; ++gate)
+                    __builtin_prefetch(dgx(next, i, unit) + gate * p.size, 0, 2);
+            }
+    }
+
+    // Of the sums that take the gradients of step t to the state that it started from.
+    void finish(index row, index rows, index vector, int vectors, const T* sums) const {
+        constexpr int w = width<T>;
+        for (int v = 0; v < vectors; ++v) {
+            const index unit = (vector + v) * w, left = p.size - unit;
+#pragma GCC unroll 4
+            for (index i = 0; i < rows; ++i) {
+                Vec<T> past = load_upto(carried(row + i, unit), left);
+                // In padding the product is of zeros, yet not zero where a weight is infinite.
+                if (!is_padding(t, row + i)) past = past + load(sums + (i * vectors + v) * w);
+                if (next >= 0)
+                    through_gates(next, row + i, unit, past);
+                else
+                    store_upto(carried(row + i, unit), past, left);
+            }
         }
     }
-}
 
-// Terms of the product that one chain adds up from number k on. The gradients of n's recurrent product
-// lie apart from those of r's and z's.
-inline index terms_at_once(index size, index k) {
-    const index left = (k >= 2 * size ? 3 : 2) * size - k;
-    return left < block ? left : block;
-}
+    // Gradients of one row's gates in a vector of units from that of the state after step `time`, all
+    // but r's where its gate acts before the product. Leaves in `carried` what goes past the gates.
+    GRU_XP_ALWAYS void through_gates(index time, index row, index unit, Vec<T> past) const {
+        const index size = p.size, left = size - unit, here = at(time, row, unit);
+        const Vec<T> total = load_upto(p.dh + here, left) + past;
+        gru_xp::GateGradients<Vec<T>> d{};
+        past = total;
+        if (!is_padding(time, row)) {
+            gru_xp::Gates<Vec<T>> g{};
+            g.z = load_upto(p.z + here, left);
+            g.n = load_upto(p.n + here, left);
+            if (p.reset_after) {
+                g.r = load_upto(p.r + here, left);
+                g.gh_n = load_upto(p.gh_n + here, left);
+            }
+            d = gru_xp::gate_gradients<Math<T>>(g, load_upto(p.h_prev + here, left), total);
+            past = total * g.z;
+        }
+        T* gradients = dgx(time, row, unit);
+        store_upto(gradients + size, d.z, left);
+        store_upto(gradients + 2 * size, d.n, left);
+        store_upto(carried(row, unit), past, left);
+        if (!p.reset_after) return;
+        store_upto(gradients, d.r, left);
+        store_upto(p.dgh_n + here, d.gh_n, left);
+    }
+};
 
-// The step that the way back starts with.
+// Reset gate before the product, first half of a step back: the sums are the gradients of r * h_prev.
 template <class T>
-inline index first_back(const Backward<T>& p) {
-    return p.reverse ? 0 : p.steps - 1;
-}
+struct BackToReset : BackwardStep<T> {
+    using BackwardStep<T>::BackwardStep;
+
+    void fetch(index, index, index, int) const {}
+
+    void finish(index row, index rows, index vector, int vectors, const T* sums) const {
+        constexpr int w = width<T>;
+        for (int v = 0; v < vectors; ++v)
+            for (index i = 0; i < rows; ++i)
+                of_row(row + i, (vector + v) * w, load(sums + (i * vectors + v) * w));
+    }
+
+    GRU_XP_ALWAYS void of_row(index row, index unit, Vec<T> of_reset_h) const {
+        const auto& p = this->p;
+        const index left = p.size - unit, here = this->at(this->t, row, unit);
+        Vec<T> of_reset{};
+        if (!this->is_padding(this->t, row)) {
+            const Vec<T> r = load_upto(p.r + here, left);
+            of_reset = gru_xp::reset_gradient<Math<T>>(r, load_upto(p.h_prev + here, left),
+                                                       of_reset_h);
+            T* past = this->carried(row, unit);
+            store_upto(past, Vec<T>(load_upto(past, left) + of_reset_h * r), left);
+        }
+        store_upto(this->dgx(this->t, row, unit), of_reset, left);
+    }
+};
 
 template <class T>
-inline void backward_start(const Backward<T>& p, Range rows, Range vectors) {
+inline void backward_start(const Backward<T>& p, Range rows, Share own) {
     constexpr int w = width<T>;
+    const Groups groups{unit_vectors<T>(p.size), p.group};
+    const Range mine = own.part(groups.count());
+    BackwardStep<T> step(p, 0);
     for (index row = rows.begin; row < rows.end; ++row)
-        for (index v = vectors.begin; v < vectors.end; ++v)
-            back_through_gates(p, first_back(p), row, v * w,
-                               load_upto(p.carried + row * p.size + v * w, p.size - v * w));
+        for (index v = groups.begin(mine.begin); v < groups.begin(mine.end); ++v)
+            step.through_gates(step.t, row, v * w,
+                               load_upto(step.carried(row, v * w), p.size - v * w));
 }
 
-// The product of one step of one row, for which the weights are used once.
+// What a round of a step back multiplies, and with which rows of the weights from number `row` on.
 template <class T>
-inline bool backward_of_row(const Backward<T>& p, Range vectors) {
-    if (is_padding(p, 0, 0)) return true;
-    const index unit = vectors.begin * width<T>, end = vectors.end * width<T>;
-    const index units = (end < p.size ? end : p.size) - unit, depth = 3 * p.size;
+struct BackwardProduct {
+    Operand<T> operand;
+    index row;
+
+    BackwardProduct(const Backward<T>& p, index t, bool of_candidate) {
+        const index size = p.size;
+        const T* dgx = p.dgx + t * p.rows * 3 * size;
+        if (p.reset_after)  // n's recurrent product has other gradients than dgx
+            operand = {dgx, 3 * size, 2 * size, p.dgh_n + t * p.rows * size, size, size};
+        else if (of_candidate)
+            operand = {dgx + 2 * size, 3 * size, size, nullptr, 0, 0};
+        else
+            operand = {dgx, 3 * size, 2 * size, nullptr, 0, 0};
+        row = of_candidate ? 2 * size : 0;
+    }
+};
+
+// The product of the only step of one row, whose weights are multiplied where they are.
+template <class T, class Step>
+inline bool backward_of_row(const Backward<T>& p, Share own, const BackwardProduct<T>& product,
+                            const Step& step) {
+    constexpr int w = width<T>;
+    const Groups groups{unit_vectors<T>(p.size), p.group};
+    const Range mine = own.part(groups.count());
+    const index first = groups.begin(mine.begin), end = groups.begin(mine.end);
+    const index unit = first * w, units = (end * w < p.size ? end * w : p.size) - unit;
     gru_xp::Scratch scratch;
-    T *total = scratch.take<T>(units), *sum = scratch.take<T>(units);
+    T *total = scratch.take<T>((end - first) * w), *sum = scratch.take<T>((end - first) * w);
     if (!total || !sum) return false;
-    for (index k = 0, count; k < depth; k += count) {
-        count = terms_at_once(p.size, k);
-        const T* gradients = k >= 2 * p.size ? p.dgh_n + k - 2 * p.size : p.dgx + k;
-        T* to = k == 0 ? total : sum;
-        multiply_straight(gradients, p.weight_hh + k * p.size + unit, p.size, units, count, to);
+    const Operand<T>& a = product.operand;
+    for (index k = 0, count; k < a.depth(); k += count) {
+        const bool rest = k >= a.count;
+        const index left = (rest ? a.depth() : a.count) - k;
+        count = left < chain ? left : chain;
+        multiply_straight(rest ? a.rest + k - a.count : a.first + k,
+                          p.weight_hh + (product.row + k) * p.size + unit, p.size, units, count,
+                          k == 0 ? total : sum);
         if (k > 0) add_to(total, sum, units);
     }
-    add_to(p.carried + unit, total, units);
+    step.finish(0, 1, first, int(end - first), total);
     return true;
 }
 
 template <class T>
-inline bool backward(const Backward<T>& p, Range rows, Range vectors, Range steps) {
-    if (!p.packed) return backward_of_row(p, vectors);
-    constexpr int w = width<T>;
-    const index size = p.size, depth = 3 * size, stride = depth * w;
-    const index few = rows.end - rows.begin, most = few <= 4 ? most_vectors(int(few)) : 3;
+inline bool backward(const Backward<T>& p, Range rows, Share own, Range rounds) {
     gru_xp::Scratch scratch;
-    T* sums = scratch.take<T>((few + most_rows - 1) / most_rows * accumulators * w);
+    T few[kept_sums<T>(most_rows)];
+    T* sums = few;
+    if (rows.end - rows.begin > most_rows)
+        sums = scratch.take<T>(kept_sums<T>(rows.end - rows.begin));
     if (!sums) return false;
-    const index start = first_back(p), onward = p.reverse ? 1 : -1;
-    for (index s = steps.begin; s < steps.end; ++s) {
-        const index t = start + s * onward, next = s + 1 < p.steps ? t + onward : -1;
-        for (index vector = vectors.begin, n; vector < vectors.end; vector += n) {
-            const index left = vectors.end - vector;
-            n = left >= most && left != 4 ? most : left == 4 ? 2 : left > 3 ? 3 : left;
-            const T* packed = p.packed + vector * stride;
-            for (index k = 0, count; k < depth; k += count) {
-                const bool of_n = k >= 2 * size;
-                count = terms_at_once(size, k);
-                const bool last = k + count == depth;
-                const T* soon = !last ? packed + (k + count) * w
-                                : left > n ? packed + n * stride : nullptr;
-                index tile = 0;
-                for (index row = rows.begin; row < rows.end; row += most_rows, ++tile)
-                    with_rows<most_rows>(rows.end - row, [&](auto r)
-                                             __attribute__((always_inline)) {
-                        constexpr int R = decltype(r)::value, widest = most_vectors(R);
-                        const index at = t * p.rows + row;
-                        const T* a = of_n ? p.dgh_n + at * size + k - 2 * size
-                                          : p.dgx + at * depth + k;
-                        const T* fetch = tile < 3 && soon ? soon + tile * stride : nullptr;
-                        const auto go = [&](auto nv, index u) __attribute__((always_inline)) {
-                            constexpr int NV = decltype(nv)::value;
-                            backward_tile<T, R, NV>(
-                                p, t, next, row, vector + u,
-                                {a, of_n ? size : depth, packed + u * stride + k * w, stride, count,
-                                 k == 0, last, sums + (tile * accumulators + u * R) * w, fetch});
-                        };
-                        if (n > 3 && n == widest)
-                            go(Constant<widest>{}, 0);
-                        else if (n >= 3)
-                            for (index u = 0; u < n; u += 3) go(Constant<3>{}, u);
-                        else if (n == 2)
-                            go(Constant<2>{}, 0);
-                        else
-                            go(Constant<1>{}, 0);
-                    });
-            }
-        }
+    const Groups groups{unit_vectors<T>(p.size), p.group};
+    for (index round = rounds.begin; round < rounds.end; ++round) {
+        const bool of_candidate = !p.reset_after && round % 2 == 0;
+        const index number = round / p.rounds_of_step();
+        const auto go = [&](const auto& step) {
+            const BackwardProduct<T> product(p, step.t, of_candidate);
+            if (!p.packed) return backward_of_row(p, own, product, step);
+            sweep(product.operand, Packed<T>{p.packed, 3 * p.size, product.row}, groups, rows,
+                  own.part(groups.count()), round % 2, sums, step);
+            return true;
+        };
+        if (!(of_candidate ? go(BackToReset<T>(p, number)) : go(BackwardStep<T>(p, number))))
+            return false;
     }
     return true;
 }

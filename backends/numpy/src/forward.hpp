@@ -1,31 +1,20 @@
-// The recurrence forward: the product of a tile, and its gates while it is in registers.
+// The recurrence forward: the products of a step, and its gates from their sums.
 #pragma once
 
 #include "elementary.hpp"
 #include "gru_xp_include/equations.hpp"
 #include "kernels.hpp"
-#include "pack.hpp"
+#include "sweep.hpp"
 #include "threads.hpp"
 
 namespace GRU_XP_ISA {
 
 using gru_xp::Forward;
-using gru_xp::Range;
+using gru_xp::Share;
 
 template <class T>
 inline index unit_vectors(index size) {
     return (size + width<T> - 1) / width<T>;
-}
-
-// Weights (3 size, size) as vectors of columns; the three gates of the same units are neighbours.
-template <class T>
-inline void pack_forward(T* packed, const T* weight_hh, index size, Range vectors) {
-    constexpr int w = width<T>;
-    for (index v = vectors.begin; v < vectors.end; ++v) {
-        const index gate = v % 3, unit = v / 3 * w;
-        pack_transposed(packed, weight_hh + (gate * size + unit) * size, size, size - unit, size);
-        packed += size * w;
-    }
 }
 
 // As many numbers as a vector has, or where there are fewer, `left`.
@@ -42,155 +31,275 @@ GRU_XP_ALWAYS void put(T* p, Vec<T> v, index left) {
         store_first(p, v, int(left));
 }
 
-// The gates of one vector of units of R rows from `row` on, the products of which are in `sum`.
-template <bool Whole, class T, int R, int NV>
-GRU_XP_ALWAYS void gates_of_rows(const Forward<T>& p, index t, index row, index unit, const T* h,
-                                 T* h_next, const Vec<T> (&sum)[R][NV], int first) {
-    using M = Math<T>;
-    const index size = p.size, left = size - unit, at = row * size + unit;
-    const index of_tape = t * p.rows * size + at;
-    const T* gx = p.gx + (t * p.rows + row) * 3 * size + unit;
-    const Vec<T> b_hn = p.b_hn ? get<Whole>(p.b_hn + unit, left) : Vec<T>{};
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i, gx += 3 * size) {
-        const Vec<T> h_here = get<Whole>(h + at + i * size, left);
-        gru_xp::Gates<Vec<T>> g{};
-        Vec<T> next = h_here;
-        if (!p.lengths || t < p.lengths[row + i]) {
-            g = gru_xp::gates<M>(get<Whole>(gx, left), get<Whole>(gx + size, left),
-                                 get<Whole>(gx + 2 * size, left), sum[i][first],
-                                 sum[i][first + 1], Vec<T>(sum[i][first + 2] + b_hn));
-            next = gru_xp::next_state<M>(g, h_here);
-        }
-        put<Whole>(h_next + at + i * size, next, left);
-        if (p.r) {
-            put<Whole>(p.r + of_tape + i * size, g.r, left);
-            put<Whole>(p.z + of_tape + i * size, g.z, left);
-            put<Whole>(p.n + of_tape + i * size, g.n, left);
-            put<Whole>(p.gh_n + of_tape + i * size, g.gh_n, left);
-        }
+// One step, at time t.
+template <class T>
+struct ForwardStep {
+    const Forward<T>& p;
+    index t;
+    const T* h;
+    T* h_next;
+
+    ForwardStep(const Forward<T>& of, index number)
+        : p(of), t(of.reverse ? of.steps - 1 - number : number) {
+        const index state = p.rows * p.size;
+        h = p.states + (p.reverse ? t + 1 : t) * state;
+        h_next = p.states + (p.reverse ? t : t + 1) * state;
     }
+
+    const T* gx(index row, index unit) const {
+        return p.gx + (t * p.rows + row) * 3 * p.size + unit;
+    }
+    index of_tape(index row, index unit) const { return (t * p.rows + row) * p.size + unit; }
+    bool is_padding(index row) const { return p.lengths && t >= p.lengths[row]; }
+};
+
+// f(Constant<whole>) for a vector of which `left` numbers are there.
+template <class T, class F>
+GRU_XP_ALWAYS void whole_or_not(index left, F f) {
+    if (left >= width<T>)
+        f(Constant<true>{});
+    else
+        f(Constant<false>{});
 }
 
-// Fetches what the gates of R rows will read and write, while their product is made. Into the
-// second cache: with sizes that are powers of two all of it would fall onto few lines of the first.
-template <class T, int R, int U>
-GRU_XP_ALWAYS void fetch_for_gates(const Forward<T>& p, index t, index row, index unit,
-                                   T* h_next) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i)
-#pragma GCC unroll 4
-        for (int u = 0; u < U; ++u) {
-            const T* gx = p.gx + (t * p.rows + row + i) * 3 * p.size + unit + u * width<T>;
-            for (int gate = 0; gate < 3; ++gate)
-                __builtin_prefetch(gx + gate * p.size, 0, 2);
-            const index at = (row + i) * p.size + unit + u * width<T>;
-            __builtin_prefetch(h_next + at, 0, 2);
-            if (p.r) {
-                const index of_tape = t * p.rows * p.size + at;
-                __builtin_prefetch(p.r + of_tape, 0, 2);
-                __builtin_prefetch(p.z + of_tape, 0, 2);
-                __builtin_prefetch(p.n + of_tape, 0, 2);
-                __builtin_prefetch(p.gh_n + of_tape, 0, 2);
+// Reset gate after the product. The three gates of the same units are neighbours.
+template <class T>
+struct GatesAfter : ForwardStep<T> {
+    using ForwardStep<T>::ForwardStep;
+    using Base = ForwardStep<T>;
+
+    // What the gates will read and write, while their product is made. Into the second cache: with
+    // sizes that are powers of two all of it would fall onto few lines of the first. Inlined, as GCC
+    // drops the call of a function that does nothing else.
+    GRU_XP_ALWAYS void fetch(index row, index rows, index vector, int vectors) const {
+        const auto& p = this->p;
+        for (index i = row; i < row + rows; ++i)
+            for (int v = 0; v < vectors; v += 3) {
+                const index unit = (vector + v) / 3 * width<T>, at = i * p.size + unit;
+                const T* gx = this->gx(i, unit);
+                for (int gate = 0; gate < 3; ++gate)
+                    __builtin_prefetch(gx + gate * p.size, 0, 2);
+                __builtin_prefetch(this->h_next + at, 0, 2);
+                if (!p.r) continue;
+                for (T* kept : {p.r, p.z, p.n, p.gh_n})
+                    __builtin_prefetch(kept + this->of_tape(i, unit), 0, 2);
             }
-        }
-}
+    }
 
-// One block of the product for R rows from `row` on and U vectors of units, and with the last one
-// the gates.
-template <class T, int R, int U>
-inline void forward_tile(const Forward<T>& p, index t, index row, index vector,
-                         const Part<T, R, 3 * U>& part, const T* h, T* h_next) {
-    constexpr int w = width<T>;
-    if (part.last) fetch_for_gates<T, R, U>(p, t, row, vector * w, h_next);
-    Vec<T> sum[R][3 * U];
-    if (!part.add(sum)) return;
+    void finish(index row, index rows, index vector, int vectors, const T* sums) const {
+        constexpr int w = width<T>;
+        for (int v = 0; v < vectors; v += 3) {
+            const index unit = (vector + v) / 3 * w;
+            whole_or_not<T>(this->p.size - unit, [&](auto whole) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) {
-        const index unit = (vector + u) * w;
-        if (p.size - unit >= w)
-            gates_of_rows<true>(p, t, row, unit, h, h_next, sum, 3 * u);
+                for (index i = 0; i < rows; ++i)
+                    of_row<decltype(whole)::value>(row + i, unit, sums + (i * vectors + v) * w);
+            });
+        }
+    }
+
+    template <bool Whole>
+    GRU_XP_ALWAYS void of_row(index row, index unit, const T* sums) const {
+        using M = Math<T>;
+        constexpr int w = width<T>;
+        const auto& p = this->p;
+        const index size = p.size, left = size - unit, at = row * size + unit;
+        const Vec<T> h = get<Whole>(this->h + at, left);
+        gru_xp::Gates<Vec<T>> g{};
+        Vec<T> next = h;
+        if (!this->is_padding(row)) {
+            const T* gx = this->gx(row, unit);
+            const Vec<T> b_hn = p.b_hn ? get<Whole>(p.b_hn + unit, left) : Vec<T>{};
+            g = gru_xp::gates<M>(get<Whole>(gx, left), get<Whole>(gx + size, left),
+                                 get<Whole>(gx + 2 * size, left), load(sums), load(sums + w),
+                                 Vec<T>(load(sums + 2 * w) + b_hn));
+            next = gru_xp::next_state<M>(g, h);
+        }
+        put<Whole>(this->h_next + at, next, left);
+        if (!p.r) return;
+        const index tape = this->of_tape(row, unit);
+        put<Whole>(p.r + tape, g.r, left);
+        put<Whole>(p.z + tape, g.z, left);
+        put<Whole>(p.n + tape, g.n, left);
+        put<Whole>(p.gh_n + tape, g.gh_n, left);
+    }
+};
+
+// Reset gate before the product, first half: r and z, all vectors of r before those of z. The update
+// gate waits in the place of the next state.
+template <class T>
+struct ResetAndUpdate : ForwardStep<T> {
+    using ForwardStep<T>::ForwardStep;
+
+    void fetch(index, index, index, int) const {}
+
+    void finish(index row, index rows, index vector, int vectors, const T* sums) const {
+        constexpr int w = width<T>;
+        const index units = unit_vectors<T>(this->p.size);
+        for (int v = 0; v < vectors; ++v) {
+            const bool is_reset = vector + v < units;
+            const index unit = (vector + v - (is_reset ? 0 : units)) * w;
+            for (index i = 0; i < rows; ++i)
+                of_row(row + i, unit, is_reset, load(sums + (i * vectors + v) * w));
+        }
+    }
+
+    GRU_XP_ALWAYS void of_row(index row, index unit, bool is_reset, Vec<T> gh) const {
+        const auto& p = this->p;
+        const index left = p.size - unit, at = row * p.size + unit;
+        const T* gx = this->gx(row, unit) + (is_reset ? 0 : p.size);
+        Vec<T> gate{};
+        if (!this->is_padding(row))
+            gate = gru_xp::sigmoid<Math<T>>(Vec<T>(load_upto(gx, left) + gh));
+        if (is_reset)
+            store_upto(p.reset_h + at, Vec<T>(gate * load_upto(this->h + at, left)), left);
         else
-            gates_of_rows<false>(p, t, row, unit, h, h_next, sum, 3 * u);
+            store_upto(this->h_next + at, gate, left);
+        if (p.r) store_upto((is_reset ? p.r : p.z) + this->of_tape(row, unit), gate, left);
+    }
+};
+
+// Second half: the candidate and the next state.
+template <class T>
+struct Candidate : ForwardStep<T> {
+    using ForwardStep<T>::ForwardStep;
+
+    void fetch(index, index, index, int) const {}
+
+    void finish(index row, index rows, index vector, int vectors, const T* sums) const {
+        constexpr int w = width<T>;
+        for (int v = 0; v < vectors; ++v)
+            for (index i = 0; i < rows; ++i)
+                of_row(row + i, (vector + v) * w, load(sums + (i * vectors + v) * w));
+    }
+
+    GRU_XP_ALWAYS void of_row(index row, index unit, Vec<T> gh_n) const {
+        using M = Math<T>;
+        const auto& p = this->p;
+        const index left = p.size - unit, at = row * p.size + unit;
+        const Vec<T> h = load_upto(this->h + at, left);
+        gru_xp::Gates<Vec<T>> g{};
+        Vec<T> next = h;
+        if (!this->is_padding(row)) {
+            g.z = load_upto(this->h_next + at, left);
+            g.n = M::tanh(Vec<T>(load_upto(this->gx(row, unit) + 2 * p.size, left) + gh_n));
+            next = gru_xp::next_state<M>(g, h);
+        }
+        store_upto(this->h_next + at, next, left);
+        if (p.n) store_upto(p.n + this->of_tape(row, unit), g.n, left);
+    }
+};
+
+// f(first, vectors) for the products of a step: number of the first vector of columns, and how many.
+template <class T, class F>
+GRU_XP_ALWAYS void for_each_product(index size, bool reset_after, F f) {
+    const index units = unit_vectors<T>(size);
+    if (reset_after) {
+        f(index(0), 3 * units);
+    } else {
+        f(index(0), 2 * units);
+        f(2 * units, units);
     }
 }
 
-// One step of one row, for which the weights are used once.
+// Weights (3 size, depth).
 template <class T>
-inline void forward_of_row(const Forward<T>& p, Range vectors) {
-    const index size = p.size;
-    const T* h = p.states + (p.reverse ? size : 0);
-    T* h_next = p.states + (p.reverse ? 0 : size);
-    for (index v = vectors.begin; v < vectors.end; ++v) {
-        const index unit = v * width<T>, left = size - unit;
-        Vec<T> sum[1][3];
-#pragma GCC unroll 3
-        for (int gate = 0; gate < 3; ++gate)
-            sum[0][gate] = multiply_transposed(h, p.weight_hh + (gate * size + unit) * size, size,
-                                               left, size);
-        if (left >= width<T>)
-            gates_of_rows<true>(p, 0, 0, unit, h, h_next, sum, 0);
-        else
-            gates_of_rows<false>(p, 0, 0, unit, h, h_next, sum, 0);
+inline void pack_forward(T* packed, const T* weights, index size, index depth, bool reset_after,
+                         int group, Share own) {
+    for_each_product<T>(size, reset_after, [&](index from, index vectors) {
+        const Groups groups{vectors, group};
+        const Range mine = own.part(groups.count());
+        for (index g = mine.begin; g < mine.end; ++g) {
+            const index first = from + groups.begin(g);
+            pack_gates(packed + first * width<T> * depth, weights, size, depth, reset_after, first,
+                       int(groups.begin(g + 1) - groups.begin(g)));
+        }
+    });
+}
+
+// Weights that are used once: packed group by group, where they are needed.
+template <class T>
+struct PackedNow {
+    using Kind = Columns<T>;
+    const Forward<T>& p;
+    T* own;
+    index from;  // the first vector, of those of all gates
+
+    Kind columns(index vector, int vectors) const {
+        pack_gates(own, p.weight_hh, p.size, p.size, p.reset_after, from + vector, vectors);
+        return {own, vectors * width<T>};
+    }
+    Kind next(index, int vectors) const { return {own, vectors * width<T>}; }
+};
+
+// Half a step where the reset gate acts before the product, else a step, of these rows: the sums of
+// vectors of columns from number `from` on.
+template <class T, class Step>
+inline void go_forward(const Forward<T>& p, const Step& step, const T* operand, index from,
+                       index vectors, Range rows, Share own, bool back, T* sums, T* packing) {
+    const Groups groups{vectors, p.group};
+    const Range mine = own.part(groups.count());
+    const Operand<T> a{operand, p.size, p.size, nullptr, 0, 0};
+    if (packing)
+        sweep(a, PackedNow<T>{p, packing, from}, groups, rows, mine, back, sums, step);
+    else
+        sweep(a, Packed<T>{p.packed + from * width<T> * p.size, p.size, 0}, groups, rows, mine,
+              back, sums, step);
+}
+
+// The same of one row's only step, whose weights are multiplied where they are.
+template <class T>
+inline void forward_of_row(const Forward<T>& p, Share own, index round) {
+    constexpr int w = width<T>;
+    const Range units = own.part(unit_vectors<T>(p.size));
+    const ForwardStep<T> step(p, 0);
+    const auto sum = [&](const T* x, index gate, index unit) __attribute__((always_inline)) {
+        return multiply_transposed(x, p.weight_hh + (gate * p.size + unit) * p.size, p.size,
+                                   p.size - unit, p.size);
+    };
+    for (index v = units.begin; v < units.end; ++v) {
+        const index unit = v * w;
+        if (p.reset_after) {
+            T sums[3 * w];
+            for (int gate = 0; gate < 3; ++gate) store(sums + gate * w, sum(step.h, gate, unit));
+            GatesAfter<T>(p, 0).finish(0, 1, 3 * v, 3, sums);
+        } else if (round == 0) {
+            const ResetAndUpdate<T> gates(p, 0);
+            gates.of_row(0, unit, true, sum(step.h, 0, unit));
+            gates.of_row(0, unit, false, sum(step.h, 1, unit));
+        } else {
+            Candidate<T>(p, 0).of_row(0, unit, sum(p.reset_h, 2, unit));
+        }
     }
 }
 
 template <class T>
-inline bool forward(const Forward<T>& p, Range rows, Range vectors, Range steps) {
+inline bool forward(const Forward<T>& p, Range rows, Share own, Range rounds) {
+    constexpr int w = width<T>;
     if (!p.packed && p.rows == 1) {
-        forward_of_row(p, vectors);
+        for (index round = rounds.begin; round < rounds.end; ++round)
+            forward_of_row(p, own, round);
         return true;
     }
-    constexpr int w = width<T>, most_units = most_vectors(1) / 3;
-    const index state = p.rows * p.size, stride = p.size * w, few = rows.end - rows.begin;
-    // Few rows take several vectors of units at a time, to keep the multipliers busy.
-    const index units = few <= 4 ? most_vectors(int(few)) / 3 : 1;
-    const index groups = (vectors.end - vectors.begin + units - 1) / units;
+    const index units = unit_vectors<T>(p.size);
     gru_xp::Scratch scratch;
-    T* own = p.packed ? nullptr : scratch.take<T>(3 * most_units * stride);
-    T* sums = scratch.take<T>((few + most_rows - 1) / most_rows * accumulators * w);
-    if (!sums || (!own && !p.packed)) return false;
-    for (index s = steps.begin; s < steps.end; ++s) {
-        const index t = p.reverse ? p.steps - 1 - s : s;
-        const T* h = p.states + (p.reverse ? t + 1 : t) * state;
-        T* h_next = p.states + (p.reverse ? t : t + 1) * state;
-        // Back and forth, so that a step starts with the weights that the last one ended with,
-        // which are still in the cache.
-        const index onward = s % 2 ? -1 : 1;
-        for (index i = 0, v = s % 2 ? (groups - 1) * units : 0; i < groups;
-             ++i, v += onward * units) {
-            const index vector = vectors.begin + v;
-            const index n = vectors.end - vector < units ? vectors.end - vector : units;
-            if (own) pack_forward(own, p.weight_hh, p.size, {3 * vector, 3 * (vector + n)});
-            const T* packed = own ? own : p.packed + 3 * vector * stride;
-            for (index k = 0; k < p.size; k += block) {
-                const bool last = p.size - k <= block;
-                const index count = last ? p.size - k : block;
-                const T* soon = !last              ? packed + (k + block) * w
-                                : i + 1 < groups   ? packed + onward * 3 * units * stride
-                                                   : nullptr;
-                index tile = 0;
-                for (index row = rows.begin; row < rows.end; row += most_rows, ++tile)
-                    with_rows<most_rows>(rows.end - row, [&](auto r)
-                                             __attribute__((always_inline)) {
-                        constexpr int R = decltype(r)::value, U = most_vectors(R) / 3;
-                        const T* a = h + row * p.size + k;
-                        const T* b = packed + k * w;
-                        T* kept = sums + tile * accumulators * w;
-                        const T* fetch = tile < 3 && soon ? soon + tile * stride : nullptr;
-                        if (U > 1 && n == U)
-                            forward_tile<T, R, U>(
-                                p, t, row, vector,
-                                {a, p.size, b, stride, count, k == 0, last, kept, nullptr}, h,
-                                h_next);
-                        else
-                            for (index u = 0; u < n; ++u)
-                                forward_tile<T, R, 1>(p, t, row, vector + u,
-                                                      {a, p.size, b + 3 * u * stride, stride, count,
-                                                       k == 0, last, kept + 3 * R * u * w, fetch},
-                                                      h, h_next);
-                    });
-            }
+    T few[kept_sums<T>(most_rows)];
+    T* sums = few;
+    if (rows.end - rows.begin > most_rows)
+        sums = scratch.take<T>(kept_sums<T>(rows.end - rows.begin));
+    T* packing = p.packed ? nullptr : scratch.take<T>((p.group + 1) * w * p.size);
+    if (!sums || (!packing && !p.packed)) return false;
+    for (index round = rounds.begin; round < rounds.end; ++round) {
+        const bool back = round % 2;
+        if (p.reset_after) {
+            const GatesAfter<T> step(p, round);
+            go_forward(p, step, step.h, 0, 3 * units, rows, own, back, sums, packing);
+        } else if (!back) {
+            const ResetAndUpdate<T> step(p, round / 2);
+            go_forward(p, step, step.h, 0, 2 * units, rows, own, back, sums, packing);
+        } else {
+            const Candidate<T> step(p, round / 2);
+            go_forward<T>(p, step, p.reset_h, 2 * units, units, rows, own, back, sums, packing);
         }
     }
     return true;

@@ -4,6 +4,7 @@
 #include "forward.hpp"
 #include "kernels.hpp"
 #include "product.hpp"
+#include "project.hpp"
 
 #define GRU_XP_TEXT_(x) #x
 #define GRU_XP_TEXT(x) GRU_XP_TEXT_(x)
@@ -47,8 +48,9 @@ double multiply_adds(index rounds) {
 
 template <class T>
 constexpr gru_xp::Kernels<T> kernels() {
-    return {product<T>,       forward<T>, backward_start<T>, backward<T>,      pack_forward<T>,
-            pack_backward<T>, tanh_of<T>, sigmoid_of<T>,     multiply_adds<T>, width<T>};
+    return {product<T>, forward<T>,       backward_start<T>, backward<T>,
+            project<T>, pack_forward<T>,  pack_backward<T>,  widest_group,
+            tanh_of<T>, sigmoid_of<T>,    multiply_adds<T>,  width<T>};
 }
 
 }  // namespace

@@ -24,19 +24,19 @@ GRU_XP_ALWAYS void transposed_rows(const T* source, index column_stride, index c
     load_transposed(edge, w, row);
 }
 
-// All of them into target[k * width + j].
+// All of them into target[k * step + j].
 template <class T>
-inline void pack_transposed(T* target, const T* source, index column_stride, index columns,
-                            index count) {
+inline void pack_transposed(T* target, index step, const T* source, index column_stride,
+                            index columns, index count) {
     constexpr int w = width<T>;
     for (index k = 0; k < count; k += w) {
         Vec<T> row[w];
         transposed_rows(source + k, column_stride, columns, count - k, row);
         if (count - k >= w) {
 #pragma GCC unroll 16
-            for (int i = 0; i < w; ++i) store(target + (k + i) * w, row[i]);
+            for (int i = 0; i < w; ++i) store(target + (k + i) * step, row[i]);
         } else {
-            for (int i = 0; i < count - k; ++i) store(target + (k + i) * w, row[i]);
+            for (int i = 0; i < count - k; ++i) store(target + (k + i) * step, row[i]);
         }
     }
 }
@@ -47,8 +47,8 @@ inline Vec<T> multiply_transposed(const T* x, const T* source, index column_stri
                                   index count) {
     constexpr int w = width<T>;
     Vec<T> sum{};
-    for (index from = 0; from < count; from += block) {
-        const index to = count - from < block ? count : from + block;
+    for (index from = 0; from < count; from += chain) {
+        const index to = count - from < chain ? count : from + chain;
         Vec<T> acc{};
         for (index k = from; k < to; k += w) {
             Vec<T> row[w];
@@ -66,7 +66,7 @@ inline Vec<T> multiply_transposed(const T* x, const T* source, index column_stri
 }
 
 // One chain: sum[j] = the terms x[k] times number (k, j) of a matrix, which is at
-// source[k * row_stride + j] and used once, for `count` <= block of k. Several rows at a time, each of
+// source[k * row_stride + j] and used once, for `count` <= chain of k. Several rows at a time, each of
 // which is read from its beginning to its end, as memory is read fastest.
 template <class T>
 inline void multiply_straight(const T* x, const T* source, index row_stride, index columns,
@@ -95,15 +95,30 @@ inline void add_to(T* total, const T* sum, index count) {
                    count - j);
 }
 
-// `vectors` of columns, number (k, j) of which is at source[k * row_stride + j], vector v into
-// target + v * stride. Row by row: a column's numbers lie on as many pages as there are rows.
+// Vectors [vector, vector + vectors) of the gates' columns as one group, from weights (3 size, depth):
+// the three gates of the same units side by side, or else all vectors of r, then z's, then n's.
 template <class T>
-inline void pack_straight(T* target, index stride, const T* source, index row_stride, index columns,
+inline void pack_gates(T* target, const T* weights, index size, index depth, bool side_by_side,
+                       index vector, int vectors) {
+    constexpr int w = width<T>;
+    const index units = (size + w - 1) / w;
+    for (index v = vector; v < vector + vectors; ++v) {
+        const index gate = side_by_side ? v % 3 : v / units;
+        const index unit = (side_by_side ? v / 3 : v % units) * w;
+        pack_transposed(target + (v - vector) * w, vectors * w, weights + (gate * size + unit) * depth,
+                        depth, size - unit, depth);
+    }
+}
+
+// `vectors` of columns, number (k, j) of which is at source[k * row_stride + j], vector v into
+// target[k * step + v * width]. Row by row: a column's numbers lie on as many pages as there are rows.
+template <class T>
+inline void pack_straight(T* target, index step, const T* source, index row_stride, index columns,
                           int vectors, index count) {
     constexpr int w = width<T>;
     for (index k = 0; k < count; ++k)
         for (int v = 0; v < vectors; ++v)
-            store(target + v * stride + k * w,
+            store(target + k * step + v * w,
                   load_upto(source + k * row_stride + v * w, columns - v * w));
 }
 

@@ -1,8 +1,9 @@
-// The large products: all of a matrix's columns, a group of packed vectors at a time.
+// The large products: a block of a matrix's rows at a time, packed, for all rows of the other.
 #pragma once
 
 #include "kernels.hpp"
 #include "pack.hpp"
+#include "sweep.hpp"
 #include "threads.hpp"
 
 namespace GRU_XP_ISA {
@@ -10,77 +11,67 @@ namespace GRU_XP_ISA {
 using gru_xp::Product;
 using gru_xp::Range;
 
-constexpr int group = 12;             // vectors packed at once, which stay in the second cache
-constexpr index packed_rows = 1024;  // rows interleaved at once
+constexpr index rows_in_cache = 256;  // whose terms of a block stay in the second cache
 
-template <class T, int R, int NV, bool Interleaved>
-GRU_XP_ALWAYS void product_tile(const Product<T>& p, const T* a, index a_row, const T* b,
-                                index b_stride, index k, index depth, index row, index rows,
-                                index vector) {
+// A tile's sums are added up in the result, where all of it lies there.
+template <int R, int NV, bool Interleaved, class T>
+__attribute__((noinline)) void product_tile(const Product<T>& p, const T* a, const Columns<T>& b,
+                                            index k, index depth, index row, index rows,
+                                            index vector) {
     constexpr int w = width<T>;
-    Vec<T> sum[R][NV];
-    add_chain<T, R, NV, Interleaved>(a, a_row, b, b_stride, depth, true, sum);
-    const bool last = k + depth == p.depth;
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-        const index column = (vector + v) * w, left = p.columns - column;
-        const bool add = last && p.bias;
-        const Vec<T> bias = add ? load_upto(p.bias + column, left) : Vec<T>{};
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            if (Interleaved && i >= rows) break;
-            T* out = p.out + (row + i) * p.columns + column;
-            Vec<T> value = sum[i][v];
-            if (k > 0) value = load_upto(out, left) + value;
-            if (add) value = value + bias;
-            store_upto(out, value, left);
-        }
-    }
-}
-
-// All vectors of a group for one tile of rows, of which the last `R - rows` are not there.
-template <class T, int R, bool Interleaved>
-inline void product_rows(const Product<T>& p, const T* a, index a_row, const T* b, index b_stride,
-                         index k, index depth, index row, index rows, index vector, int vectors) {
-    constexpr int most = most_vectors(R);
-    const auto tile = [&](auto nv, int v) __attribute__((always_inline)) {
-        product_tile<T, R, decltype(nv)::value, Interleaved>(p, a, a_row, b + v * b_stride,
-                                                             b_stride, k, depth, row, rows, vector + v);
-    };
-    for (int v = 0; v < vectors;) {
-        int n = vectors - v;
-        if constexpr (most >= 6) {
-            if (n >= 6) {
-                tile(Constant<6>{}, v);
-                v += 6;
-                continue;
-            }
-        }
-        n = n == 4 ? 2 : n > 3 ? 3 : n;
-        if (n == 3)
-            tile(Constant<3>{}, v);
-        else if (n == 2)
-            tile(Constant<2>{}, v);
-        else
-            tile(Constant<1>{}, v);
-        v += n;
-    }
-}
-
-template <class T>
-inline void pack_group(const Product<T>& p, T* packed, index stride, index k, index depth,
-                       index vector, int vectors) {
-    const index column = vector * width<T>;
-    const T* source = p.b + k * p.b_step + column * p.b_column;
-    if (p.b_column == 1) {
-        pack_straight(packed, stride, source, p.b_step, p.columns - column, vectors, depth);
+    const index first = vector * w, left = p.columns - first;
+    const T* bias = k + depth == p.depth && p.bias ? p.bias + first : nullptr;
+    T* out = p.out + row * p.columns + first;
+    if (left >= NV * w && (!Interleaved || rows >= R)) {
+        add_terms<R, NV, Interleaved, false>(a, p.a_row, b, depth, k == 0, out, p.columns, b, 0);
+        if (!bias) return;
+        for (int i = 0; i < R; ++i, out += p.columns)
+#pragma GCC unroll 12
+            for (int v = 0; v < NV; ++v) store(out + v * w, load(out + v * w) + load(bias + v * w));
         return;
     }
-    for (int v = 0; v < vectors; ++v) {
-        const index first = v * width<T>;
-        pack_transposed(packed + v * stride, source + first * p.b_column, p.b_column,
-                        p.columns - column - first, depth);
-    }
+    T sums[R * NV * w];
+    const auto each = [&](auto f) __attribute__((always_inline)) {
+        for (int i = 0; i < R && (!Interleaved || i < rows); ++i)
+            for (int v = 0; v < NV; ++v)
+                f(sums + (i * NV + v) * w, out + i * p.columns + v * w, left - v * w, v);
+    };
+    if (k > 0)
+        each([](T* sum, T* at, index n, int) __attribute__((always_inline)) {
+            store(sum, load_upto(at, n));
+        });
+    add_terms<R, NV, Interleaved, false>(a, p.a_row, b, depth, k == 0, sums, NV * w, b, 0);
+    each([&](T* sum, T* at, index n, int v) __attribute__((always_inline)) {
+        Vec<T> value = load(sum);
+        if (bias) value = value + load_upto(bias + v * w, n);
+        store_upto(at, value, n);
+    });
+}
+
+// One group of vectors for one tile of rows, of which the last `R - rows` are not there.
+template <int R, bool Interleaved, class T>
+inline void product_rows(const Product<T>& p, const T* a, const Columns<T>& b, index k, index depth,
+                         index row, index rows, index vector, int vectors) {
+    split_vectors<R>(vectors, [&](auto nv, int v) __attribute__((always_inline)) {
+        product_tile<R, decltype(nv)::value, Interleaved>(p, a, b.from(0, v), k, depth, row, rows,
+                                                          vector + v);
+    });
+}
+
+// Rows [k, k + depth) of a group of vectors of b's columns.
+template <class T>
+inline Columns<T> pack_group(const Product<T>& p, T* packed, index k, index depth, index vector,
+                             int vectors) {
+    constexpr int w = width<T>;
+    const index column = vector * w, step = vectors * w;
+    const T* source = p.b + k * p.b_step + column * p.b_column;
+    if (p.b_column == 1)
+        pack_straight(packed, step, source, p.b_step, p.columns - column, vectors, depth);
+    else
+        for (int v = 0; v < vectors; ++v)
+            pack_transposed(packed + v * w, step, source + v * w * p.b_column, p.b_column,
+                            p.columns - column - v * w, depth);
+    return {packed, step};
 }
 
 // A column times a row: each number of the result is one term, written once and row by row.
@@ -109,8 +100,8 @@ inline bool product_of_row_straight(const Product<T>& p, Range vectors) {
     T* sum = scratch.take<T>(columns);
     if (!sum) return false;
     T* out = p.out + column;
-    for (index k = 0; k == 0 || k < p.depth; k += block) {
-        const index depth = p.depth - k < block ? p.depth - k : block;
+    for (index k = 0; k == 0 || k < p.depth; k += chain) {
+        const index depth = p.depth - k < chain ? p.depth - k : chain;
         T* to = k == 0 ? out : sum;
         multiply_straight(p.a + k, p.b + k * p.b_step + column, p.b_step, columns, depth, to);
         if (k > 0) add_to(out, sum, columns);
@@ -145,38 +136,41 @@ inline bool product(const Product<T>& p, Range rows, Range vectors) {
     if (p.rows == 1 && p.a_step == 1 && p.b_column == 1 && p.depth > 0)
         return product_of_row_straight(p, vectors);
     const bool interleaved = p.a_step != 1;
-    const index most_depth = p.depth < block ? p.depth : block, stride = most_depth * width<T>;
-    const index all = rows.end - rows.begin;
-    const index most = interleaved && all > packed_rows ? packed_rows : all;
+    const index all = rows.end - rows.begin, at_once = all < rows_in_cache ? all : rows_in_cache;
+    const index most_depth = p.depth < block<T> ? p.depth : block<T>;
+    const Groups groups{vectors.end - vectors.begin, widest_group(all)};
+    // Where all rows come at once, a group is used up before the next one is packed.
+    const index packed = all == at_once ? groups.most + 1 : groups.vectors;
     // A cache line more, so that the tiles' beginnings do not fall onto the same lines of a cache.
     const index tile_stride = most_rows * most_depth + 64 / index(sizeof(T));
     gru_xp::Scratch scratch;
-    T* packed_b = scratch.take<T>(stride * group);
+    T* packed_b = scratch.take<T>(packed * most_depth * width<T>);
     T* packed_a = interleaved
-                      ? scratch.take<T>((most + most_rows - 1) / most_rows * tile_stride)
+                      ? scratch.take<T>((at_once + most_rows - 1) / most_rows * tile_stride)
                       : nullptr;
     if (!packed_b || (interleaved && !packed_a)) return false;
-    for (index from = rows.begin; from < rows.end; from += most) {
-        const index to = rows.end - from < most ? rows.end : from + most;
-        for (index k = 0; k == 0 || k < p.depth; k += block) {
-            const index depth = p.depth - k < block ? p.depth - k : block;
+    for (index k = 0; k == 0 || k < p.depth; k += block<T>) {
+        const index depth = p.depth - k < block<T> ? p.depth - k : block<T>;
+        for (index from = rows.begin; from < rows.end; from += at_once) {
+            const index to = rows.end - from < at_once ? rows.end : from + at_once;
             if (interleaved)
                 pack_rows(packed_a, tile_stride, p.a + k * p.a_step + from, p.a_step, to - from,
                           depth);
-            for (index v = vectors.begin; v < vectors.end; v += group) {
-                const int n = int(vectors.end - v < group ? vectors.end - v : group);
-                pack_group(p, packed_b, stride, k, depth, v, n);
-                const T* a = interleaved ? packed_a : p.a + from * p.a_row + k;
-                for (index row = from; row < to; row += most_rows,
-                           a += interleaved ? tile_stride : most_rows * p.a_row) {
+            for (index g = 0; g < groups.count(); ++g) {
+                const index first = groups.begin(g), v = vectors.begin + first;
+                const int n = int(groups.begin(g + 1) - first);
+                T* here = packed_b + (all == at_once ? 0 : first * depth * width<T>);
+                const Columns<T> b = from == rows.begin ? pack_group(p, here, k, depth, v, n)
+                                                        : Columns<T>{here, n * width<T>};
+                const T* a = packed_a;
+                for (index row = from, R; row < to; row += R, a += tile_stride) {
+                    R = interleaved ? most_rows : rows_at_once(to - row);
                     if (interleaved)
-                        product_rows<T, most_rows, true>(p, a, 1, packed_b, stride, k, depth, row,
-                                                         to - row, v, n);
+                        product_rows<most_rows, true>(p, a, b, k, depth, row, to - row, v, n);
                     else
-                        with_rows<most_rows>(to - row, [&](auto r)
-                                                 __attribute__((always_inline)) {
-                            product_rows<T, decltype(r)::value, false>(
-                                p, a, p.a_row, packed_b, stride, k, depth, row, to - row, v, n);
+                        with_rows<most_rows>(R, [&](auto r) __attribute__((always_inline)) {
+                            product_rows<decltype(r)::value, false>(p, p.a + row * p.a_row + k, b, k,
+                                                                    depth, row, to - row, v, n);
                         });
                 }
             }

@@ -1,15 +1,15 @@
 // The product's inner part: a few rows times a few vectors of columns, held in registers.
 //
-// Every sum in this accelerator has one order, whoever computes it: the terms of a block of
-// `block` in a chain of fused multiply-adds from zero, and the blocks one after another. So a
-// row's bits depend neither on the rows beside it nor on who else computes.
+// Every sum in this accelerator has one order, whoever computes it: the terms of a chain of `chain`
+// in fused multiply-adds from zero, and the chains one after another. So a row's bits depend neither
+// on the rows beside it nor on who else computes, and a sum of many terms loses few digits.
 #pragma once
 
 #include "simd.hpp"
 
 namespace GRU_XP_ISA {
 
-constexpr index block = 512;  // terms of a sum that one chain adds up
+constexpr index chain = 64;  // terms of a sum that are added up in one register
 
 constexpr int most_rows = registers == 32 ? 8 : 4;
 constexpr int accumulators = registers == 32 ? 24 : 12;
@@ -20,84 +20,105 @@ constexpr int most_vectors(int rows) {
     return rows * 12 <= accumulators ? 12 : rows * 6 <= accumulators ? 6 : 3;
 }
 
-// sum[i][v] = (first ? 0 : sum[i][v]) + the chain over `count` <= block terms.
+// Some vectors of a matrix's columns as they are packed: those of one row side by side.
 //
-// Number (i, k) of the rows is at a[i * a_row + k], or interleaved at a[k * most_rows + i]; vector
-// v of the packed columns' row k at b[v * b_stride + k * width]. With Ahead as many vectors from
-// `soon` on are fetched into the second cache.
-template <class T, int R, int NV, bool Interleaved, bool Ahead = false>
-GRU_XP_ALWAYS void add_chain(const T* a, index a_row, const T* b, index b_stride, index count,
-                             bool first, Vec<T> (&sum)[R][NV], const T* soon = nullptr) {
-    constexpr int w = width<T>;
-    Vec<T> acc[R][NV] = {};
-#pragma GCC unroll 2
-    for (index k = 0; k < count; ++k) {
-        if constexpr (Ahead) __builtin_prefetch(soon + k * w, 0, 2);
-        const auto x = [&](int i) __attribute__((always_inline)) {
-            return splat(Interleaved ? a[k * most_rows + i] : a[i * a_row + k]);
-        };
-        // What is used again lies in registers: the columns, or where there are more of them than
-        // rows, the rows.
-        if constexpr (R < NV) {
-            Vec<T> row[R];
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i) row[i] = x(i);
-#pragma GCC unroll 16
-            for (int v = 0; v < NV; ++v) {
-                const Vec<T> column = load(b + v * b_stride + k * w);
-#pragma GCC unroll 16
-                for (int i = 0; i < R; ++i) acc[i][v] = fma(row[i], column, acc[i][v]);
-            }
-        } else {
-            Vec<T> column[NV];
-#pragma GCC unroll 16
-            for (int v = 0; v < NV; ++v) column[v] = load(b + v * b_stride + k * w);
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i) {
-                const Vec<T> row = x(i);
-#pragma GCC unroll 16
-                for (int v = 0; v < NV; ++v) acc[i][v] = fma(row, column[v], acc[i][v]);
-            }
-        }
+// The tiles ask nothing else of weights than what is here; weights of another kind, such as 16-bit
+// ones, are a type with the same functions.
+template <class T>
+struct Columns {
+    const T* numbers;
+    index step;  // numbers from one row to the next
+
+    GRU_XP_ALWAYS Vec<T> at(index k, int vector) const {
+        return load(numbers + k * step + vector * width<T>);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i)
-#pragma GCC unroll 16
-        for (int v = 0; v < NV; ++v) sum[i][v] = first ? acc[i][v] : sum[i][v] + acc[i][v];
-}
-
-// One block of a product whose sums wait in `kept` between blocks.
-template <class T, int R, int NV>
-struct Part {
-    const T* a;
-    index a_row;
-    const T* b;
-    index b_stride, count;
-    bool first, last;
-    T* kept;
-    const T* soon;  // or null
-
-    // Adds the block; true if the sums are complete, and then they are in `sum`.
-    GRU_XP_ALWAYS bool add(Vec<T> (&sum)[R][NV]) const {
-        constexpr int w = width<T>;
-        if (!first)
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i)
-#pragma GCC unroll 16
-                for (int v = 0; v < NV; ++v) sum[i][v] = load(kept + (i * NV + v) * w);
-        constexpr bool can_fetch = R == most_rows && NV == 3;
-        if (can_fetch && soon)
-            add_chain<T, R, NV, false, can_fetch>(a, a_row, b, b_stride, count, first, sum, soon);
-        else
-            add_chain<T, R, NV, false>(a, a_row, b, b_stride, count, first, sum);
-        if (!last)
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i)
-#pragma GCC unroll 16
-                for (int v = 0; v < NV; ++v) store(kept + (i * NV + v) * w, sum[i][v]);
-        return last;
+    GRU_XP_ALWAYS Columns from(index k, int vector) const {
+        return {numbers + k * step + vector * width<T>, step};
+    }
+    // Has a row fetched into the second cache, one of its vectors.
+    GRU_XP_ALWAYS void fetch(index k, int vector) const {
+        __builtin_prefetch(numbers + k * step + vector * width<T>, 0, 2);
     }
 };
+
+// How vectors of columns are packed, and taken by the tiles: in groups of `most`. Where one of three
+// would be left alone, the last group has four, which are taken two by two.
+struct Groups {
+    index vectors;
+    int most;
+
+    index count() const {
+        const bool joined = most == 3 && vectors % 3 == 1 && vectors > 1;
+        return joined ? vectors / 3 : (vectors + most - 1) / most;
+    }
+    index begin(index group) const { return group >= count() ? vectors : group * most; }
+};
+
+// The widest groups that tiles of so many rows take.
+inline int widest_group(index rows) { return rows <= 4 ? most_vectors(int(rows)) : 3; }
+
+// Rows of the next tile where so many are left: the last two are of about the same size.
+constexpr index rows_at_once(index left) {
+    return left >= 2 * most_rows ? most_rows : left > most_rows ? (left + 1) / 2 : left;
+}
+
+// sums[i * sums_row + v * width] += the terms of rows [0, count), for R rows of a and NV vectors of b's
+// columns; with `first` the sums are zero before, and not read.
+//
+// Number (i, k) of a is at a[i * a_row + k], or interleaved at a[k * most_rows + i]. With Ahead the
+// vector `ahead` of as many rows of `soon` is fetched.
+template <int R, int NV, bool Interleaved, bool Ahead, class T, class Weights>
+GRU_XP_ALWAYS void add_terms(const T* a, index a_row, const Weights& b, index count, bool first,
+                             T* sums, index sums_row, const Weights& soon, int ahead) {
+    const auto each_sum = [&](auto f) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+            for (int v = 0; v < NV; ++v) f(sums + i * sums_row + v * width<T>, i, v);
+    };
+    for (index from = 0; from == 0 || from < count; from += chain) {
+        const index to = count - from < chain ? count : from + chain;
+        Vec<T> acc[R][NV] = {};
+#pragma GCC unroll 2
+        for (index k = from; k < to; ++k) {
+            if constexpr (Ahead) soon.fetch(k, ahead);
+            const auto x = [&](int i) __attribute__((always_inline)) {
+                return splat(Interleaved ? a[k * most_rows + i] : a[i * a_row + k]);
+            };
+            // What is used again lies in registers: the columns, or where there are more of them
+            // than rows, the rows.
+            if constexpr (R < NV) {
+                Vec<T> row[R];
+#pragma GCC unroll 16
+                for (int i = 0; i < R; ++i) row[i] = x(i);
+#pragma GCC unroll 16
+                for (int v = 0; v < NV; ++v) {
+                    const Vec<T> column = b.at(k, v);
+#pragma GCC unroll 16
+                    for (int i = 0; i < R; ++i) acc[i][v] = fma(row[i], column, acc[i][v]);
+                }
+            } else {
+                Vec<T> column[NV];
+#pragma GCC unroll 16
+                for (int v = 0; v < NV; ++v) column[v] = b.at(k, v);
+#pragma GCC unroll 16
+                for (int i = 0; i < R; ++i) {
+                    const Vec<T> row = x(i);
+#pragma GCC unroll 16
+                    for (int v = 0; v < NV; ++v) acc[i][v] = fma(row, column[v], acc[i][v]);
+                }
+            }
+        }
+        if (first && from == 0)
+            each_sum([&](T* sum, int i, int v) __attribute__((always_inline)) {
+                store(sum, acc[i][v]);
+            });
+        else
+            each_sum([&](T* sum, int i, int v) __attribute__((always_inline)) {
+                store(sum, load(sum) + acc[i][v]);
+            });
+    }
+}
 
 template <int N>
 struct Constant {
@@ -114,6 +135,29 @@ GRU_XP_ALWAYS void with_rows(index count, F f) {
             f(Constant<Most>{});
     } else {
         f(Constant<1>{});
+    }
+}
+
+// f(Constant<NV>, v) for n vectors of columns and R rows: tiles as wide as so few rows take.
+template <int R, class F>
+GRU_XP_ALWAYS void split_vectors(int n, F f) {
+    constexpr int widest = most_vectors(R);
+    for (int v = 0, left = n; left > 0;) {
+        const auto go = [&](auto nv) __attribute__((always_inline)) {
+            f(nv, v);
+            v += decltype(nv)::value;
+            left -= decltype(nv)::value;
+        };
+        if (widest >= 12 && left >= 12)
+            go(Constant<widest >= 12 ? 12 : 3>{});
+        else if (widest >= 6 && left >= 6)
+            go(Constant<widest >= 6 ? 6 : 3>{});
+        else if (left >= 3 && left != 4)
+            go(Constant<3>{});
+        else if (left >= 2)
+            go(Constant<2>{});
+        else
+            go(Constant<1>{});
     }
 }
 

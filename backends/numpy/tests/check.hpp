@@ -174,6 +174,7 @@ void test_elementary(const Options&);
 void test_product(const Options&);
 void test_recurrence(const Options&);
 void test_step(const Options&);
+void test_sequence(const Options&);
 void test_shares(const Options&);
 void test_thread_counts(const Options&);
 void test_threads(const Options&);

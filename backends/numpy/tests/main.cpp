@@ -34,7 +34,8 @@ struct Test {
 
 constexpr Test tests[] = {
     {"reference", test_reference}, {"elementary", test_elementary}, {"product", test_product},
-    {"recurrence", test_recurrence}, {"step", test_step}, {"shares", test_shares},
+    {"recurrence", test_recurrence}, {"step", test_step}, {"sequence", test_sequence},
+    {"shares", test_shares},
     {"counts", test_thread_counts}, {"threads", test_threads},
 };
 

@@ -12,10 +12,12 @@ namespace gru_xp_tests {
 struct Case {
     index T, N, H;
     bool ragged = false, reverse = false, bias = false, tape = false;
+    bool reset_before = false;  // then there is no bias in the loop
 
     std::string title() const {
-        return text("T=%td N=%td H=%td%s%s%s%s", T, N, H, ragged ? " ragged" : "",
-                    reverse ? " reverse" : "", bias ? " b_hn" : "", tape ? " tape" : "");
+        return text("T=%td N=%td H=%td%s%s%s%s%s", T, N, H, ragged ? " ragged" : "",
+                    reverse ? " reverse" : "", bias ? " b_hn" : "", tape ? " tape" : "",
+                    reset_before ? " reset before" : "");
     }
 };
 
@@ -50,6 +52,7 @@ struct Recurrence {
     Reference<R> reference() const {
         Reference<R> result{};
         result.T = c.T, result.N = c.N, result.H = c.H, result.reverse = c.reverse;
+        result.reset_before = c.reset_before;
         result.gx.assign(gx.begin(), gx.end());
         result.h0.assign(h0.begin(), h0.end());
         result.W.assign(weight_hh.begin(), weight_hh.end());
@@ -64,7 +67,8 @@ template <class T>
 class ForwardRun {
   public:
     explicit ForwardRun(const Recurrence<T>& of)
-        : c(of.c), states((c.T + 1) * c.N * c.H), r(tape()), z(tape()), n(tape()), gh_n(tape()),
+        : c(of.c), states((c.T + 1) * c.N * c.H), r(tape()), z(tape()), n(tape()),
+          gh_n(c.reset_before ? 0 : tape()), reset_h(c.N * c.H),
           gx_(of.gx), weight_hh_(of.weight_hh), b_hn_(of.b_hn), lengths_(of.lengths) {
         std::copy(of.h0.begin(), of.h0.end(),
                   states.data() + (c.reverse ? c.T * c.N * c.H : index(0)));
@@ -84,9 +88,11 @@ class ForwardRun {
             p.r = r.data();
             p.z = z.data();
             p.n = n.data();
-            p.gh_n = gh_n.data();
+            p.gh_n = c.reset_before ? nullptr : gh_n.data();
         }
         p.reverse = c.reverse;
+        p.reset_after = !c.reset_before;
+        p.reset_h = reset_h.data();
         return p;
     }
 
@@ -96,6 +102,7 @@ class ForwardRun {
         z.expect_intact("z");
         n.expect_intact("n");
         gh_n.expect_intact("gh_n");
+        reset_h.expect_intact("reset_h");
     }
 
     void expect_same_bits_as(ForwardRun& other) {
@@ -111,7 +118,7 @@ class ForwardRun {
     }
 
     const Case c;
-    Output<T> states, r, z, n, gh_n;
+    Output<T> states, r, z, n, gh_n, reset_h;
 
   private:
     index tape() const { return c.tape ? c.T * c.N * c.H : 0; }
@@ -127,7 +134,7 @@ class BackwardRun {
     template <class R>
     BackwardRun(const Recurrence<T>& of, const Reference<R>& forward)
         : c(of.c), carried(of.dh_last, c.N * c.H), dgx(c.T * c.N * 3 * c.H),
-          dgh_n(c.T * c.N * c.H), dh_(of.dh), weight_hh_(of.weight_hh),
+          dgh_n(c.reset_before ? 0 : c.T * c.N * c.H), dh_(of.dh), weight_hh_(of.weight_hh),
           h_prev_(of_tape(forward, forward.states, c.reverse ? c.N * c.H : 0)),
           r_(of_tape(forward, forward.r)), z_(of_tape(forward, forward.z)),
           n_(of_tape(forward, forward.n)), gh_n_(of_tape(forward, forward.gh_n)),
@@ -144,11 +151,12 @@ class BackwardRun {
         p.r = r_.data();
         p.z = z_.data();
         p.n = n_.data();
-        p.gh_n = gh_n_.data();
+        p.gh_n = c.reset_before ? nullptr : gh_n_.data();
         p.carried = carried.data();
         p.dgx = dgx.data();
-        p.dgh_n = dgh_n.data();
+        p.dgh_n = c.reset_before ? nullptr : dgh_n.data();
         p.reverse = c.reverse;
+        p.reset_after = !c.reset_before;
         return p;
     }
 

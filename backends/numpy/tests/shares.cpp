@@ -9,6 +9,7 @@ namespace gru_xp_tests {
 namespace {
 
 using gru_xp::Range;
+using gru_xp::Share;
 
 // body(share, vectors) on a thread for each part of [0, vectors) between neighbouring edges.
 template <class F>
@@ -34,17 +35,24 @@ std::vector<std::vector<index>> cuts(index count, bool few) {
     return result;
 }
 
-// Weights packed part by part equal those packed at once.
+// Calls the body for each share at once.
+template <class F>
+void shared(int shares, F body) {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < shares; ++i) threads.emplace_back([&, i] { body(Share{i, shares}); });
+    for (auto& thread : threads) thread.join();
+}
+
+// Weights packed in shares equal those packed at once.
 template <class T, class Pack>
-Output<T> packed(const char* name, index vectors, index numbers, bool few, Pack pack) {
-    Output<T> whole(vectors * numbers, 0);
-    pack(whole.data(), Range{0, vectors});
+Output<T> packed(const char* name, index numbers, Pack pack) {
+    Output<T> whole(numbers, 0);
+    pack(whole.data(), Share{0, 1});
     whole.expect_intact(name);
-    for (const auto& edges : cuts(vectors, few)) {
-        Output<T> parts(vectors * numbers, 0);
-        for (size_t i = 0; i + 1 < edges.size(); ++i)
-            pack(parts.data() + edges[i] * numbers, Range{edges[i], edges[i + 1]});
-        expect_same_bits(name, {vectors, numbers}, parts.data(), whole.data(), whole.size());
+    for (int shares = 2; shares <= 4; ++shares) {
+        Output<T> parts(numbers, 0);
+        shared(shares, [&](Share own) { pack(parts.data(), own); });
+        expect_same_bits(name, {numbers}, parts.data(), whole.data(), whole.size());
         parts.expect_intact(name);
     }
     return whole;
@@ -53,62 +61,69 @@ Output<T> packed(const char* name, index vectors, index numbers, bool few, Pack 
 template <class T>
 void check_recurrence(const char* set, const Case& c, bool few) {
     const auto& k = kernels_of<T>(*gru_xp::choose_instruction_set(set));
-    const index units = (c.H + k.width - 1) / k.width;
+    const index numbers = 3 * (c.H + k.width - 1) / k.width * k.width * c.H;
+    const int group = k.group(c.N);
     const std::string title = text("%s %s %s", type_name<T>, set, c.title().c_str());
     begin_case("packing %s", title.c_str());
     const Recurrence<T> recurrence(c);
     const Input<T> weights(recurrence.weight_hh);
-    auto of_forward = packed<T>("pack_forward", 3 * units, c.H * k.width, few,
-                                [&](T* to, Range of) { k.pack_forward(to, weights.data(), c.H, of); });
-    auto of_backward = packed<T>("pack_backward", units, 3 * c.H * k.width, few,
-                                 [&](T* to, Range of) { k.pack_backward(to, weights.data(), c.H, of); });
+    auto of_forward = packed<T>("pack_forward", numbers, [&](T* to, Share own) {
+        k.pack_forward(to, weights.data(), c.H, c.H, !c.reset_before, group, own);
+    });
+    auto of_backward = packed<T>("pack_backward", numbers, [&](T* to, Share own) {
+        k.pack_backward(to, weights.data(), c.H, group, own);
+    });
     auto expected = recurrence.reference();
     expected.forward();
 
-    const Range all{0, c.T};
-    const auto forward = [&](ForwardRun<T>& run, Range rows, Range vectors, Range steps) {
+    const index rounds = c.T * (c.reset_before ? 2 : 1);
+    const Range all{0, rounds};
+    const Share alone{0, 1};
+    const auto forward = [&](ForwardRun<T>& run, Range rows, Share columns, Range of) {
         auto p = run.arguments();
         p.packed = of_forward.data();
-        k.forward(p, rows, vectors, steps);
+        p.group = group;
+        k.forward(p, rows, columns, of);
     };
-    const auto backward = [&](BackwardRun<T>& run, Range rows, Range vectors, Range steps) {
+    const auto backward = [&](BackwardRun<T>& run, Range rows, Share columns, Range of) {
         auto p = run.arguments();
         p.packed = of_backward.data();
-        if (steps.begin < 0)
-            k.backward_start(p, rows, vectors);
+        p.group = group;
+        if (of.begin < 0)
+            k.backward_start(p, rows, columns);
         else
-            k.backward(p, rows, vectors, steps);
+            k.backward(p, rows, columns, of);
     };
     const Range start{-1, 0};
     begin_case("shares %s", title.c_str());
     ForwardRun<T> whole(recurrence);
     BackwardRun<T> whole_back(recurrence, expected);
-    forward(whole, {0, c.N}, {0, units}, all);
-    backward(whole_back, {0, c.N}, {0, units}, start);
-    backward(whole_back, {0, c.N}, {0, units}, all);
+    forward(whole, {0, c.N}, alone, all);
+    backward(whole_back, {0, c.N}, alone, start);
+    backward(whole_back, {0, c.N}, alone, all);
 
     for (const auto& edges : cuts(c.N, few)) {
         begin_case("shares of rows%s %s", edges_of(edges).c_str(), title.c_str());
         ForwardRun<T> run(recurrence);
         BackwardRun<T> back(recurrence, expected);
         at_once(edges, [&](Range rows) {
-            backward(back, rows, {0, units}, start);
-            for (index t = 0; t < c.T; ++t) forward(run, rows, {0, units}, {t, t + 1});
-            backward(back, rows, {0, units}, {0, 1});  // in stages of one step, and of the rest
-            backward(back, rows, {0, units}, {1, c.T});
+            backward(back, rows, alone, start);
+            for (index t = 0; t < rounds; ++t) forward(run, rows, alone, {t, t + 1});
+            backward(back, rows, alone, {0, 1});  // in stages of one round, and of the rest
+            backward(back, rows, alone, {1, rounds});
         });
         run.expect_same_bits_as(whole);
         back.expect_same_bits_as(whole_back);
     }
-    for (const auto& edges : cuts(units, few)) {
-        begin_case("shares of vectors%s %s", edges_of(edges).c_str(), title.c_str());
+    for (int shares = 2; shares <= 4; ++shares) {
+        begin_case("%d shares of columns %s", shares, title.c_str());
         ForwardRun<T> run(recurrence);
         BackwardRun<T> back(recurrence, expected);
-        at_once(edges, [&](Range vectors) { backward(back, {0, c.N}, vectors, start); });
-        for (index t = 0; t < c.T; ++t)
-            at_once(edges, [&](Range vectors) {
-                forward(run, {0, c.N}, vectors, {t, t + 1});
-                backward(back, {0, c.N}, vectors, {t, t + 1});
+        shared(shares, [&](Share own) { backward(back, {0, c.N}, own, start); });
+        for (index t = 0; t < rounds; ++t)
+            shared(shares, [&](Share own) {
+                forward(run, {0, c.N}, own, {t, t + 1});
+                backward(back, {0, c.N}, own, {t, t + 1});
             });
         run.expect_same_bits_as(whole);
         back.expect_same_bits_as(whole_back);
@@ -124,7 +139,7 @@ void check_alone(const char* set, const Case& c) {
     gru_xp::forward(whole.arguments());
     for (index i = 0; i < c.N; ++i) {
         begin_case("row %td alone, %s %s %s", i, type_name<T>, set, c.title().c_str());
-        Recurrence<T> one(Case{c.T, 1, c.H, c.ragged, c.reverse, c.bias, c.tape});
+        Recurrence<T> one(Case{c.T, 1, c.H, c.ragged, c.reverse, c.bias, c.tape, c.reset_before});
         one.weight_hh = recurrence.weight_hh;
         one.b_hn = recurrence.b_hn;
         one.h0.assign(&recurrence.h0[i * c.H], &recurrence.h0[i * c.H] + c.H);
@@ -140,7 +155,8 @@ void check_alone(const char* set, const Case& c) {
     const index state = c.N * c.H;
     for (index t = 0; t < c.T && !c.ragged; ++t) {
         begin_case("step %td alone, %s %s %s", t, type_name<T>, set, c.title().c_str());
-        Recurrence<T> one(Case{1, c.N, c.H, false, c.reverse, c.bias, false});
+        Recurrence<T> one(
+            Case{1, c.N, c.H, false, c.reverse, c.bias, false, c.reset_before});
         one.weight_hh = recurrence.weight_hh;
         one.b_hn = recurrence.b_hn;
         const T* before = whole.states.data() + (c.reverse ? t + 1 : t) * state;
@@ -189,7 +205,9 @@ void check_all(const char* set, bool quick) {
     for (bool reverse : {false, true}) {
         check_recurrence<T>(set, {3, 3, 49, reverse, reverse, true, true}, quick);
         check_recurrence<T>(set, {4, 9, 65, !reverse, reverse, false, true}, quick);
+        check_recurrence<T>(set, {3, 9, 41, reverse, !reverse, false, true, true}, quick);
         check_alone<T>(set, {4, 9, 33, reverse, reverse, true, true});
+        check_alone<T>(set, {3, 5, 35, reverse, !reverse, false, true, true});
         if (!quick) {
             check_recurrence<T>(set, {2, 2, 260, reverse, reverse, true, true}, quick);
             check_recurrence<T>(set, {2, 33, 113, !reverse, reverse, true, true}, quick);

@@ -8,11 +8,11 @@ namespace {
 template <class T>
 struct Cell {
     index N, I, H;
-    bool state, bias;
+    bool state, bias, reset_before;
     std::vector<T> x, h, weight_ih, weight_hh, bias_ih, bias_hh;
 
-    Cell(index rows, index input_size, index size, bool has_state, bool has_bias)
-        : N(rows), I(input_size), H(size), state(has_state), bias(has_bias) {
+    Cell(index rows, index input_size, index size, bool has_state, bool has_bias, bool before)
+        : N(rows), I(input_size), H(size), state(has_state), bias(has_bias), reset_before(before) {
         Random random(uint64_t(N + 100 * I + 10000 * H));
         x = random.numbers<T>(N * I, 1);
         h = random.numbers<T>(state ? N * H : 0, 1);
@@ -26,14 +26,15 @@ struct Cell {
         using R = Exact<T>;
         Reference<R> reference{};
         reference.T = 1, reference.N = N, reference.H = H;
+        reference.reset_before = reset_before;
         reference.h0.assign(h.begin(), h.end());
         reference.h0.resize(size_t(N * H), R(0));
         reference.W.assign(weight_hh.begin(), weight_hh.end());
-        if (bias) reference.b.assign(bias_hh.begin() + 2 * H, bias_hh.end());
+        if (bias && !reset_before) reference.b.assign(bias_hh.begin() + 2 * H, bias_hh.end());
         for (index i = 0; i < N; ++i)
             for (index j = 0; j < 3 * H; ++j) {
                 R sum = bias ? R(bias_ih[j]) : R(0);
-                if (bias && j < 2 * H) sum += R(bias_hh[j]);
+                if (bias && (reset_before || j < 2 * H)) sum += R(bias_hh[j]);
                 for (index k = 0; k < I; ++k) sum += R(x[i * I + k]) * R(weight_ih[j * I + k]);
                 reference.gx.push_back(sum);
             }
@@ -51,14 +52,12 @@ class StepRun {
           weight_hh_(of.weight_hh), bias_ih_(of.bias_ih), bias_hh_(of.bias_hh) {
         gru_xp::Step<T> p{};
         p.rows = of.N;
-        p.input_size = of.I;
         p.size = of.H;
+        p.reset_after = !of.reset_before;
         p.x = x_.data();
         p.h = of.state ? h_.data() : nullptr;
-        p.weight_ih = weight_ih_.data();
-        p.weight_hh = weight_hh_.data();
-        p.bias_ih = of.bias ? bias_ih_.data() : nullptr;
-        p.bias_hh = of.bias ? bias_hh_.data() : nullptr;
+        p.weights = {of.I, weight_ih_.data(), weight_hh_.data(),
+                     of.bias ? bias_ih_.data() : nullptr, of.bias ? bias_hh_.data() : nullptr};
         p.h_next = h_next.data();
         gru_xp::step(p);
         h_next.expect_intact("h_next");
@@ -71,14 +70,15 @@ class StepRun {
 };
 
 template <class T>
-void check(const Options& options, index N, index I, index H, bool state, bool bias, int threads) {
-    const Cell<T> cell(N, I, H, state, bias);
+void check(const Options& options, index N, index I, index H, bool state, bool bias, bool before,
+           int threads) {
+    const Cell<T> cell(N, I, H, state, bias, before);
     const auto expected = cell.expected();
     for (const char* set : options.sets) {
         gru_xp::choose_instruction_set(set);
         gru_xp::set_thread_count(1);
-        begin_case("step %s %s N=%td I=%td H=%td%s%s", type_name<T>, set, N, I, H,
-                   state ? "" : " h=0", bias ? " bias" : "");
+        begin_case("step %s %s N=%td I=%td H=%td%s%s%s", type_name<T>, set, N, I, H,
+                   state ? "" : " h=0", bias ? " bias" : "", before ? " reset before" : "");
         StepRun<T> one(cell);
         const double allowed = 8 + std::sqrt(double(I)) / 4 + std::sqrt(double(H)) / 4;
         expect_close("h_next", {N, H}, one.h_next.data(), expected, allowed);
@@ -102,15 +102,18 @@ void test_step(const Options& options) {
                 ++number;
                 if (options.quick && number % 7 != 0) continue;
                 guard_at_front = number % 2;
-                for (int way = options.quick ? number % 4 : 0; way < 4;
-                     way += options.quick ? 4 : 1) {
-                    check<float>(options, N, I, H, (way & 1) != 0, (way & 2) != 0, 1);
-                    check<double>(options, N, I, H, (way & 1) != 0, (way & 2) != 0, 1);
+                for (int way = options.quick ? number % 8 : 0; way < 8;
+                     way += options.quick ? 8 : 1) {
+                    const bool state = (way & 1) != 0, bias = (way & 2) != 0, before = way >= 4;
+                    check<float>(options, N, I, H, state, bias, before, 1);
+                    check<double>(options, N, I, H, state, bias, before, 1);
                 }
             }
     // Large enough for four threads.
-    check<float>(options, 3, 301, 311, true, true, 4);
-    check<double>(options, 1, 300, 303, true, true, 4);
+    for (bool before : {false, true}) {
+        check<float>(options, 3, 301, 311, true, true, before, 4);
+        check<double>(options, 1, 300, 303, true, true, before, 4);
+    }
 }
 
 }  // namespace gru_xp_tests

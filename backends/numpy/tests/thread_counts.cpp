@@ -98,12 +98,15 @@ void check_all(const char* set, bool quick) {
     // weights exceed a core's cache; few rows, for steps are too short to meet after each.
     check_recurrence<T>(set, {24, 67, 33, true, false, true, true});
     check_recurrence<T>(set, {24, 17, 65, true, true, false, false});
+    check_recurrence<T>(set, {24, 33, 65, true, true, false, true, true});
     check_recurrence<T>(set, {40, 5, 97, true, true, true, true});
     check_recurrence<T>(set, {8, 5, 191, true, true, false, true});
     check_recurrence<T>(set, {2, 17, 301, false, false, true, true});
+    check_recurrence<T>(set, {2, 17, 301, true, false, false, true, true});
     check_recurrence<T>(set, {90, 3, 81, false, true, true, false});
     check_recurrence<T>(set, {13, 24, 200, true, true, false, true});  // rows, several stages
     check_recurrence<T>(set, {1, 1, 930, true, false, true, true});  // not packed
+    check_recurrence<T>(set, {1, 1, 930, false, true, false, true, true});
     check_product<T>(set, 300, 65, 301, false);   // by rows
     check_product<T>(set, 61, 300, 299, false);   // by columns
     check_product<T>(set, 1100, 33, 160, true);   // by rows, interleaved

@@ -201,8 +201,8 @@ void test_pauses() {
         return least;
     };
     const auto step = [&](index of) {
-        gru_xp::step<float>({1, of, of, x.data(), x.data(), weights.data(), weights.data(), nullptr,
-                             nullptr, out.data()});
+        gru_xp::step<float>({1, of, x.data(), x.data(),
+                             {of, weights.data(), weights.data(), nullptr, nullptr}, out.data(), true});
     };
     const index none = alone();
     if (none < 0) return;  // nobody counts them

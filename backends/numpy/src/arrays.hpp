@@ -1,0 +1,187 @@
+// NumPy's arrays in C++.
+#pragma once
+
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#define PY_ARRAY_UNIQUE_SYMBOL gru_xp_numpy_api
+#ifndef GRU_XP_IMPORTS_NUMPY  // as one source does for all
+#define NO_IMPORT_ARRAY
+#endif
+#include <nanobind/nanobind.h>
+#include <numpy/arrayobject.h>
+
+#include <cstddef>
+#include <initializer_list>
+#include <vector>
+
+#include "drive.hpp"
+
+namespace gru_xp {
+
+namespace nb = nanobind;
+
+inline nb::object not_implemented() { return nb::borrow(Py_NotImplemented); }
+
+inline PyArrayObject* as_array(nb::handle object) {
+    return reinterpret_cast<PyArrayObject*>(object.ptr());
+}
+
+template <class T>
+constexpr int type_number = sizeof(T) == sizeof(float) ? NPY_FLOAT32 : NPY_FLOAT64;
+
+// The common dtype of arrays, None left out: float32 or float64 in the machine's order, else -1.
+inline int common_type(std::initializer_list<nb::handle> objects) {
+    int common = -1;
+    for (nb::handle object : objects) {
+        if (object.is_none()) continue;
+        if (!PyArray_Check(object.ptr())) return -1;
+        PyArrayObject* array = as_array(object);
+        const int type = PyArray_TYPE(array);
+        if ((type != NPY_FLOAT32 && type != NPY_FLOAT64) || !PyArray_ISNOTSWAPPED(array) ||
+            (common != -1 && type != common))
+            return -1;
+        common = type;
+    }
+    return common;
+}
+
+// An array's numbers, row-major and aligned: its own where they are so, else a copy.
+template <class T>
+class Input {
+  public:
+    explicit Input(nb::handle object) {
+        if (object.is_none()) return;
+        array_ = nb::steal(PyArray_FROM_OTF(object.ptr(), type_number<T>, NPY_ARRAY_CARRAY_RO));
+        if (!array_.is_valid()) throw nb::python_error();
+    }
+
+    Input(nb::handle object, std::initializer_list<ptrdiff_t> shape) : Input(object) {
+        if (object.is_none()) return;
+        PyArrayObject* array = as_array(array_);
+        bool fits = PyArray_NDIM(array) == int(shape.size());
+        int axis = 0;
+        for (ptrdiff_t length : shape) fits = fits && PyArray_DIM(array, axis++) == length;
+        if (!fits) throw nb::value_error("gru_xp_numpy: an array's shape does not fit the others'");
+    }
+
+    const T* data() const {
+        return array_.is_valid() ? static_cast<const T*>(PyArray_DATA(as_array(array_))) : nullptr;
+    }
+
+  private:
+    nb::object array_;
+};
+
+template <class T>
+class Output {
+  public:
+    Output(std::initializer_list<npy_intp> shape) {
+        array_ = nb::steal(PyArray_SimpleNew(int(shape.size()),
+                                             const_cast<npy_intp*>(shape.begin()), type_number<T>));
+        if (!array_.is_valid()) throw nb::python_error();
+    }
+
+    T* data() const { return static_cast<T*>(PyArray_DATA(as_array(array_))); }
+    nb::object object() const { return array_; }
+
+  private:
+    nb::object array_;
+};
+
+// Arrays side by side in one piece of memory, which lives as long as one of them: a large piece has
+// large pages, and arrays of the same size are a few cache lines off the places where, with sizes
+// that are powers of two, all of them would fall onto the same lines of the cache.
+template <class T>
+class Outputs {
+  public:
+    Outputs(ptrdiff_t arrays, ptrdiff_t numbers_of_each)
+        : spacing_((numbers_of_each * ptrdiff_t(sizeof(T)) + 63) / 64 * 64 + 9 * 64),
+          memory_({ptrdiff_t(arrays * spacing_ / ptrdiff_t(sizeof(T)))}) {}
+
+    // The `number`th array; its shape has at most the numbers that each was said to have.
+    nb::object array(ptrdiff_t number, std::initializer_list<npy_intp> shape) const {
+        nb::object view = nb::steal(PyArray_New(
+            &PyArray_Type, int(shape.size()), const_cast<npy_intp*>(shape.begin()), type_number<T>,
+            nullptr, data(number), 0, NPY_ARRAY_CARRAY, nullptr));
+        if (!view.is_valid() ||
+            PyArray_SetBaseObject(as_array(view), memory_.object().release().ptr()) < 0)
+            throw nb::python_error();
+        return view;
+    }
+
+    T* data(ptrdiff_t number) const {
+        return memory_.data() + number * spacing_ / ptrdiff_t(sizeof(T));
+    }
+
+  private:
+    ptrdiff_t spacing_;
+    Output<T> memory_;
+};
+
+inline ptrdiff_t extent(nb::handle array, int axis) {
+    if (axis >= PyArray_NDIM(as_array(array)))
+        throw nb::value_error("gru_xp_numpy: an array has too few axes");
+    return PyArray_DIM(as_array(array), axis);
+}
+
+// Whether an array can be read where it is.
+inline bool in_place(nb::handle object) {
+    return object.is_none() || PyArray_ISCARRAY_RO(as_array(object));
+}
+
+template <class T>
+const T* data_of(nb::handle object) {
+    return object.is_none() ? nullptr : static_cast<const T*>(PyArray_DATA(as_array(object)));
+}
+
+inline bool shape_is(nb::handle object, std::initializer_list<ptrdiff_t> shape) {
+    if (object.is_none()) return true;
+    PyArrayObject* array = as_array(object);
+    if (PyArray_NDIM(array) != int(shape.size())) return false;
+    int axis = 0;
+    for (ptrdiff_t length : shape)
+        if (PyArray_DIM(array, axis++) != length) return false;
+    return true;
+}
+
+// f(T()) for the arrays' common dtype, or NotImplemented.
+template <class F>
+nb::object by_type(int type, F f) {
+    if (type == NPY_FLOAT32) return f(float());
+    if (type == NPY_FLOAT64) return f(double());
+    return not_implemented();
+}
+
+// Whether weights can be read where they are; None for both biases if there are none.
+inline bool are_plain_weights(nb::handle weight_ih, nb::handle weight_hh, nb::handle bias_ih,
+                              nb::handle bias_hh) {
+    for (nb::handle object : {weight_ih, weight_hh, bias_ih, bias_hh})
+        if (!in_place(object)) return false;
+    if (PyArray_NDIM(as_array(weight_ih)) != 2 || PyArray_NDIM(as_array(weight_hh)) != 2 ||
+        bias_ih.is_none() != bias_hh.is_none())
+        return false;
+    const ptrdiff_t inputs = extent(weight_ih, 1), size = extent(weight_hh, 1);
+    return shape_is(weight_ih, {3 * size, inputs}) && shape_is(weight_hh, {3 * size, size}) &&
+           shape_is(bias_ih, {3 * size}) && shape_is(bias_hh, {3 * size});
+}
+
+template <class T>
+Weights<T> weights_of(nb::handle weight_ih, nb::handle weight_hh, nb::handle bias_ih,
+                      nb::handle bias_hh) {
+    return {extent(weight_ih, 1), data_of<T>(weight_ih), data_of<T>(weight_hh), data_of<T>(bias_ih),
+            data_of<T>(bias_hh)};
+}
+
+// Of all layers and directions; false if some cannot be read where they are, or are not of type T.
+template <class T>
+bool weights_of(nb::tuple params, std::vector<Weights<T>>& weights) {
+    for (nb::handle each : params) {
+        const nb::tuple w = nb::borrow<nb::tuple>(each);
+        if (common_type({w[0], w[1], w[2], w[3]}) != type_number<T> ||
+            !are_plain_weights(w[0], w[1], w[2], w[3]))
+            return false;
+        weights.push_back(weights_of<T>(w[0], w[1], w[2], w[3]));
+    }
+    return true;
+}
+
+}  // namespace gru_xp

@@ -1,0 +1,58 @@
+// A GRU that is fed step by step: its weights packed once, its state between calls.
+#pragma once
+
+#include <vector>
+
+#include "drive.hpp"
+#include "kernels.hpp"
+
+namespace gru_xp {
+
+// Layers one upon another, in one direction. Takes one call at a time.
+template <class T>
+class Stream {
+  public:
+    // Copies the weights.
+    Stream(const std::vector<Weights<T>>& layers, ptrdiff_t size, bool reset_after);
+
+    ptrdiff_t layers() const { return ptrdiff_t(layers_.size()); }
+    ptrdiff_t size() const { return size_; }
+    ptrdiff_t input_size() const { return layers_.front().inputs; }
+    // Numbers of weights, each of which a step reads once.
+    double weights() const { return weights_; }
+
+    // 0 as long as it is not known.
+    ptrdiff_t rows() const { return rows_; }
+    // Forgets the state; the next one is zeros.
+    void set_rows(ptrdiff_t rows);
+    void set_state(const T* state);   // (layers, rows, size)
+    void get_state(T* state) const;
+
+    // y (rows, size) of one step x (rows, inputs); allocates nothing.
+    void step(const T* x, T* y);
+    // y (steps, rows, size) of several steps x (steps, rows, inputs).
+    void chunk(const T* x, ptrdiff_t steps, T* y);
+
+  private:
+    struct Layer {
+        ptrdiff_t inputs;
+        std::vector<T> packed_ih, packed_hh, bias, b_hn;  // biases are empty if there are none
+        // Before and after a step, by turns.
+        std::vector<T> states;
+    };
+
+    Projection<T> projection(const Layer& layer, const T* x, ptrdiff_t rows, T* gx) const;
+    Forward<T> recurrence(const Layer& layer, const T* gx, ptrdiff_t steps, T* states) const;
+    T* next_state(Layer& layer) { return layer.states.data() + (turned_ ? 0 : rows_ * size_); }
+    T* state(Layer& layer) { return layer.states.data() + (turned_ ? rows_ * size_ : 0); }
+
+    const Kernels<T>& kernels_;
+    ptrdiff_t size_, rows_ = 0;
+    bool reset_after_, turned_ = false;
+    int group_;
+    double weights_ = 0;
+    std::vector<Layer> layers_;
+    std::vector<T> gx_, reset_h_;
+};
+
+}  // namespace gru_xp

@@ -1,0 +1,128 @@
+// The product of one step: rows times packed weights, tile by tile, and its schedule.
+#pragma once
+
+#include "kernels.hpp"
+#include "pack.hpp"
+#include "tile.hpp"
+
+namespace GRU_XP_ISA {
+
+using gru_xp::Range;
+
+// Terms that are added for all rows before the next ones: three vectors of so many weights stay close
+// while the rows go by. A multiple of `chain`.
+template <class T>
+constexpr index block = 98304 / (3 * vector_bytes);
+
+// The rows of a product: their first `count` numbers from `first` on, the others from `rest` on.
+template <class T>
+struct Operand {
+    const T* first;
+    index first_row, count;  // numbers from one row to the next; numbers of a row
+    const T* rest;
+    index rest_row, rest_count;
+
+    index depth() const { return count + rest_count; }
+};
+
+// Packed weights, all vectors of columns from their row `row` on, of `depth` rows.
+template <class T>
+struct Packed {
+    using Kind = Columns<T>;
+    const T* numbers;
+    index depth, row;
+
+    Kind columns(index vector, int vectors) const {
+        const index step = vectors * width<T>;
+        return {numbers + vector * depth * width<T> + row * step, step};
+    }
+    // Those that come after, for who fetches them.
+    Kind next(index vector, int vectors) const { return columns(vector, vectors); }
+};
+
+// Apart, so that each tile has the registers for itself.
+template <int R, int NV, bool Ahead, class T, class Weights>
+__attribute__((noinline)) void tile(const T* a, index a_row, const Weights& b, index count,
+                                    bool first, T* sums, index sums_row, const Weights& soon,
+                                    int ahead) {
+    add_terms<R, NV, false, Ahead>(a, a_row, b, count, first, sums, sums_row, soon, ahead);
+}
+
+// R rows times n vectors.
+template <int R, class T, class Weights>
+inline void tiles(const T* a, index a_row, const Weights& b, int n, index count, bool first, T* sums,
+                  const Weights* soon, int ahead) {
+    split_vectors<R>(n, [&](auto nv, int v) __attribute__((always_inline)) {
+        constexpr int NV = decltype(nv)::value;
+        // Only where the weights are used for many rows does who computes have the time.
+        constexpr bool can_fetch = R == most_rows && NV == 3;
+        T* kept = sums + v * width<T>;
+        if (can_fetch && soon)
+            tile<R, NV, can_fetch>(a, a_row, b.from(0, v), count, first, kept, n * width<T>, *soon,
+                                   ahead);
+        else
+            tile<R, NV, false>(a, a_row, b.from(0, v), count, first, kept, n * width<T>, b, 0);
+    });
+}
+
+// Numbers of sums that a sweep over so many rows keeps, whatever the groups.
+template <class T>
+constexpr index kept_sums(index rows) {
+    return rows * 12 * width<T>;
+}
+
+// For each tile of rows and group of vectors of columns, the sums of all terms, handed to
+//
+//     step.finish(row, rows, vector, vectors, sums)
+//
+// where the sum of row + i and vector + v is at sums + (i * vectors + v) * width. Before the last
+// terms are added it is told by step.fetch(row, rows, vector, vectors).
+//
+// `back` goes through the groups from the last one, so that a step starts with the weights that the
+// one before ended with, which are still in the cache.
+template <class T, class Weights, class Step>
+inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Range rows, Range own,
+                  bool back, T* sums, const Step& step) {
+    constexpr int w = width<T>;
+    const index depth = a.depth();
+    const bool many = rows.end - rows.begin > most_rows;
+    for (index i = own.begin; i < own.end; ++i) {
+        const index g = back ? own.end - 1 - (i - own.begin) : i;
+        const index vector = groups.begin(g);
+        const int n = int(groups.begin(g + 1) - vector);
+        const auto columns = weights.columns(vector, n);
+        for (index k = 0, count; k < depth; k += count) {
+            const bool rest = k >= a.count;
+            const index left = (rest ? depth : a.count) - k;
+            count = many && left > block<T> ? block<T> : left;
+            const bool last = k + count == depth;
+            auto soon = columns.from(k + count, 0);
+            bool more = many && !last;
+            if (many && last && i + 1 < own.end) {
+                const index after = back ? g - 1 : g + 1, v = groups.begin(after);
+                soon = weights.next(v, int(groups.begin(after + 1) - v));
+                more = true;
+            }
+            index offset = 0;
+            int number = 0;
+            for (index row = rows.begin, R; row < rows.end; row += R, ++number) {
+                R = rows_at_once(rows.end - row);
+                if (last) step.fetch(row, R, vector, n);
+                T* kept = sums + offset;
+                const T* at = rest ? a.rest + row * a.rest_row + (k - a.count)
+                                   : a.first + row * a.first_row + k;
+                const auto* fetched = more && number < 3 ? &soon : nullptr;
+                with_rows<most_rows>(R, [&](auto r) __attribute__((always_inline)) {
+                    tiles<decltype(r)::value>(at, rest ? a.rest_row : a.first_row,
+                                              columns.from(k, 0), n, count, k == 0, kept, fetched,
+                                              number);
+                });
+                if (last) step.finish(row, R, vector, n, kept);
+                // Sums that wait for more terms each have their place.
+                if (depth > block<T> || a.rest_count > 0) offset += R * n * w;
+            }
+        }
+    }
+}
+
+}  // namespace GRU_XP_ISA
