@@ -67,7 +67,19 @@ MUTATIONS = [
         quick=True,
     ),
     # Forward
-    Mutation("b_hn dropped", FORWARD, "p.b_hn ? ", "false ? "),
+    Mutation("b_hn dropped", FORWARD, "if (p.b_hn) gh_n = ", "if (false) gh_n = "),
+    Mutation(
+        "two vectors of gates from one place",
+        FORWARD,
+        "return {load(at), load(at + apart)};",
+        "return {load(at), load(at + 0 * apart)};",
+    ),
+    Mutation(
+        "the last of an odd number of vectors left out",
+        FORWARD,
+        "        if (waits) of_one<true>(waiting);\n",
+        "        (void)waits;\n",
+    ),
     Mutation(
         "padding one step late, forward", FORWARD, "t >= p.lengths[row]", "t > p.lengths[row]"
     ),
@@ -125,13 +137,13 @@ MUTATIONS = [
     Mutation(
         "a block's last term left out",
         SWEEP,
-        "count = many && left > block<T> ? block<T> : left;",
-        "count = many && left > block<T> ? block<T> - 1 : left;",
+        "count = many && left > block ? block : left;",
+        "count = many && left > block ? block - 1 : left;",
     ),
     Mutation(
         "tiles share the sums they keep between blocks",
         SWEEP,
-        "if (depth > block<T> || a.rest_count > 0) offset += R * n * w;",
+        "if (depth > block || a.rest_count > 0) offset += R * n * w;",
         "",
     ),
     Mutation(

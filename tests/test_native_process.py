@@ -87,7 +87,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("GRU_XP_NUM_THREADS", "OMP_NUM_THREADS", "GRU_XP_ACCELERATORS")
+        if name != "OMP_NUM_THREADS" and not name.startswith("GRU_XP_")
     }
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -173,6 +173,21 @@ def test_a_count_of_threads_that_is_none_is_ignored_with_one_warning(
     assert done.stdout == 2 * python(COUNT).stdout
     assert done.stderr.count("RuntimeWarning") == 1
     assert f"GRU_XP_NUM_THREADS={text!r} is ignored: expected a positive integer" in done.stderr
+
+
+ISA = "import gru_xp_numpy; print(gru_xp_numpy.isa())"
+
+
+def test_the_environment_chooses_the_instruction_set(isa: str, native: Any) -> None:
+    done = python(ISA, GRU_XP_ISA=isa)
+    assert (done.stdout, done.stderr) == (f"{isa}\n", "")
+
+
+def test_an_instruction_set_that_there_is_not_is_ignored_with_one_warning(native: Any) -> None:
+    done = python(ISA, GRU_XP_ISA="mmx")
+    assert done.stdout == python(ISA).stdout
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert "GRU_XP_ISA='mmx' is ignored: expected plain, avx2 or avx512" in done.stderr
 
 
 @pytest.mark.parametrize("count", [0, -1, True, False, 2.5, "2", None])

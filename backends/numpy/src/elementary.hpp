@@ -32,30 +32,28 @@ struct Tanh<double> {
     static constexpr double q[] = {1.0000000000000001308, 0.66666666666666878656, 0.33333333333328793354, 0.1333333333327591732, 0.044444444450263466083, 0.01269841275846137195, 0.0031746028315037394935, 0.00070546437472207216266, 0.00014110283516237101864, 0.000025724946875148876204, 4.1827152638119085328e-6};
 };
 
-template <class T>
+// On vectors V of T, or on two at once.
+template <class T, class V = Vec<T>>
 struct Math {
-    using V = Vec<T>;
-    using VI = IntVec<T>;
-    using I = typename Simd<T>::I;
     using C = Tanh<T>;
 
-    static GRU_XP_ALWAYS V one() { return splat(T(1)); }
-    static GRU_XP_ALWAYS V half() { return splat(T(0.5)); }
+    static GRU_XP_ALWAYS V all(T x) { return everywhere<V>(x); }
+    static GRU_XP_ALWAYS V one() { return all(T(1)); }
+    static GRU_XP_ALWAYS V half() { return all(T(0.5)); }
     static GRU_XP_ALWAYS V fma(V a, V b, V c) { return exact_fma(a, b, c); }
 
     static GRU_XP_ALWAYS V tanh(V x) {
         x = clamp(x, C::largest);
-        const V rounded = fma(x, splat(T(2.88539008177792681472)), splat(C::shift));  // 2 / ln 2
+        const V rounded = fma(x, all(T(2.88539008177792681472)), all(C::shift));  // 2 / ln 2
         const V k = rounded - C::shift;
-        V s = fma(-k, splat(C::half_ln2_high), x);
-        s = fma(-k, splat(C::half_ln2_low), s);
+        V s = fma(-k, all(C::half_ln2_high), x);
+        s = fma(-k, all(C::half_ln2_low), s);
         constexpr int degree = sizeof(C::q) / sizeof(C::q[0]) - 1;
-        V q = splat(C::q[degree]);
+        V q = all(C::q[degree]);
 #pragma GCC unroll 16
-        for (int i = degree - 1; i >= 0; --i) q = fma(q, s, splat(C::q[i]));
+        for (int i = degree - 1; i >= 0; --i) q = fma(q, s, all(C::q[i]));
         const V u = fma(s * s, q, s);
-        // 2^k: k is in the low bits of `rounded`.
-        const V power = V((VI(rounded) << C::mantissa) + VI(one()));
+        const V power = power_of_two<C::mantissa, T>(rounded, T(1));
         const V e = fma(power, u, fma(power, half(), -half()));
         return ratio_to_next(e);
     }

@@ -53,15 +53,6 @@ struct ForwardStep {
     bool is_padding(index row) const { return p.lengths && t >= p.lengths[row]; }
 };
 
-// f(Constant<whole>) for a vector of which `left` numbers are there.
-template <class T, class F>
-GRU_XP_ALWAYS void whole_or_not(index left, F f) {
-    if (left >= width<T>)
-        f(Constant<true>{});
-    else
-        f(Constant<false>{});
-}
-
 // Reset gate after the product. The three gates of the same units are neighbours.
 template <class T>
 struct GatesAfter : ForwardStep<T> {
@@ -86,42 +77,92 @@ struct GatesAfter : ForwardStep<T> {
             }
     }
 
+    // Two at a time where that can be, of whole vectors that are no padding.
     void finish(index row, index rows, index vector, int vectors, const T* sums) const {
-        constexpr int w = width<T>;
-        for (int v = 0; v < vectors; v += 3) {
-            const index unit = (vector + v) / 3 * w;
-            whole_or_not<T>(this->p.size - unit, [&](auto whole) __attribute__((always_inline)) {
-#pragma GCC unroll 4
-                for (index i = 0; i < rows; ++i)
-                    of_row<decltype(whole)::value>(row + i, unit, sums + (i * vectors + v) * w);
-            });
-        }
+        Spot waiting{};
+        bool waits = false;
+        for (int v = 0; v < vectors; v += 3)
+            for (index i = 0; i < rows; ++i) {
+                const Spot spot{row + i, (vector + v) / 3 * width<T>,
+                                sums + (i * vectors + v) * width<T>};
+                if (this->p.size - spot.unit < width<T>)
+                    of_one<false>(spot);
+                else if (this->is_padding(spot.row))
+                    of_one<true>(spot);
+                else if (waits)
+                    of_two(waiting, spot), waits = false;
+                else
+                    waiting = spot, waits = true;
+            }
+        if (waits) of_one<true>(waiting);
     }
 
+  private:
+    struct Spot {
+        index row, unit;
+        const T* sums;
+    };
+
     template <bool Whole>
-    GRU_XP_ALWAYS void of_row(index row, index unit, const T* sums) const {
-        using M = Math<T>;
+    GRU_XP_ALWAYS void of_one(const Spot& s) const {
+        const auto& p = this->p;
+        const One<Whole> access{p.size - s.unit};
+        if (!this->is_padding(s.row)) return compute(access, s, s);
+        const index at = s.row * p.size + s.unit;
+        access.write(this->h_next + at, 0, access.read(this->h + at, 0));
+        if (!p.r) return;
+        for (T* kept : {p.r, p.z, p.n, p.gh_n})
+            access.write(kept + this->of_tape(s.row, s.unit), 0, Vec<T>{});
+    }
+
+    GRU_XP_ALWAYS void of_two(const Spot& s, const Spot& other) const { compute(Both{}, s, other); }
+
+    // Numbers of a spot alone, of which `left` are there if it is not whole.
+    template <bool Whole>
+    struct One {
+        index left;
+        GRU_XP_ALWAYS Vec<T> read(const T* at, index) const { return get<Whole>(at, left); }
+        GRU_XP_ALWAYS void write(T* at, index, Vec<T> v) const { put<Whole>(at, v, left); }
+        GRU_XP_ALWAYS Vec<T> sum(const T* at, index) const { return load(at); }
+    };
+
+    // Of a spot and of another one, whose numbers are so far `apart`.
+    struct Both {
+        GRU_XP_ALWAYS Two<T> read(const T* at, index apart) const {
+            return {load(at), load(at + apart)};
+        }
+        GRU_XP_ALWAYS void write(T* at, index apart, Two<T> v) const {
+            store(at, v.a);
+            store(at + apart, v.b);
+        }
+        GRU_XP_ALWAYS Two<T> sum(const T* at, index apart) const { return read(at, apart); }
+    };
+
+    template <class Access>
+    GRU_XP_ALWAYS void compute(Access access, const Spot& s, const Spot& other) const {
+        using V = decltype(access.sum(s.sums, 0));
+        using M = Math<T, V>;
         constexpr int w = width<T>;
         const auto& p = this->p;
-        const index size = p.size, left = size - unit, at = row * size + unit;
-        const Vec<T> h = get<Whole>(this->h + at, left);
-        gru_xp::Gates<Vec<T>> g{};
-        Vec<T> next = h;
-        if (!this->is_padding(row)) {
-            const T* gx = this->gx(row, unit);
-            const Vec<T> b_hn = p.b_hn ? get<Whole>(p.b_hn + unit, left) : Vec<T>{};
-            g = gru_xp::gates<M>(get<Whole>(gx, left), get<Whole>(gx + size, left),
-                                 get<Whole>(gx + 2 * size, left), load(sums), load(sums + w),
-                                 Vec<T>(load(sums + 2 * w) + b_hn));
-            next = gru_xp::next_state<M>(g, h);
-        }
-        put<Whole>(this->h_next + at, next, left);
+        const index size = p.size, at = s.row * size + s.unit;
+        const index apart = other.row * size + other.unit - at;
+        const index sums_apart = other.sums - s.sums;
+        const T *gx = this->gx(s.row, s.unit), *other_gx = this->gx(other.row, other.unit);
+        const index gx_apart = other_gx - gx;
+        V gh_n = access.sum(s.sums + 2 * w, sums_apart);
+        if (p.b_hn) gh_n = gh_n + access.read(p.b_hn + s.unit, other.unit - s.unit);
+        const auto g = gru_xp::gates<M>(
+            access.read(gx, gx_apart), access.read(gx + size, gx_apart),
+            access.read(gx + 2 * size, gx_apart), access.sum(s.sums, sums_apart),
+            access.sum(s.sums + w, sums_apart), gh_n);
+        access.write(this->h_next + at, apart,
+                     gru_xp::next_state<M>(g, access.read(this->h + at, apart)));
         if (!p.r) return;
-        const index tape = this->of_tape(row, unit);
-        put<Whole>(p.r + tape, g.r, left);
-        put<Whole>(p.z + tape, g.z, left);
-        put<Whole>(p.n + tape, g.n, left);
-        put<Whole>(p.gh_n + tape, g.gh_n, left);
+        const index tape = this->of_tape(s.row, s.unit);
+        access.write(p.r + tape, apart, g.r);
+        access.write(p.z + tape, apart, g.z);
+        access.write(p.n + tape, apart, g.n);
+        access.write(p.gh_n + tape, apart, g.gh_n);
     }
 };
 

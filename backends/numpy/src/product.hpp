@@ -137,7 +137,7 @@ inline bool product(const Product<T>& p, Range rows, Range vectors) {
         return product_of_row_straight(p, vectors);
     const bool interleaved = p.a_step != 1;
     const index all = rows.end - rows.begin, at_once = all < rows_in_cache ? all : rows_in_cache;
-    const index most_depth = p.depth < block<T> ? p.depth : block<T>;
+    const index most_depth = p.depth < block ? p.depth : block;
     const Groups groups{vectors.end - vectors.begin, widest_group(all)};
     // Where all rows come at once, a group is used up before the next one is packed.
     const index packed = all == at_once ? groups.most + 1 : groups.vectors;
@@ -149,8 +149,8 @@ inline bool product(const Product<T>& p, Range rows, Range vectors) {
                       ? scratch.take<T>((at_once + most_rows - 1) / most_rows * tile_stride)
                       : nullptr;
     if (!packed_b || (interleaved && !packed_a)) return false;
-    for (index k = 0; k == 0 || k < p.depth; k += block<T>) {
-        const index depth = p.depth - k < block<T> ? p.depth - k : block<T>;
+    for (index k = 0; k == 0 || k < p.depth; k += block) {
+        const index depth = p.depth - k < block ? p.depth - k : block;
         for (index from = rows.begin; from < rows.end; from += at_once) {
             const index to = rows.end - from < at_once ? rows.end : from + at_once;
             if (interleaved)

@@ -222,6 +222,55 @@ GRU_XP_ALWAYS Vec<float> reciprocal(Vec<float> b) {
 
 GRU_XP_ALWAYS Vec<double> reciprocal(Vec<double> b) { return 1.0 / b; }
 
+// Two vectors that are computed alike, each step of one beside that of the other: a function such as
+// tanh is a chain of steps that wait for one another, and leaves the processor time for a second one.
+template <class T>
+struct Two {
+    Vec<T> a, b;
+
+    friend GRU_XP_ALWAYS Two operator+(Two x, Two y) { return {x.a + y.a, x.b + y.b}; }
+    friend GRU_XP_ALWAYS Two operator-(Two x, Two y) { return {x.a - y.a, x.b - y.b}; }
+    friend GRU_XP_ALWAYS Two operator*(Two x, Two y) { return {x.a * y.a, x.b * y.b}; }
+    friend GRU_XP_ALWAYS Two operator+(Two x, T y) { return {x.a + y, x.b + y}; }
+    friend GRU_XP_ALWAYS Two operator-(Two x, T y) { return {x.a - y, x.b - y}; }
+    friend GRU_XP_ALWAYS Two operator-(Two x) { return {-x.a, -x.b}; }
+};
+
+template <class T>
+GRU_XP_ALWAYS Two<T> exact_fma(Two<T> x, Two<T> y, Two<T> z) {
+    return {exact_fma(x.a, y.a, z.a), exact_fma(x.b, y.b, z.b)};
+}
+
+template <class T>
+GRU_XP_ALWAYS Two<T> clamp(Two<T> x, T limit) {
+    return {clamp(x.a, limit), clamp(x.b, limit)};
+}
+
+template <class T>
+GRU_XP_ALWAYS Two<T> reciprocal(Two<T> x) {
+    return {reciprocal(x.a), reciprocal(x.b)};
+}
+
+// The same number everywhere, in a vector or in two.
+template <class V, class T>
+GRU_XP_ALWAYS V everywhere(T x) {
+    if constexpr (sizeof(V) == sizeof(Vec<T>))
+        return splat(x);
+    else
+        return {splat(x), splat(x)};
+}
+
+// 2^k, where k is in the lowest bits of x.
+template <int mantissa, class T>
+GRU_XP_ALWAYS Vec<T> power_of_two(Vec<T> x, T one) {
+    return Vec<T>((IntVec<T>(x) << mantissa) + IntVec<T>(splat(one)));
+}
+
+template <int mantissa, class T>
+GRU_XP_ALWAYS Two<T> power_of_two(Two<T> x, T one) {
+    return {power_of_two<mantissa, T>(x.a, one), power_of_two<mantissa, T>(x.b, one)};
+}
+
 // e / (e + 1) for e > -0.5, of which the sum's rounding is no part: the quotient again from its
 // remainder e - ratio (e + 1), which takes a third of a division's time.
 template <class V>

@@ -11,8 +11,7 @@ using gru_xp::Range;
 
 // Terms that are added for all rows before the next ones: three vectors of so many weights stay close
 // while the rows go by. A multiple of `chain`.
-template <class T>
-constexpr index block = 98304 / (3 * vector_bytes);
+constexpr index block = 512;
 
 // The rows of a product: their first `count` numbers from `first` on, the others from `rest` on.
 template <class T>
@@ -94,7 +93,7 @@ inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Ra
         for (index k = 0, count; k < depth; k += count) {
             const bool rest = k >= a.count;
             const index left = (rest ? depth : a.count) - k;
-            count = many && left > block<T> ? block<T> : left;
+            count = many && left > block ? block : left;
             const bool last = k + count == depth;
             auto soon = columns.from(k + count, 0);
             bool more = many && !last;
@@ -119,7 +118,7 @@ inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Ra
                 });
                 if (last) step.finish(row, R, vector, n, kept);
                 // Sums that wait for more terms each have their place.
-                if (depth > block<T> || a.rest_count > 0) offset += R * n * w;
+                if (depth > block || a.rest_count > 0) offset += R * n * w;
             }
         }
     }
