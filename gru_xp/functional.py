@@ -254,7 +254,8 @@ def gru_backward(
     Raises
     ------
     ValueError
-        If a gradient has another shape than its output, or is on another device.
+        If a gradient has another shape than its output, or is on another device, or the tape
+        was made with the other `reset_after`.
     TypeError
         If a gradient is of another library than the weights.
     """

@@ -109,6 +109,9 @@ class Stream(Generic[A]):
         ValueError, TypeError
             If a shape, library, device or dtype does not fit, or `out` cannot be written to. Then
             the state is as it was.
+        RuntimeError
+            If another thread is in the middle of a call. A stream takes one call at a time, the
+            reading of its state among them.
         """
         quick = self._quick
         if quick is not None and are_on():
@@ -118,7 +121,10 @@ class Stream(Generic[A]):
         return self._portable_step(x, out)
 
     def __call__(self, x: A) -> A:
-        """Take a chunk, shaped as the GRU's input; return the outputs of its steps."""
+        """Take a chunk, shaped as the GRU's input; return the outputs of its steps.
+
+        Raises as `step` does.
+        """
         y: A
         quick = self._quick
         if quick is not None and are_on():

@@ -407,10 +407,13 @@ MUTATIONS = [
     ),
     Mutation(
         "a tape of the other form taken",
-        STEP,
-        "if (tape.gh_n is None) == reset_after:",
+        "gru_xp.core.checks",
+        "if (gh_n is None) == reset_after:",
         "if False:",
-        ("tests/test_functional.py::test_a_tape_of_the_other_form_is_refused",),
+        (
+            "tests/test_functional.py::test_a_tape_of_the_other_form_is_refused",
+            "tests/test_functional.py::TestLayers::test_a_tape_of_the_other_form_is_refused",
+        ),
     ),
     Mutation(
         "an accelerator's step not told where the reset gate acts",

@@ -279,6 +279,13 @@ class TestLayers:
         for one, other in zip(gru_gates(tape), gates, strict=True):
             lib.assert_close(one, lib.numpy(other), atol=0)
 
+    @pytest.mark.parametrize("reset_after", [True, False])
+    def test_a_tape_of_the_other_form_is_refused(self, lib: Library, reset_after: bool) -> None:
+        _, params, x, h0 = self.make(lib)
+        y, _, tape = gru(params, x, h0, reset_after=reset_after, **self.options)
+        with pytest.raises(ValueError, match=f"expected reset_after={reset_after}, .* got"):
+            gru_backward(params, tape, y, reset_after=not reset_after, **self.options)
+
     def test_several_calls_can_be_in_flight(self, lib: Library) -> None:
         _, params, x, h0 = self.make(lib)
         dy = lib.array(draw(T, N, 2 * H, seed=2))

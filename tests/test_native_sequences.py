@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 
 import gru_xp
-from tests.native import DTYPES, assert_same_bits
+from gru_xp.core.loop import Loop
+from tests.native import DTYPES, assert_same_bits, draw_case
 
 FORMS = [
     {"num_layers": layers, "bidirectional": two, "bias": bias, "reset_after": after}
@@ -160,6 +163,68 @@ def test_a_stream_has_the_bits_of_the_sequence(
         assert stream._quick is not None  # none was declined
         got = np.concatenate([np.stack(steps), stream(x[4:])])
         assert_same_bits({"y": got, "h_n": stream.state}, {"y": y, "h_n": h_n})
+
+
+def test_a_stream_stays_with_the_instruction_set_of_its_weights(isa: str, native: Any) -> None:
+    gru: Any = gru_xp.GRU(7, 19, rng=0).eval()
+    x, _ = arguments(gru, 6, 3, state=False)
+    wanted, stream = gru(x)[0], gru.stream()
+    for other in ("plain", "avx2", "avx512"):
+        native.set_isa(other)
+        stream.reset()
+        got = np.concatenate([stream.step(x[0])[None], stream(x[1:])])
+        assert_same_bits({"y": got}, {"y": wanted})
+
+
+def test_a_stream_takes_one_call_at_a_time(native: Any) -> None:
+    gru: Any = gru_xp.GRU(64, 64, rng=0)
+    stream = gru.stream()
+    long = np.ones((200_000, 64), np.float32)
+    thread = threading.Thread(target=lambda: stream(long))
+    thread.start()
+    time.sleep(0.05)  # of some 0.2 s that it takes
+    with pytest.raises(RuntimeError, match="one call at a time"):
+        stream.step(long[0])
+    thread.join()
+    stream.step(long[0])
+
+
+def test_a_stream_that_is_given_a_wrong_state_keeps_its_own(native: Any) -> None:
+    stream = gru_xp.GRU(3, 4, rng=0).stream()._native
+    stream.step(np.ones(3, np.float32))
+    before = stream.state
+    for wrong in (np.ones((2, 4)), np.ones((1, 3), np.float32), np.ones((1, 2, 5), np.float32)):
+        with pytest.raises((TypeError, ValueError), match="gru_xp_numpy"):
+            stream.state = wrong
+    np.testing.assert_array_equal(stream.state, before)
+
+
+@pytest.mark.parametrize("kind", ["none", "three", "no tuples", "another size", "another dtype"])
+def test_weights_that_do_not_fit_one_another_are_declined(native: Any, kind: str) -> None:
+    first, second = gru_xp.GRU(3, 4, 2, rng=0).params
+    other = gru_xp.GRU(3, 5, 2, dtype="float64" if kind == "another dtype" else None, rng=0).params
+    params: Any = {
+        "none": (),
+        "three": (first[:3],),
+        "no tuples": (1, 2),
+        "another size": (first, other[1]),
+        "another dtype": (first, other[1]),
+    }[kind]
+    assert native.stream(params, True, False) is NotImplemented
+    x = np.ones((2, 3), np.float32)
+    assert native.sequence(x, None, params, True, False, False) is NotImplemented
+    assert native.sequence(x, None, (first, second, first), True, False, True) is NotImplemented
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_a_backward_of_the_other_forms_tape_is_an_error(native: Any, reset_after: bool) -> None:
+    import gru_xp_numpy
+
+    case = draw_case(2, 3, 4, "float32", reset_after=reset_after)
+    _, tape = gru_xp_numpy.forward(*case[:4], case.loop, keep_tape=True)
+    other = Loop(reset_after=not reset_after)
+    with pytest.raises(ValueError, match="of the other reset_after"):
+        gru_xp_numpy.backward(case.dh, case.dh_last, tape, case.weight_hh, other)
 
 
 @pytest.mark.parametrize("size", [256, 1024])

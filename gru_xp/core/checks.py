@@ -35,6 +35,15 @@ def check_tape(tape: Any, kind: type, /, *, owner: str) -> None:
         )
 
 
+def check_form(gh_n: Array | None, /, *, reset_after: bool, owner: str) -> None:
+    """Check that a tape, whose gh_n this is, was made with the reset gate in the same place."""
+    if (gh_n is None) == reset_after:
+        raise ValueError(
+            f"{owner}: expected reset_after={not reset_after}, with which the forward made this "
+            f"tape, got {reset_after}"
+        )
+
+
 def check_layers(params: Sequence[Any], form: Form, /, *, owner: str) -> Place:
     """Check the weights of all layers and directions against each other; return their place."""
     if not params or len(params) % form.directions:

@@ -200,6 +200,8 @@ def backward(
             f"{owner}: expected the tape of a forward with these {len(params)} GRUParams, got one "
             f"of {len(tape.tapes)}"
         )
+    for of_layer in tape.tapes:
+        checks.check_form(of_layer.gh_n, reset_after=loop.reset_after, owner=owner)
     size = params[0].weight_hh.shape[1]
     steps, rows, _ = tape.tapes[0].r.shape
     batched = len(tape.leading) == 2

@@ -103,11 +103,7 @@ def backward(
 ) -> tuple[GRUParams, Array, Array]:
     """`gru_cell_backward` for weights that are known to be sound."""
     checks.check_tape(tape, CellTape, owner=owner)
-    if (tape.gh_n is None) == reset_after:
-        raise ValueError(
-            f"{owner}: expected reset_after={not reset_after}, with which the forward made this "
-            f"tape, got {reset_after}"
-        )
+    checks.check_form(tape.gh_n, reset_after=reset_after, owner=owner)
     call, (delta, r) = admit(owner, place, {"delta": delta, "the tape": tape.r})
     checks.check_delta(delta, tuple(tape.h.shape), owner=owner)
 

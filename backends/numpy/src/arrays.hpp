@@ -171,17 +171,34 @@ Weights<T> weights_of(nb::handle weight_ih, nb::handle weight_hh, nb::handle bia
             data_of<T>(bias_hh)};
 }
 
-// Of all layers and directions; false if some cannot be read where they are, or are not of type T.
+// dtype of the weights (weight_ih, weight_hh, bias_ih, bias_hh) of each layer and direction, as
+// common_type; -1 if they are none.
+inline int type_of(nb::tuple params) {
+    if (params.size() == 0) return -1;
+    const nb::handle first = params[0];
+    if (!PyTuple_Check(first.ptr()) || PyTuple_GET_SIZE(first.ptr()) != 4) return -1;
+    return common_type({PyTuple_GET_ITEM(first.ptr(), 0)});
+}
+
+// Of all layers and directions; false if some cannot be read where they are, are not of type T or do
+// not fit the others.
 template <class T>
-bool weights_of(nb::tuple params, std::vector<Weights<T>>& weights) {
+bool weights_of(nb::tuple params, ptrdiff_t directions, std::vector<Weights<T>>& weights,
+                ptrdiff_t& size) {
     for (nb::handle each : params) {
-        const nb::tuple w = nb::borrow<nb::tuple>(each);
-        if (common_type({w[0], w[1], w[2], w[3]}) != type_number<T> ||
-            !are_plain_weights(w[0], w[1], w[2], w[3]))
+        if (!PyTuple_Check(each.ptr()) || PyTuple_GET_SIZE(each.ptr()) != 4) return false;
+        const auto array = [&](int k) { return nb::handle(PyTuple_GET_ITEM(each.ptr(), k)); };
+        if (array(0).is_none() || array(1).is_none() ||
+            common_type({array(0), array(1), array(2), array(3)}) != type_number<T> ||
+            !are_plain_weights(array(0), array(1), array(2), array(3)))
             return false;
-        weights.push_back(weights_of<T>(w[0], w[1], w[2], w[3]));
+        if (weights.empty()) size = extent(array(1), 1);
+        weights.push_back(weights_of<T>(array(0), array(1), array(2), array(3)));
+        const bool is_first = ptrdiff_t(weights.size()) <= directions;
+        const ptrdiff_t inputs = is_first ? weights[0].input_size : directions * size;
+        if (extent(array(1), 1) != size || weights.back().input_size != inputs) return false;
     }
-    return true;
+    return ptrdiff_t(weights.size()) % directions == 0;
 }
 
 }  // namespace gru_xp

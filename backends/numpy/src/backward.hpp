@@ -49,9 +49,12 @@ struct BackwardStep {
         for (index i = row; i < row + rows; ++i)
             for (int v = 0; v < vectors; ++v) {
                 const index unit = (vector + v) * width<T>, of_step = at(next, i, unit);
-                for (const T* read : {p.dh, p.h_prev, p.r, p.z, p.n, p.gh_n})
+                for (const T* read : {p.dh, p.h_prev, p.r, p.z, p.n})
                     __builtin_prefetch(read + of_step, 0, 2);
-                if (p.dgh_n) __builtin_prefetch(p.dgh_n + of_step, 0, 2);
+                if (p.reset_after) {
+                    __builtin_prefetch(p.gh_n + of_step, 0, 2);
+                    __builtin_prefetch(p.dgh_n + of_step, 0, 2);
+                }
                 for (int gate = 0; gate < 3; ++gate)
                     __builtin_prefetch(dgx(next, i, unit) + gate * p.size, 0, 2);
             }
@@ -135,11 +138,10 @@ struct BackToReset : BackwardStep<T> {
 template <class T>
 inline void backward_start(const Backward<T>& p, Range rows, Share own) {
     constexpr int w = width<T>;
-    const Groups groups{unit_vectors<T>(p.size), p.group};
-    const Range mine = own.part(groups.count());
+    const Range mine = own.columns(unit_vectors<T>(p.size));
     BackwardStep<T> step(p, 0);
     for (index row = rows.begin; row < rows.end; ++row)
-        for (index v = groups.begin(mine.begin); v < groups.begin(mine.end); ++v)
+        for (index v = mine.begin; v < mine.end; ++v)
             step.through_gates(step.t, row, v * w,
                                load_upto(step.carried(row, v * w), p.size - v * w));
 }
@@ -168,10 +170,10 @@ template <class T, class Step>
 inline bool backward_of_row(const Backward<T>& p, Share own, const BackwardProduct<T>& product,
                             const Step& step) {
     constexpr int w = width<T>;
-    const Groups groups{unit_vectors<T>(p.size), p.group};
-    const Range mine = own.part(groups.count());
-    const index first = groups.begin(mine.begin), end = groups.begin(mine.end);
-    const index unit = first * w, units = (end * w < p.size ? end * w : p.size) - unit;
+    const Range mine = own.columns(unit_vectors<T>(p.size));
+    const index first = mine.begin, end = mine.end, unit = first * w;
+    if (first == end) return true;
+    const index units = (end * w < p.size ? end * w : p.size) - unit;
     gru_xp::Scratch scratch;
     T *total = scratch.take<T>((end - first) * w), *sum = scratch.take<T>((end - first) * w);
     if (!total || !sum) return false;
@@ -192,7 +194,7 @@ inline bool backward_of_row(const Backward<T>& p, Share own, const BackwardProdu
 template <class T>
 inline bool backward(const Backward<T>& p, Range rows, Share own, Range rounds) {
     gru_xp::Scratch scratch;
-    T few[kept_sums<T>(most_rows)];
+    alignas(vector_bytes) T few[kept_sums<T>(most_rows)];
     T* sums = few;
     if (rows.end - rows.begin > most_rows)
         sums = scratch.take<T>(kept_sums<T>(rows.end - rows.begin));
@@ -205,7 +207,7 @@ inline bool backward(const Backward<T>& p, Range rows, Share own, Range rounds) 
             const BackwardProduct<T> product(p, step.t, of_candidate);
             if (!p.packed) return backward_of_row(p, own, product, step);
             sweep(product.operand, Packed<T>{p.packed, 3 * p.size, product.row}, groups, rows,
-                  own.part(groups.count()), round % 2, sums, step);
+                  own.columns(groups.vectors), number % 2, sums, step);
             return true;
         };
         if (!(of_candidate ? go(BackToReset<T>(p, number)) : go(BackwardStep<T>(p, number))))

@@ -12,10 +12,19 @@ const InstructionSet& instruction_set();
 const InstructionSet* choose_instruction_set(const char* name);
 
 template <class T>
-void product(const Product<T>& p);
+const Kernels<T>& kernels() {
+    if constexpr (sizeof(T) == sizeof(float))
+        return instruction_set().f32;
+    else
+        return instruction_set().f64;
+}
 
 template <class T>
-void forward(Forward<T> p);
+void product(const Product<T>& p);
+
+// `k` is of the instruction set that p.packed is for, if that is given.
+template <class T>
+void forward(Forward<T> p, const Kernels<T>& k = kernels<T>());
 
 template <class T>
 void backward(Backward<T> p, const T* weight_hh);

@@ -266,11 +266,11 @@ struct PackedNow {
     T* own;
     index from;  // the first vector, of those of all gates
 
-    Kind columns(index vector, int vectors) const {
+    Kind columns(Range, index vector, int vectors) const {
         pack_gates(own, p.weight_hh, p.size, p.size, p.reset_after, from + vector, vectors);
         return {own, vectors * width<T>};
     }
-    Kind next(index, int vectors) const { return {own, vectors * width<T>}; }
+    Kind next(Range, index, int vectors) const { return {own, vectors * width<T>}; }
 };
 
 // Half a step where the reset gate acts before the product, else a step, of these rows: the sums of
@@ -279,7 +279,7 @@ template <class T, class Step>
 inline void go_forward(const Forward<T>& p, const Step& step, const T* operand, index from,
                        index vectors, Range rows, Share own, bool back, T* sums, T* packing) {
     const Groups groups{vectors, p.group};
-    const Range mine = own.part(groups.count());
+    const Range mine = own.columns(vectors);
     const Operand<T> a{operand, p.size, p.size, nullptr, 0, 0};
     if (packing)
         sweep(a, PackedNow<T>{p, packing, from}, groups, rows, mine, back, sums, step);
@@ -324,18 +324,18 @@ inline bool forward(const Forward<T>& p, Range rows, Share own, Range rounds) {
     }
     const index units = unit_vectors<T>(p.size);
     gru_xp::Scratch scratch;
-    T few[kept_sums<T>(most_rows)];
+    alignas(vector_bytes) T few[kept_sums<T>(most_rows)];
     T* sums = few;
     if (rows.end - rows.begin > most_rows)
         sums = scratch.take<T>(kept_sums<T>(rows.end - rows.begin));
     T* packing = p.packed ? nullptr : scratch.take<T>((p.group + 1) * w * p.size);
     if (!sums || (!packing && !p.packed)) return false;
     for (index round = rounds.begin; round < rounds.end; ++round) {
-        const bool back = round % 2;
+        const bool back = round / p.rounds_of_step() % 2, second = round % p.rounds_of_step();
         if (p.reset_after) {
             const GatesAfter<T> step(p, round);
             go_forward(p, step, step.h, 0, 3 * units, rows, own, back, sums, packing);
-        } else if (!back) {
+        } else if (!second) {
             const ResetAndUpdate<T> step(p, round / 2);
             go_forward(p, step, step.h, 0, 2 * units, rows, own, back, sums, packing);
         } else {

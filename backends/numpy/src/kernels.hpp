@@ -18,6 +18,11 @@ struct Share {
     int number, of;
 
     Range part(ptrdiff_t count) const { return {count * number / of, count * (number + 1) / of}; }
+    // Of vectors of columns, in threes, which the tiles take at a time.
+    Range columns(ptrdiff_t vectors) const {
+        const Range threes = part((vectors + 2) / 3);
+        return {threes.begin * 3, threes.end * 3 < vectors ? threes.end * 3 : vectors};
+    }
 };
 
 // out (rows, columns) = a (rows, depth) b (depth, columns) + bias (columns)

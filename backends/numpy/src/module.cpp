@@ -89,6 +89,8 @@ nb::object backward_of(nb::handle dh, nb::handle dh_last, nb::handle h_prev, nb:
     const Input<T> z_in(z, of_steps), n_in(n, of_steps), gh_n_in(gh_n, of_steps);
     const Input<T> last_in(dh_last, {rows, size}), weight_in(weight_hh, {3 * size, size});
     const nb::object lengths_in = lengths_of(lengths, rows);
+    if (gh_n.is_none() == reset_after)
+        throw nb::value_error("gru_xp_numpy.backward: this tape is of the other reset_after");
     const Output<T> dgx({steps, rows, 3 * size}), dh0({rows, size});
     // Where the reset gate acts before the product, its gradient is that of dgx's n.
     const Output<T> dgh_n({reset_after ? steps : 0, rows, size});
@@ -247,7 +249,9 @@ nb::object sequence_of(nb::handle x, nb::handle h0, const std::vector<Weights<T>
     const Output<T> y = axes == 3 ? Output<T>({all, p.rows, across}) : Output<T>({all, across});
     p.h_n = h_n.data();
     p.y = y.data();
-    if (double(p.steps) * double(p.rows) * double(size) * double(weights[0].input_size + size) > 5e4) {
+    double numbers = 0;
+    for (const Weights<T>& each : weights) numbers += double(size) * double(each.input_size + size);
+    if (double(p.steps) * double(p.rows) * numbers > 5e4) {
         nb::gil_scoped_release unlocked;
         sequence(p);
     } else {
@@ -341,14 +345,15 @@ NB_MODULE(_native, m) {
     // params: a tuple of (weight_ih, weight_hh, bias_ih, bias_hh) for each layer and direction
     m.def("sequence", [](nb::handle x, nb::handle h0, nb::tuple params, bool reset_after,
                          bool batch_first, bool bidirectional) {
-        const nb::tuple first = nb::borrow<nb::tuple>(params[0]);
-        const int type = common_type({x, first[1]});
-        if (type == -1 || common_type({h0, first[1]}) != type) return not_implemented();
+        const int type = type_of(params);
+        if (x.is_none() || common_type({x, h0}) != type) return not_implemented();
         return by_type(type, [&](auto t) {
             using T = decltype(t);
             std::vector<Weights<T>> weights;
-            if (!weights_of<T>(params, weights)) return not_implemented();
-            const ptrdiff_t size = extent(first[1], 1), inputs = weights[0].input_size;
+            ptrdiff_t size = 0;
+            if (!weights_of<T>(params, bidirectional ? 2 : 1, weights, size))
+                return not_implemented();
+            const ptrdiff_t inputs = weights[0].input_size;
             if (!is_plain_sequence(x, h0, ptrdiff_t(weights.size()), inputs, size, batch_first))
                 return not_implemented();
             return sequence_of<T>(x, h0, weights, size, bidirectional ? 2 : 1, reset_after,

@@ -10,14 +10,6 @@
 
 namespace gru_xp {
 
-template <class T>
-const Kernels<T>& kernels() {
-    if constexpr (sizeof(T) == sizeof(float))
-        return instruction_set().f32;
-    else
-        return instruction_set().f64;
-}
-
 // What there was memory for; throws std::bad_alloc if there was none.
 template <class R>
 R must(R result) {
@@ -36,10 +28,16 @@ inline Range part(ptrdiff_t count, int share, int shares, ptrdiff_t unit = 1) {
 
 // Floating operations below which a second thread costs more than it saves.
 constexpr double worth_sharing = 5e6;
-// Of one step, below which waiting for one another at its end does.
+// Of one round, below which waiting for one another at its end does.
 constexpr double worth_meeting = 1e6;
 // Weights read once a call are bound by memory: numbers below which one thread reads them.
 constexpr double worth_reading = 2.5e5;
+
+// Numbers that are read for so many weights, and for so many rows by who computes as fast as some ten
+// rows' weights are read.
+inline double reading(double weights, ptrdiff_t rows) {
+    return weights * std::max(1.0, double(rows) / 10);
+}
 // Packed weights that a core keeps in its own cache.
 constexpr double core_cache = 1 << 20;
 // Rows that a tile takes at most, whatever the instruction set.
@@ -92,12 +90,13 @@ inline double work_of_step(ptrdiff_t rows, ptrdiff_t size) {
 }
 
 // How so many threads share a recurrence whose weights have 3 size^2 numbers of `bytes` bytes.
-inline Plan plan(int threads, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, size_t bytes) {
-    const double of_step = work_of_step(rows, size);
+inline Plan plan(int threads, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, size_t bytes,
+                 int rounds_of_step) {
+    const double of_round = work_of_step(rows, size) / rounds_of_step;
     if (threads == 1) return {1, true};
     const bool in_cache = 3.0 * double(size) * double(size) * double(bytes) <= core_cache;
     if (rows >= 4 * threads && in_cache) return {threads, true};
-    if (of_step >= worth_meeting && vectors >= threads) return {threads, false};
+    if (of_round >= worth_meeting && vectors >= threads) return {threads, false};
     return {int(std::min(ptrdiff_t(threads), rows)), true};
 }
 

@@ -31,11 +31,11 @@ template <class T>
 inline bool project(const Projection<T>& p, Share own) {
     constexpr index at_once = 4 * most_rows;
     const Groups groups{3 * unit_vectors<T>(p.size), p.group};
-    T sums[kept_sums<T>(at_once)];
+    alignas(vector_bytes) T sums[kept_sums<T>(at_once)];
     for (index row = 0; row < p.rows; row += at_once) {
         const Range rows{row, p.rows - row < at_once ? p.rows : row + at_once};
         sweep(Operand<T>{p.x, p.depth, p.depth, nullptr, 0, 0}, Packed<T>{p.packed, p.depth, 0},
-              groups, rows, own.part(groups.count()), false, sums, ToGx<T>{p});
+              groups, rows, own.columns(groups.vectors), false, sums, ToGx<T>{p});
     }
     return true;
 }

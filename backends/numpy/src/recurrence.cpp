@@ -12,12 +12,12 @@ int group_of(const Plan& way, int shares, ptrdiff_t rows) {
 }
 
 template <class T>
-void forward(Forward<T> p) {
+void forward(Forward<T> p, const Kernels<T>& k) {
     if (p.steps == 0 || p.rows == 0) return;
-    const auto& k = kernels<T>();
     const ptrdiff_t units = divided(p.size, k.width);
     const Wanted wanted(work_of_step(p.rows, p.size) * double(p.steps), worth_sharing);
-    const Plan way = plan(wanted.threads(), p.rows, p.size, units, sizeof(T));
+    const Plan way = plan(wanted.threads(), p.rows, p.size, units, sizeof(T),
+                          p.rounds_of_step());
     Scratch scratch;
     Team team(way.shares);
     const int shares = team.size();
@@ -51,7 +51,8 @@ void backward(Backward<T> p, const T* weight_hh) {
     const auto& k = kernels<T>();
     const ptrdiff_t vectors = divided(p.size, k.width);
     const Wanted wanted(work_of_step(p.rows, p.size) * double(p.steps), worth_sharing);
-    const Plan way = plan(wanted.threads(), p.rows, p.size, vectors, sizeof(T));
+    const Plan way = plan(wanted.threads(), p.rows, p.size, vectors, sizeof(T),
+                          p.rounds_of_step());
     Scratch scratch;
     Team team(way.shares);
     const int shares = team.size();
@@ -115,7 +116,7 @@ void step(const Step<T>& p) {
     f.group = k.group(p.rows);
     if (!p.reset_after) f.reset_h = must(scratch.take<T>(state));
     const double weights = double(columns) * double(p.weights.input_size + p.size);
-    const Wanted wanted(weights, worth_reading);
+    const Wanted wanted(reading(weights, p.rows), worth_reading);
     Team team(wanted.threads());
     const int shares = team.size();
     const ptrdiff_t stages = 1 + f.rounds_of_step();
@@ -168,7 +169,7 @@ void sequence(const Sequence<T>& p) {
 }
 
 #define GRU_XP_INSTANTIATE(T)                      \
-    template void forward(Forward<T>);             \
+    template void forward(Forward<T>, const Kernels<T>&); \
     template void backward(Backward<T>, const T*); \
     template void step(const Step<T>&);            \
     template void sequence(const Sequence<T>&);

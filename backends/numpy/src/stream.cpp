@@ -13,8 +13,8 @@ Stream<T>::Stream(const std::vector<Weights<T>>& layers, ptrdiff_t size, bool re
     : kernels_(kernels<T>()), size_(size), reset_after_(reset_after), group_(kernels_.group(1)) {
     const ptrdiff_t columns = 3 * divided(size, kernels_.width) * kernels_.width;
     for (const Weights<T>& w : layers) {
-        Layer layer{w.input_size, std::vector<T>(size_t(columns * w.input_size)),
-                    std::vector<T>(size_t(columns * size)), {}, {}, {}};
+        Layer layer{w.input_size, Numbers(size_t(columns * w.input_size)),
+                    Numbers(size_t(columns * size)), {}, {}, {}};
         kernels_.pack_forward(layer.packed_ih.data(), w.weight_ih, size, w.input_size, true, group_,
                               {0, 1});
         kernels_.pack_forward(layer.packed_hh.data(), w.weight_hh, size, size, reset_after, group_,
@@ -24,26 +24,28 @@ Stream<T>::Stream(const std::vector<Weights<T>>& layers, ptrdiff_t size, bool re
             input_bias(w, size, reset_after, layer.bias.data());
             layer.b_hn.assign(w.bias_hh + 2 * size, w.bias_hh + 3 * size);
         }
-        weights_ += 3.0 * double(size) * double(w.input_size + size);
+        const double of_layer = 3.0 * double(size) * double(w.input_size + size);
+        weights_ += of_layer;
+        largest_ = std::max(largest_, of_layer);
         layers_.push_back(std::move(layer));
     }
 }
 
 template <class T>
-void Stream<T>::set_rows(ptrdiff_t rows) {
+void Stream<T>::set_state(const T* from, ptrdiff_t rows) {
+    const ptrdiff_t one = rows * size_;
+    // All memory first: where there is none the old state stays.
+    std::vector<Numbers> states(layers_.size());
+    for (Numbers& each : states) {
+        each.resize(size_t(2 * one));
+        if (from) from = (std::copy_n(from, one, each.data()), from + one);
+    }
+    Numbers gx(size_t(3 * one)), reset_h(size_t(reset_after_ ? 0 : one));
+    for (size_t i = 0; i < states.size(); ++i) layers_[i].states.swap(states[i]);
+    gx_.swap(gx);
+    reset_h_.swap(reset_h);
     rows_ = rows;
     turned_ = false;
-    for (Layer& layer : layers_) layer.states.assign(size_t(2 * rows * size_), T(0));
-    gx_.resize(size_t(3 * rows * size_));
-    reset_h_.resize(size_t(reset_after_ ? 0 : rows * size_));
-}
-
-template <class T>
-void Stream<T>::set_state(const T* from) {
-    for (Layer& layer : layers_) {
-        std::copy_n(from, rows_ * size_, state(layer));
-        from += rows_ * size_;
-    }
 }
 
 template <class T>
@@ -93,7 +95,7 @@ void Stream<T>::step(const T* x, T* y) {
         return kernels_.forward(f, {0, rows_}, own, {round, round + 1});
     };
     const ptrdiff_t stages = layers() * of_layer;
-    const Wanted wanted(weights_, worth_reading);
+    const Wanted wanted(reading(largest_, rows_), worth_reading);
     if (wanted.threads() == 1) {
         for (ptrdiff_t stage = 0; stage < stages; ++stage) must(body({0, 1}, stage));
     } else {
@@ -107,6 +109,16 @@ void Stream<T>::step(const T* x, T* y) {
 }
 
 template <class T>
+void Stream<T>::project(const Projection<T>& p) const {
+    const double work = 6.0 * double(p.rows) * double(p.size) * double(p.depth);
+    const Wanted wanted(work, worth_sharing);
+    Team team(wanted.threads());
+    must(team.run(team.size(), 1, 0, [&](int share, ptrdiff_t) {
+        return kernels_.project(p, {share, team.size()});
+    }));
+}
+
+template <class T>
 void Stream<T>::chunk(const T* x, ptrdiff_t steps, T* y) {
     const ptrdiff_t one = rows_ * size_, all = steps * one;
     Scratch scratch;
@@ -116,13 +128,8 @@ void Stream<T>::chunk(const T* x, ptrdiff_t steps, T* y) {
         Layer& layer = layers_[size_t(number)];
         T* own = states + number % 2 * (all + one);
         std::copy_n(state(layer), one, own);
-        const auto inputs = projection(layer, x, steps * rows_, gx);
-        const Wanted wanted(6.0 * double(all) * double(layer.inputs), worth_sharing);
-        Team team(wanted.threads());
-        must(team.run(team.size(), 1, 0, [&](int share, ptrdiff_t) {
-            return kernels_.project(inputs, {share, team.size()});
-        }));
-        forward(recurrence(layer, gx, steps, own));
+        project(projection(layer, x, steps * rows_, gx));
+        forward(recurrence(layer, gx, steps, own), kernels_);
         // Where a step would leave it, and not yet the state: what follows may find no memory.
         std::copy_n(own + all, one, next_state(layer));
         x = own + one;

@@ -1,12 +1,27 @@
 // A GRU that is fed step by step: its weights packed once, its state between calls.
 #pragma once
 
+#include <new>
 #include <vector>
 
 #include "drive.hpp"
 #include "kernels.hpp"
 
 namespace gru_xp {
+
+// Memory as vectors are read fastest.
+template <class T>
+struct Aligned {
+    using value_type = T;
+    static constexpr std::align_val_t line{64};
+
+    Aligned() = default;
+    template <class U>
+    Aligned(const Aligned<U>&) {}
+    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), line)); }
+    void deallocate(T* p, size_t) { ::operator delete(p, line); }
+    friend bool operator==(Aligned, Aligned) { return true; }
+};
 
 // Layers one upon another, in one direction. Takes one call at a time.
 template <class T>
@@ -23,25 +38,26 @@ class Stream {
 
     // 0 as long as it is not known.
     ptrdiff_t rows() const { return rows_; }
-    // Forgets the state; the next one is zeros.
-    void set_rows(ptrdiff_t rows);
-    void set_state(const T* state);   // (layers, rows, size)
+    // Takes a state (layers, rows, size), or null for zeros.
+    void set_state(const T* state, ptrdiff_t rows);
     void get_state(T* state) const;
 
-    // y (rows, size) of one step x (rows, inputs); allocates nothing.
+    // y (rows, size) of one step x (rows, inputs). Allocates nothing where one thread takes it, of as
+    // many rows as a tile has.
     void step(const T* x, T* y);
     // y (steps, rows, size) of several steps x (steps, rows, inputs).
     void chunk(const T* x, ptrdiff_t steps, T* y);
 
   private:
+    using Numbers = std::vector<T, Aligned<T>>;
     struct Layer {
         ptrdiff_t inputs;
-        std::vector<T> packed_ih, packed_hh, bias, b_hn;  // biases are empty if there are none
-        // Before and after a step, by turns.
-        std::vector<T> states;
+        Numbers packed_ih, packed_hh, bias, b_hn;  // biases are empty if there are none
+        Numbers states;                            // before and after a step, by turns
     };
 
     Projection<T> projection(const Layer& layer, const T* x, ptrdiff_t rows, T* gx) const;
+    void project(const Projection<T>& p) const;
     Forward<T> recurrence(const Layer& layer, const T* gx, ptrdiff_t steps, T* states) const;
     T* next_state(Layer& layer) { return layer.states.data() + (turned_ ? 0 : rows_ * size_); }
     T* state(Layer& layer) { return layer.states.data() + (turned_ ? rows_ * size_ : 0); }
@@ -50,9 +66,9 @@ class Stream {
     ptrdiff_t size_, rows_ = 0;
     bool reset_after_, turned_ = false;
     int group_;
-    double weights_ = 0;
+    double weights_ = 0, largest_ = 0;  // of all layers, and of one
     std::vector<Layer> layers_;
-    std::vector<T> gx_, reset_h_;
+    Numbers gx_, reset_h_;
 };
 
 }  // namespace gru_xp

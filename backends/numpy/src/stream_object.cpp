@@ -34,12 +34,18 @@ class StreamOf {
 
     void set_state(nb::handle value) {
         const Turn turn(*this);
-        const Input<T> state(value);
-        known_ = false;
-        if (value.is_none()) return;
-        batched_ = PyArray_NDIM(as_array(value)) == 3;
-        stream_.set_rows(batched_ ? extent(value, 1) : 1);
-        stream_.set_state(state.data());
+        if (value.is_none()) {
+            known_ = false;
+            return;
+        }
+        if (common_type({value}) != type_number<T>)
+            throw nb::type_error("gru_xp_numpy: a stream's state has the weights' dtype");
+        const bool batched = PyArray_NDIM(as_array(value)) == 3;
+        const ptrdiff_t rows = batched ? extent(value, 1) : 1, size = stream_.size();
+        const Input<T> state = batched ? Input<T>(value, {stream_.layers(), rows, size})
+                                       : Input<T>(value, {stream_.layers(), size});
+        stream_.set_state(state.data(), rows);
+        batched_ = batched;
         known_ = true;
     }
 
@@ -109,7 +115,7 @@ class StreamOf {
     template <class F>
     void run(bool batched, ptrdiff_t rows, ptrdiff_t steps, F f) {
         const Turn turn(*this);
-        if (!known_) stream_.set_rows(rows);
+        if (!known_) stream_.set_state(nullptr, rows);
         if (double(steps) * double(rows) * stream_.weights() > worth_unlocking) {
             nb::gil_scoped_release unlocked;
             f();
@@ -160,13 +166,13 @@ void add_stream(nb::module_& m) {
 
     // params: a tuple of (weight_ih, weight_hh, bias_ih, bias_hh) for each layer
     m.def("stream", [](nb::tuple params, bool reset_after, bool batch_first) {
-        const nb::tuple first = nb::borrow<nb::tuple>(params[0]);
-        return by_type(common_type({first[1]}), [&](auto t) {
+        return by_type(type_of(params), [&](auto t) {
             using T = decltype(t);
             std::vector<Weights<T>> weights;
-            if (!weights_of<T>(params, weights)) return not_implemented();
-            return nb::cast(new NativeStream(std::in_place_type<StreamOf<T>>, weights,
-                                             extent(first[1], 1), reset_after, batch_first),
+            ptrdiff_t size = 0;
+            if (!weights_of<T>(params, 1, weights, size)) return not_implemented();
+            return nb::cast(new NativeStream(std::in_place_type<StreamOf<T>>, weights, size,
+                                             reset_after, batch_first),
                             nb::rv_policy::take_ownership);
         });
     }, nb::arg("params"), nb::arg("reset_after"), nb::arg("batch_first"));

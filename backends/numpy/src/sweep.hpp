@@ -31,12 +31,16 @@ struct Packed {
     const T* numbers;
     index depth, row;
 
-    Kind columns(index vector, int vectors) const {
-        const index step = vectors * width<T>;
-        return {numbers + vector * depth * width<T> + row * step, step};
+    // Some vectors of a group from number `vector` on.
+    Kind columns(Range group, index vector, int) const {
+        const index step = (group.end - group.begin) * width<T>;
+        const Kind all{numbers + group.begin * depth * width<T> + row * step, step};
+        return all.from(0, int(vector - group.begin));
     }
-    // Those that come after, for who fetches them.
-    Kind next(index vector, int vectors) const { return columns(vector, vectors); }
+    // The same, for who has them fetched before they are used.
+    Kind next(Range group, index vector, int vectors) const {
+        return columns(group, vector, vectors);
+    }
 };
 
 // Apart, so that each tile has the registers for itself.
@@ -77,30 +81,43 @@ constexpr index kept_sums(index rows) {
 // where the sum of row + i and vector + v is at sums + (i * vectors + v) * width. Before the last
 // terms are added it is told by step.fetch(row, rows, vector, vectors).
 //
-// `back` goes through the groups from the last one, so that a step starts with the weights that the
-// one before ended with, which are still in the cache.
+// `columns` are the vectors wanted, from a multiple of three on. `back` goes through the groups from
+// the last one, so that a step starts with the weights that the one before ended with, which are still
+// in the cache.
 template <class T, class Weights, class Step>
-inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Range rows, Range own,
-                  bool back, T* sums, const Step& step) {
+inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Range rows,
+                  Range columns, bool back, T* sums, const Step& step) {
+    if (columns.begin == columns.end) return;
     constexpr int w = width<T>;
     const index depth = a.depth();
     const bool many = rows.end - rows.begin > most_rows;
-    for (index i = own.begin; i < own.end; ++i) {
-        const index g = back ? own.end - 1 - (i - own.begin) : i;
-        const index vector = groups.begin(g);
-        const int n = int(groups.begin(g + 1) - vector);
-        const auto columns = weights.columns(vector, n);
+    const index first = groups.of(columns.begin), last_one = groups.of(columns.end - 1);
+    // What is wanted of a group.
+    const auto part = [&](index g) {
+        const index begin = groups.begin(g), end = groups.begin(g + 1);
+        return Range{begin < columns.begin ? columns.begin : begin,
+                     end < columns.end ? end : columns.end};
+    };
+    const auto whole = [&](index g) { return Range{groups.begin(g), groups.begin(g + 1)}; };
+    for (index i = first; i <= last_one; ++i) {
+        const index g = back ? last_one - (i - first) : i;
+        const Range wanted = part(g);
+        const index vector = wanted.begin;
+        const int n = int(wanted.end - vector);
+        const auto here = weights.columns(whole(g), vector, n);
         for (index k = 0, count; k < depth; k += count) {
             const bool rest = k >= a.count;
             const index left = (rest ? depth : a.count) - k;
             count = many && left > block ? block : left;
             const bool last = k + count == depth;
-            auto soon = columns.from(k + count, 0);
-            bool more = many && !last;
-            if (many && last && i + 1 < own.end) {
-                const index after = back ? g - 1 : g + 1, v = groups.begin(after);
-                soon = weights.next(v, int(groups.begin(after + 1) - v));
-                more = true;
+            auto soon = here.from(k + count, 0);
+            // Who has them fetched does so a vector of each row at a time, for three tiles.
+            bool fetches = many && n <= 4 && !last;
+            if (many && n <= 4 && last && i < last_one) {
+                const index after = back ? g - 1 : g + 1;
+                const Range next = part(after);
+                soon = weights.next(whole(after), next.begin, int(next.end - next.begin));
+                fetches = true;
             }
             index offset = 0;
             int number = 0;
@@ -110,10 +127,10 @@ inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Ra
                 T* kept = sums + offset;
                 const T* at = rest ? a.rest + row * a.rest_row + (k - a.count)
                                    : a.first + row * a.first_row + k;
-                const auto* fetched = more && number < 3 ? &soon : nullptr;
+                const auto* fetched = fetches && number < 3 ? &soon : nullptr;
                 with_rows<most_rows>(R, [&](auto r) __attribute__((always_inline)) {
                     tiles<decltype(r)::value>(at, rest ? a.rest_row : a.first_row,
-                                              columns.from(k, 0), n, count, k == 0, kept, fetched,
+                                              here.from(k, 0), n, count, k == 0, kept, fetched,
                                               number);
                 });
                 if (last) step.finish(row, R, vector, n, kept);

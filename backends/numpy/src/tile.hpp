@@ -52,6 +52,10 @@ struct Groups {
         return joined ? vectors / 3 : (vectors + most - 1) / most;
     }
     index begin(index group) const { return group >= count() ? vectors : group * most; }
+    // The group that a vector is in.
+    index of(index vector) const {
+        return vector / most < count() ? vector / most : count() - 1;
+    }
 };
 
 // The widest groups that tiles of so many rows take.

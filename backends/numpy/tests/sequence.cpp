@@ -107,8 +107,7 @@ void check_stream(const char* set, const Model<T>& model, int threads) {
     begin_case("stream %s %s %s, %d threads", type_name<T>, set, s.title().c_str(), threads);
     const index one = s.N * s.H, single = s.T / 2;
     gru_xp::Stream<T> stream(model.weights, s.H, !s.reset_before);
-    stream.set_rows(s.N);
-    if (s.state) stream.set_state(model.state());
+    stream.set_state(model.state(), s.N);
     Output<T> y(s.T * one), state(s.layers * one);
     for (index t = 0; t < single; ++t)
         stream.step(model.input() + t * s.N * s.I, y.data() + t * one);
