@@ -57,7 +57,6 @@ struct ForwardStep {
 template <class T>
 struct GatesAfter : ForwardStep<T> {
     using ForwardStep<T>::ForwardStep;
-    using Base = ForwardStep<T>;
 
     // What the gates will read and write, while their product is made. Into the second cache: with
     // sizes that are powers of two all of it would fall onto few lines of the first. Inlined, as GCC
