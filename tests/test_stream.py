@@ -171,6 +171,18 @@ def test_another_batch_than_the_states_is_refused_and_changes_nothing(lib: Libra
     lib.assert_close(stream.state, held, atol=0)
 
 
+def test_a_wider_state_is_no_alias(lib: Library) -> None:
+    """No accelerator keeps it, which would give a copy."""
+    if not lib.mutable or lib.read_only:
+        pytest.skip("needs arguments that can be changed")
+    stream = make_gru(lib, dtype="float32").stream()
+    wide = lib.array(draw(1, N, H, seed=1))
+    stream.state = wide
+    stream.state[...] = 0.0
+    assert stream.state.dtype == wide.dtype
+    lib.assert_close(stream.state, lib.numpy(wide), atol=0)
+
+
 def test_no_state_is_an_alias(lib: Library) -> None:
     if not lib.mutable or lib.read_only:
         pytest.skip("needs arguments that can be changed")
