@@ -176,8 +176,8 @@ Weights<T> weights_of(nb::handle weight_ih, nb::handle weight_hh, nb::handle bia
 inline int type_of(nb::tuple params) {
     if (params.size() == 0) return -1;
     const nb::handle first = params[0];
-    if (!PyTuple_Check(first.ptr()) || PyTuple_GET_SIZE(first.ptr()) != 4) return -1;
-    return common_type({PyTuple_GET_ITEM(first.ptr(), 0)});
+    if (!PyTuple_Check(first.ptr()) || PyTuple_Size(first.ptr()) != 4) return -1;
+    return common_type({PyTuple_GetItem(first.ptr(), 0)});
 }
 
 // Of all layers and directions; false if some cannot be read where they are, are not of type T or do
@@ -186,8 +186,8 @@ template <class T>
 bool weights_of(nb::tuple params, ptrdiff_t directions, std::vector<Weights<T>>& weights,
                 ptrdiff_t& size) {
     for (nb::handle each : params) {
-        if (!PyTuple_Check(each.ptr()) || PyTuple_GET_SIZE(each.ptr()) != 4) return false;
-        const auto array = [&](int k) { return nb::handle(PyTuple_GET_ITEM(each.ptr(), k)); };
+        if (!PyTuple_Check(each.ptr()) || PyTuple_Size(each.ptr()) != 4) return false;
+        const auto array = [&](int k) { return nb::handle(PyTuple_GetItem(each.ptr(), k)); };
         if (array(0).is_none() || array(1).is_none() ||
             common_type({array(0), array(1), array(2), array(3)}) != type_number<T> ||
             !are_plain_weights(array(0), array(1), array(2), array(3)))
