@@ -312,6 +312,7 @@ MUTATIONS = [
         "xp.matmul(r * h, weight_hh",
         "xp.matmul(h, weight_hh",
         LAYER,
+        PORTABLE,
     ),
     Mutation(
         "reset gate after the product where it should act before",
@@ -319,6 +320,7 @@ MUTATIONS = [
         "xp.matmul(r * h, weight_hh[2 * size :, :].T)",
         "r * xp.matmul(h, weight_hh[2 * size :, :].T)",
         LAYER,
+        PORTABLE,
     ),
     Mutation(
         "gradient through the scaled state dropped",
@@ -326,6 +328,7 @@ MUTATIONS = [
         "dh = total * slopes.h + drh * slopes.r +",
         "dh = total * slopes.h +",
         LAYER,
+        PORTABLE,
     ),
     Mutation(
         "dr without the state that it scales",
@@ -333,6 +336,7 @@ MUTATIONS = [
         "rh_r=h * _sigmoid_slope(gates.r),",
         "rh_r=_sigmoid_slope(gates.r),",
         LAYER,
+        PORTABLE,
     ),
     Mutation(
         "dW_nh from the state that is not scaled",
