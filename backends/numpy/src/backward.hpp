@@ -62,20 +62,17 @@ struct BackwardStep {
 
     // Of the sums that take the gradients of step t to the state that it started from.
     void finish(index row, index rows, index vector, int vectors, const T* sums) const {
-        constexpr int w = width<T>;
-        for (int v = 0; v < vectors; ++v) {
-            const index unit = (vector + v) * w, left = p.size - unit;
-#pragma GCC unroll 4
-            for (index i = 0; i < rows; ++i) {
-                Vec<T> past = load_upto(carried(row + i, unit), left);
-                // In padding the product is of zeros, yet not zero where a weight is infinite.
-                if (!is_padding(t, row + i)) past = past + load(sums + (i * vectors + v) * w);
-                if (next >= 0)
-                    through_gates(next, row + i, unit, past);
-                else
-                    store_upto(carried(row + i, unit), past, left);
-            }
-        }
+        each_sum(rows, vectors, sums, [&](index i, int v, Vec<T> sum)
+                                          __attribute__((always_inline)) {
+            const index unit = (vector + v) * width<T>, left = p.size - unit;
+            Vec<T> past = load_upto(carried(row + i, unit), left);
+            // In padding the product is of zeros, yet not zero where a weight is infinite.
+            if (!is_padding(t, row + i)) past = past + sum;
+            if (next >= 0)
+                through_gates(next, row + i, unit, past);
+            else
+                store_upto(carried(row + i, unit), past, left);
+        });
     }
 
     // Gradients of one row's gates in a vector of units from that of the state after step `time`, all
@@ -114,10 +111,10 @@ struct BackToReset : BackwardStep<T> {
     void fetch(index, index, index, int) const {}
 
     void finish(index row, index rows, index vector, int vectors, const T* sums) const {
-        constexpr int w = width<T>;
-        for (int v = 0; v < vectors; ++v)
-            for (index i = 0; i < rows; ++i)
-                of_row(row + i, (vector + v) * w, load(sums + (i * vectors + v) * w));
+        each_sum(rows, vectors, sums, [&](index i, int v, Vec<T> sum)
+                                          __attribute__((always_inline)) {
+            of_row(row + i, (vector + v) * width<T>, sum);
+        });
     }
 
     GRU_XP_ALWAYS void of_row(index row, index unit, Vec<T> of_reset_h) const {

@@ -174,14 +174,12 @@ struct ResetAndUpdate : ForwardStep<T> {
     void fetch(index, index, index, int) const {}
 
     void finish(index row, index rows, index vector, int vectors, const T* sums) const {
-        constexpr int w = width<T>;
         const index units = unit_vectors<T>(this->p.size);
-        for (int v = 0; v < vectors; ++v) {
+        each_sum(rows, vectors, sums, [&](index i, int v, Vec<T> sum)
+                                          __attribute__((always_inline)) {
             const bool is_reset = vector + v < units;
-            const index unit = (vector + v - (is_reset ? 0 : units)) * w;
-            for (index i = 0; i < rows; ++i)
-                of_row(row + i, unit, is_reset, load(sums + (i * vectors + v) * w));
-        }
+            of_row(row + i, (vector + v - (is_reset ? 0 : units)) * width<T>, is_reset, sum);
+        });
     }
 
     GRU_XP_ALWAYS void of_row(index row, index unit, bool is_reset, Vec<T> gh) const {
@@ -207,10 +205,10 @@ struct Candidate : ForwardStep<T> {
     void fetch(index, index, index, int) const {}
 
     void finish(index row, index rows, index vector, int vectors, const T* sums) const {
-        constexpr int w = width<T>;
-        for (int v = 0; v < vectors; ++v)
-            for (index i = 0; i < rows; ++i)
-                of_row(row + i, (vector + v) * w, load(sums + (i * vectors + v) * w));
+        each_sum(rows, vectors, sums, [&](index i, int v, Vec<T> sum)
+                                          __attribute__((always_inline)) {
+            of_row(row + i, (vector + v) * width<T>, sum);
+        });
     }
 
     GRU_XP_ALWAYS void of_row(index row, index unit, Vec<T> gh_n) const {

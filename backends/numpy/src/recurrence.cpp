@@ -7,8 +7,8 @@ namespace gru_xp {
 
 // Rows of the largest share, which the weights are packed for.
 template <class T>
-int group_of(const Plan& way, int shares, ptrdiff_t rows) {
-    return kernels<T>().group(way.by_rows ? divided(rows, shares) : rows);
+int group_of(const Kernels<T>& k, const Plan& way, int shares, ptrdiff_t rows) {
+    return k.group(way.by_rows ? divided(rows, shares) : rows);
 }
 
 template <class T>
@@ -26,7 +26,7 @@ void forward(Forward<T> p, const Kernels<T>& k) {
     // are packed where they are used.
     T* packed = nullptr;
     if (!p.packed) {
-        p.group = group_of<T>(way, shares, p.rows);
+        p.group = group_of(k, way, shares, p.rows);
         if (p.steps > 1) p.packed = packed = must(scratch.take<T>(3 * units * k.width * p.size));
     }
     const Stages stages(way, shares, p.steps * p.rounds_of_step(), p.rows, p.size);
@@ -56,7 +56,7 @@ void backward(Backward<T> p, const T* weight_hh) {
     Scratch scratch;
     Team team(way.shares);
     const int shares = team.size();
-    p.group = group_of<T>(way, shares, p.rows);
+    p.group = group_of(k, way, shares, p.rows);
     // Weights that are used once are not worth packing.
     const bool once = p.steps == 1 && p.rows == 1;
     T* packed = once ? nullptr : must(scratch.take<T>(3 * vectors * k.width * p.size));

@@ -74,6 +74,14 @@ constexpr index kept_sums(index rows) {
     return rows * 12 * width<T>;
 }
 
+// f(i, v, sum) for the sums of a tile's rows i and vectors v, as `sweep` hands them out.
+template <class T, class F>
+GRU_XP_ALWAYS void each_sum(index rows, int vectors, const T* sums, F f) {
+    for (int v = 0; v < vectors; ++v)
+#pragma GCC unroll 4
+        for (index i = 0; i < rows; ++i) f(i, v, load(sums + (i * vectors + v) * width<T>));
+}
+
 // For each tile of rows and group of vectors of columns, the sums of all terms, handed to
 //
 //     step.finish(row, rows, vector, vectors, sums)
