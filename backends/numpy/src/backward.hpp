@@ -43,21 +43,21 @@ struct BackwardStep {
     T* carried(index row, index unit) const { return p.carried + row * p.size + unit; }
     bool is_padding(index time, index row) const { return p.lengths && time >= p.lengths[row]; }
 
-    // What `through_gates` of the next step will read and write; see GatesAfter::fetch.
+    // What `through_gates` of the next step will read and write.
     GRU_XP_ALWAYS void fetch(index row, index rows, index vector, int vectors) const {
-        if (next < 0) return;
-        for (index i = row; i < row + rows; ++i)
-            for (int v = 0; v < vectors; ++v) {
-                const index unit = (vector + v) * width<T>, of_step = at(next, i, unit);
-                for (const T* read : {p.dh, p.h_prev, p.r, p.z, p.n})
-                    __builtin_prefetch(read + of_step, 0, 2);
-                if (p.reset_after) {
-                    __builtin_prefetch(p.gh_n + of_step, 0, 2);
-                    __builtin_prefetch(p.dgh_n + of_step, 0, 2);
-                }
-                for (int gate = 0; gate < 3; ++gate)
-                    __builtin_prefetch(dgx(next, i, unit) + gate * p.size, 0, 2);
+        if (next < 0 || p.rows * p.size * 10 * index(sizeof(T)) <= first_cache) return;
+        const index unit = vector * width<T>, units = vectors * width<T>;
+        for (index i = row; i < row + rows; ++i) {
+            const index of_step = at(next, i, unit);
+            for (const T* read : {p.dh, p.h_prev, p.r, p.z, p.n})
+                fetch_numbers(read + of_step, units);
+            if (p.reset_after) {
+                fetch_numbers(p.gh_n + of_step, units);
+                fetch_numbers<T>(p.dgh_n + of_step, units);
             }
+            for (int gate = 0; gate < 3; ++gate)
+                fetch_numbers<T>(dgx(next, i, unit) + gate * p.size, units);
+        }
     }
 
     // Of the sums that take the gradients of step t to the state that it started from.

@@ -58,22 +58,19 @@ template <class T>
 struct GatesAfter : ForwardStep<T> {
     using ForwardStep<T>::ForwardStep;
 
-    // What the gates will read and write, while their product is made. Into the second cache: with
-    // sizes that are powers of two all of it would fall onto few lines of the first. Inlined, as GCC
-    // drops the call of a function that does nothing else.
+    // What the gates will read and write, while their product is made.
     GRU_XP_ALWAYS void fetch(index row, index rows, index vector, int vectors) const {
         const auto& p = this->p;
-        for (index i = row; i < row + rows; ++i)
-            for (int v = 0; v < vectors; v += 3) {
-                const index unit = (vector + v) / 3 * width<T>, at = i * p.size + unit;
-                const T* gx = this->gx(i, unit);
-                for (int gate = 0; gate < 3; ++gate)
-                    __builtin_prefetch(gx + gate * p.size, 0, 2);
-                __builtin_prefetch(this->h_next + at, 0, 2);
-                if (!p.r) continue;
-                for (T* kept : {p.r, p.z, p.n, p.gh_n})
-                    __builtin_prefetch(kept + this->of_tape(i, unit), 0, 2);
-            }
+        if (p.rows * p.size * (p.r ? 8 : 4) * index(sizeof(T)) <= first_cache) return;
+        const index unit = vector / 3 * width<T>, units = vectors / 3 * width<T>;
+        for (index i = row; i < row + rows; ++i) {
+            for (int gate = 0; gate < 3; ++gate)
+                fetch_numbers<T>(this->gx(i, unit) + gate * p.size, units);
+            fetch_numbers<T>(this->h_next + i * p.size + unit, units);
+            if (!p.r) continue;
+            for (const T* kept : {p.r, p.z, p.n, p.gh_n})
+                fetch_numbers(kept + this->of_tape(i, unit), units);
+        }
     }
 
     // Two at a time where that can be, of whole vectors that are no padding.

@@ -82,6 +82,19 @@ GRU_XP_ALWAYS void store(T* p, Vec<T> v) {
     memcpy(p, &v, sizeof v);
 }
 
+constexpr index first_cache = 1 << 15;  // bytes
+
+// Has `count` numbers fetched into the second cache: with sizes that are powers of two, all that a step
+// reads would fall onto few lines of the first. Inlined, as GCC drops the call of a function that does
+// nothing else.
+template <class T>
+GRU_XP_ALWAYS void fetch_numbers(const T* p, index count) {
+    constexpr index line = 64 / index(sizeof(T));
+    for (index i = 0; i < count; i += line) __builtin_prefetch(p + i, 0, 2);
+    // Numbers need not begin where a line does.
+    __builtin_prefetch(p + count - 1, 0, 2);
+}
+
 // The first `count` < width elements; the others are zero.
 GRU_XP_ALWAYS Vec<float> load_first(const float* p, int count) {
 #if defined(__AVX512F__)
