@@ -95,40 +95,53 @@ GRU_XP_ALWAYS void fetch_numbers(const T* p, index count) {
     __builtin_prefetch(p + count - 1, 0, 2);
 }
 
+// The first `count` < 2 Piece numbers, in pieces whose sizes the compiler knows.
+template <int Piece, class T>
+GRU_XP_ALWAYS void copy_first(T* to, const T* from, int count) {
+    if constexpr (Piece > 0) {
+        if (count & Piece) {
+            memcpy(to, from, Piece * sizeof(T));
+            to += Piece;
+            from += Piece;
+        }
+        copy_first<Piece / 2>(to, from, count);
+    }
+}
+
 // The first `count` < width elements; the others are zero.
-GRU_XP_ALWAYS Vec<float> load_first(const float* p, int count) {
+template <class T>
+GRU_XP_ALWAYS Vec<T> load_first(const T* p, int count) {
 #if defined(__AVX512F__)
-    return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+    if constexpr (sizeof(T) == 4)
+        return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+    else
+        return _mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+#elif defined(__AVX2__)
+    alignas(64) static constexpr int32_t ones[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    const auto* from = ones + (width<T> - count) * int(sizeof(T) / sizeof *ones);
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    if constexpr (sizeof(T) == 4)
+        return _mm256_maskload_ps(p, mask);
+    else
+        return _mm256_maskload_pd(p, mask);
 #else
-    Vec<float> v{};
-    memcpy(&v, p, size_t(count) * sizeof *p);
-    return v;
+    T kept[width<T>] = {};
+    copy_first<width<T> / 2>(kept, p, count);
+    return load(kept);
 #endif
 }
 
-GRU_XP_ALWAYS Vec<double> load_first(const double* p, int count) {
+template <class T>
+GRU_XP_ALWAYS void store_first(T* p, Vec<T> v, int count) {
 #if defined(__AVX512F__)
-    return _mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+    if constexpr (sizeof(T) == 4)
+        _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), v);
+    else
+        _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), v);
 #else
-    Vec<double> v{};
-    memcpy(&v, p, size_t(count) * sizeof *p);
-    return v;
-#endif
-}
-
-GRU_XP_ALWAYS void store_first(float* p, Vec<float> v, int count) {
-#if defined(__AVX512F__)
-    _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), v);
-#else
-    memcpy(p, &v, size_t(count) * sizeof *p);
-#endif
-}
-
-GRU_XP_ALWAYS void store_first(double* p, Vec<double> v, int count) {
-#if defined(__AVX512F__)
-    _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), v);
-#else
-    memcpy(p, &v, size_t(count) * sizeof *p);
+    T kept[width<T>];
+    store(kept, v);
+    copy_first<width<T> / 2>(p, kept, count);
 #endif
 }
 
