@@ -282,28 +282,39 @@ inline void go_forward(const Forward<T>& p, const Step& step, const T* operand, 
               back, sums, step);
 }
 
-// The same of one row's only step, whose weights are multiplied where they are.
-template <class T>
-inline void forward_of_row(const Forward<T>& p, Share own, index round) {
+// The same of R rows from `row` on, whose weights are multiplied where they lie.
+template <int R, class T>
+inline void forward_of_rows(const Forward<T>& p, index row, Share own, index round) {
     constexpr int w = width<T>;
-    const Range units = own.part(unit_vectors<T>(p.size));
-    const ForwardStep<T> step(p, 0);
-    const auto sum = [&](const T* x, index gate, index unit) __attribute__((always_inline)) {
-        return multiply_transposed(x, p.weight_hh + (gate * p.size + unit) * p.size, p.size,
-                                   p.size - unit, p.size);
-    };
+    const index size = p.size, number = round / p.rounds_of_step();
+    const bool second = round % p.rounds_of_step();
+    const Range units = own.part(unit_vectors<T>(size));
+    const ForwardStep<T> step(p, number);
+    const T* operand = (second ? p.reset_h : step.h) + row * size;
+    Vec<T> sums[R];
     for (index v = units.begin; v < units.end; ++v) {
         const index unit = v * w;
+        const auto multiply = [&](index gate) __attribute__((always_inline)) {
+            multiply_transposed<R>(operand, size, p.weight_hh + (gate * size + unit) * size, size,
+                                   size - unit, size, sums);
+        };
         if (p.reset_after) {
-            T sums[3 * w];
-            for (int gate = 0; gate < 3; ++gate) store(sums + gate * w, sum(step.h, gate, unit));
-            GatesAfter<T>(p, 0).finish(0, 1, 3 * v, 3, sums);
-        } else if (round == 0) {
-            const ResetAndUpdate<T> gates(p, 0);
-            gates.of_row(0, unit, true, sum(step.h, 0, unit));
-            gates.of_row(0, unit, false, sum(step.h, 1, unit));
+            T kept[R * 3 * w];
+            for (int gate = 0; gate < 3; ++gate) {
+                multiply(gate);
+                for (int i = 0; i < R; ++i) store(kept + (i * 3 + gate) * w, sums[i]);
+            }
+            GatesAfter<T>(p, number).finish(row, R, 3 * v, 3, kept);
+        } else if (!second) {
+            const ResetAndUpdate<T> gates(p, number);
+            for (int gate = 0; gate < 2; ++gate) {
+                multiply(gate);
+                for (int i = 0; i < R; ++i) gates.of_row(row + i, unit, gate == 0, sums[i]);
+            }
         } else {
-            Candidate<T>(p, 0).of_row(0, unit, sum(p.reset_h, 2, unit));
+            multiply(2);
+            for (int i = 0; i < R; ++i)
+                Candidate<T>(p, number).of_row(row + i, unit, sums[i]);
         }
     }
 }
@@ -311,9 +322,11 @@ inline void forward_of_row(const Forward<T>& p, Share own, index round) {
 template <class T>
 inline bool forward(const Forward<T>& p, Range rows, Share own, Range rounds) {
     constexpr int w = width<T>;
-    if (!p.packed && p.rows == 1) {
+    if (!p.packed && rows.end - rows.begin <= few_rows) {
         for (index round = rounds.begin; round < rounds.end; ++round)
-            forward_of_row(p, own, round);
+            with_rows<few_rows>(rows.end - rows.begin, [&](auto r) __attribute__((always_inline)) {
+                forward_of_rows<decltype(r)::value>(p, rows.begin, own, round);
+            });
         return true;
     }
     const index units = unit_vectors<T>(p.size);

@@ -41,28 +41,69 @@ inline void pack_transposed(T* target, index step, const T* source, index column
     }
 }
 
-// x (count) times one vector of columns, as above, that is used once and so not worth packing.
-template <class T>
-inline Vec<T> multiply_transposed(const T* x, const T* source, index column_stride, index columns,
-                                  index count) {
+// Rows that are multiplied by weights where they lie, where packing these would take longer.
+constexpr int few_rows = 4;
+
+// sum[i] (of the terms before `from`) += those of C chains of `terms` <= chain terms each; with Whole
+// there are as many columns as a vector has, and no fewer terms than a chain has.
+template <int R, int C, bool Whole, class T>
+GRU_XP_ALWAYS void add_transposed(const T* x, index x_row, const T* source, index column_stride,
+                                  index columns, index from, index terms, Vec<T> (&sum)[R]) {
     constexpr int w = width<T>;
-    Vec<T> sum{};
-    for (index from = 0; from < count; from += chain) {
-        const index to = count - from < chain ? count : from + chain;
-        Vec<T> acc{};
-        for (index k = from; k < to; k += w) {
+    Vec<T> acc[C][R] = {};
+    const index end = Whole ? chain : terms;
+    for (index k = 0; k < end; k += w)
+#pragma GCC unroll 2
+        for (int c = 0; c < C; ++c) {
+            const index at = from + c * chain + k;
             Vec<T> row[w];
-            transposed_rows(source + k, column_stride, columns, to - k, row);
-            if (to - k >= w) {
+            if constexpr (Whole)
+                load_transposed(source + at, column_stride, row);
+            else
+                transposed_rows(source + at, column_stride, columns, terms - k, row);
+            const auto add = [&](int j) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+                for (int i = 0; i < R; ++i)
+                    acc[c][i] = fma(splat(x[i * x_row + at + j]), row[j], acc[c][i]);
+            };
+            if (Whole || terms - k >= w) {
 #pragma GCC unroll 16
-                for (int i = 0; i < w; ++i) acc = fma(splat(x[k + i]), row[i], acc);
+                for (int j = 0; j < w; ++j) add(j);
             } else {
-                for (int i = 0; i < to - k; ++i) acc = fma(splat(x[k + i]), row[i], acc);
+                for (int j = 0; j < terms - k; ++j) add(j);
             }
         }
-        sum = from == 0 ? acc : sum + acc;
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c)
+#pragma GCC unroll 4
+        for (int i = 0; i < R; ++i)
+            sum[i] = from + c == 0 ? acc[c][i] : sum[i] + acc[c][i];
+}
+
+// sum[i] = row i of x (R, count) times one vector of columns, as above.
+template <int R, class T>
+inline void multiply_transposed(const T* x, index x_row, const T* source, index column_stride,
+                                index columns, index count, Vec<T> (&sum)[R]) {
+    // A term of a chain waits for the one before: on vectors that are short, a second chain fills the
+    // time.
+    constexpr int C = R <= 2 && vector_bytes <= 32 ? 2 : 1;
+    if (count == 0)
+        for (int i = 0; i < R; ++i) sum[i] = Vec<T>{};
+    for (index from = 0, left; (left = count - from) > 0; from += left) {
+        const auto add = [&](auto chains, auto whole, index terms) __attribute__((always_inline)) {
+            constexpr int n = decltype(chains)::value;
+            add_transposed<R, n, decltype(whole)::value>(x, x_row, source, column_stride, columns,
+                                                         from, terms, sum);
+            left = n * terms;
+        };
+        const bool whole = columns >= width<T>;
+        if (whole && left >= C * chain)
+            add(Constant<C>{}, std::true_type{}, chain);
+        else if (whole && left >= chain)
+            add(Constant<1>{}, std::true_type{}, chain);
+        else
+            add(Constant<1>{}, std::false_type{}, left < chain ? left : chain);
     }
-    return sum;
 }
 
 // One chain: sum[j] = the terms x[k] times number (k, j) of a matrix, which is at

@@ -110,23 +110,28 @@ inline bool product_of_row_straight(const Product<T>& p, Range vectors) {
     return true;
 }
 
-// One row times a transposed matrix.
-template <class T>
-inline void product_of_row(const Product<T>& p, Range vectors) {
+// R rows times a transposed matrix, where it lies.
+template <int R, class T>
+inline void product_of_rows(const Product<T>& p, index row, Range vectors) {
+    Vec<T> sums[R];
     for (index v = vectors.begin; v < vectors.end; ++v) {
         const index column = v * width<T>, left = p.columns - column;
-        Vec<T> value = multiply_transposed(p.a, p.b + column * p.b_column, p.b_column, left,
-                                           p.depth);
-        if (p.bias) value = value + load_upto(p.bias + column, left);
-        store_upto(p.out + column, value, left);
+        multiply_transposed<R>(p.a + row * p.a_row, p.a_row, p.b + column * p.b_column, p.b_column,
+                               left, p.depth, sums);
+        for (int i = 0; i < R; ++i) {
+            if (p.bias) sums[i] = sums[i] + load_upto(p.bias + column, left);
+            store_upto(p.out + (row + i) * p.columns + column, sums[i], left);
+        }
     }
 }
 
 template <class T>
 inline bool product(const Product<T>& p, Range rows, Range vectors) {
     if (rows.begin == rows.end || vectors.begin == vectors.end) return true;
-    if (p.rows == 1 && p.a_step == 1 && p.b_step == 1) {
-        product_of_row(p, vectors);
+    if (rows.end - rows.begin <= few_rows && p.a_step == 1 && p.b_step == 1) {
+        with_rows<few_rows>(rows.end - rows.begin, [&](auto r) __attribute__((always_inline)) {
+            product_of_rows<decltype(r)::value>(p, rows.begin, vectors);
+        });
         return true;
     }
     if (p.depth == 1 && p.b_column == 1) {

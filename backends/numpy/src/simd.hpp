@@ -337,29 +337,33 @@ GRU_XP_ALWAYS Vec<T> shuffled(Vec<T> a, Vec<T> b) {
 #endif
 }
 
-// From each of two vectors the numbers whose place lacks `bit` (or with `high`, has it), one after
-// another by turns: a square of 2 x 2 transposed.
-template <class T, int bit, bool high, int... i>
-GRU_XP_ALWAYS Vec<T> halves(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
-    constexpr int w = width<T>;
-    return shuffled<T, ((i & bit) ? w + i - (high ? 0 : bit) : i + (high ? bit : 0))...>(a, b);
+// Of each 16-byte lane of two vectors the first half, or with `high` the second one: by turns a number of
+// a and of b, or with `whole` all of a's and then all of b's.
+template <class T, bool whole, bool high, int... i>
+GRU_XP_ALWAYS Vec<T> half_lanes(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
+    constexpr int lane = 16 / int(sizeof(T)), half = lane / 2, w = width<T>;
+    return shuffled<T, (i / lane * lane + (high ? half : 0) +
+                        (whole ? i % half + (i % lane < half ? 0 : w)
+                               : i % lane / 2 + (i % 2 ? w : 0)))...>(a, b);
 }
 
-// Swaps the place within a lane with the number of the vector, bit by bit from `bit` on.
-template <class T, int bit, int lane>
-GRU_XP_ALWAYS void swap_bits(Vec<T>* column) {
-    if constexpr (bit > 0) {
-        using Places = std::make_integer_sequence<int, width<T>>;
-        Vec<T> old[lane];
-#pragma GCC unroll 4
-        for (int m = 0; m < lane; ++m) old[m] = column[m];
-#pragma GCC unroll 4
-        for (int m = 0; m < lane; ++m) {
-            if (m & bit) continue;
-            column[m] = halves<T, bit, false>(old[m], old[m + bit], Places());
-            column[m + bit] = halves<T, bit, true>(old[m], old[m + bit], Places());
-        }
-        swap_bits<T, bit / 2, lane>(column);
+// Swaps the place within a lane with the number of the vector, of as many vectors as a lane has numbers.
+template <class T>
+GRU_XP_ALWAYS void transpose_lanes(Vec<T>* column) {
+    constexpr int lane = 16 / int(sizeof(T));
+    const std::make_integer_sequence<int, width<T>> places;
+    const Vec<T> low = half_lanes<T, false, false>(column[0], column[1], places);
+    const Vec<T> high = half_lanes<T, false, true>(column[0], column[1], places);
+    if constexpr (lane == 2) {
+        column[0] = low;
+        column[1] = high;
+    } else {
+        const Vec<T> other_low = half_lanes<T, false, false>(column[2], column[3], places);
+        const Vec<T> other_high = half_lanes<T, false, true>(column[2], column[3], places);
+        column[0] = half_lanes<T, true, false>(low, other_low, places);
+        column[1] = half_lanes<T, true, true>(low, other_low, places);
+        column[2] = half_lanes<T, true, false>(high, other_high, places);
+        column[3] = half_lanes<T, true, true>(high, other_high, places);
     }
 }
 
@@ -376,7 +380,7 @@ GRU_XP_ALWAYS void load_transposed(const T* source, index stride, Vec<T> (&colum
 #pragma GCC unroll 4
         for (int m = 0; m < lane; ++m)
             column[q + m] = load_lanes(source + m * stride + q, lane * stride);
-        swap_bits<T, lane / 2, lane>(column + q);
+        transpose_lanes<T>(column + q);
     }
 }
 
