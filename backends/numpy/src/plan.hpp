@@ -28,7 +28,8 @@ inline Range part(ptrdiff_t count, int share, int shares, ptrdiff_t unit = 1) {
 
 // Floating operations below which a second thread costs more than it saves.
 constexpr double worth_sharing = 5e6;
-// Of one round, below which waiting for one another at its end does.
+// Of one round, below which waiting for one another at its end does; of few rows those of ten, as
+// reading the weights takes so long.
 constexpr double worth_meeting = 1e6;
 // Weights read once a call are bound by memory: numbers below which one thread reads them.
 constexpr double worth_reading = 2.5e5;
@@ -92,7 +93,8 @@ inline double work_of_step(ptrdiff_t rows, ptrdiff_t size) {
 // How so many threads share a recurrence whose weights have 3 size^2 numbers of `bytes` bytes.
 inline Plan plan(int threads, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, size_t bytes,
                  int rounds_of_step) {
-    const double of_round = work_of_step(rows, size) / rounds_of_step;
+    // Two operations a number that is read.
+    const double of_round = 2 * reading(3.0 * double(size) * double(size), rows) / rounds_of_step;
     if (threads == 1) return {1, true};
     const bool in_cache = 3.0 * double(size) * double(size) * double(bytes) <= core_cache;
     if (rows >= 4 * threads && in_cache) return {threads, true};
