@@ -192,6 +192,43 @@ MUTATIONS = [
         "    else\n        store_first(p, v, int(count));\n",
         "",
     ),
+    # A few rows where the weights lie
+    Mutation(
+        "the first of two chains lost",
+        PACK,
+        "sum[i] = from + c == 0 ? acc[c][i] : sum[i] + acc[c][i];",
+        "sum[i] = from == 0 ? acc[c][i] : sum[i] + acc[c][i];",
+    ),
+    Mutation(
+        "both chains of the same terms",
+        PACK,
+        "const index at = from + c * chain + k;",
+        "const index at = from + k;",
+    ),
+    Mutation(
+        "few rows that are all the first",
+        PACK,
+        "fma(splat(x[i * x_row + at + j]), row[j], acc[c][i]);",
+        "fma(splat(x[0 * i * x_row + at + j]), row[j], acc[c][i]);",
+    ),
+    Mutation(
+        "a share of few rows from the first row on",
+        "numpy/src/forward.hpp",
+        "(second ? p.reset_h : step.h) + row * size;",
+        "(second ? p.reset_h : step.h) + 0 * row * size;",
+    ),
+    Mutation(
+        "few rows' products all in one row",
+        PRODUCT,
+        "store_upto(p.out + (row + i) * p.columns + column, sums[i], left);",
+        "store_upto(p.out + row * p.columns + column, sums[i], left);",
+    ),
+    Mutation(
+        "pieces of a vector all in one place",
+        SIMD,
+        "            to += Piece;\n",
+        "",
+    ),
     # Sequences and streams
     Mutation(
         "the reverse direction's last state is the first",

@@ -43,7 +43,8 @@ struct Forward {
     ptrdiff_t steps, rows, size;
     const T* gx;             // (steps, rows, 3 size)
     const T* weight_hh;      // (3 size, size)
-    const T* packed;         // weight_hh by pack_forward, or null: packed where it is used
+    const T* packed;         // weight_hh by pack_forward, or null: packed where it is used, or
+                             // for a few rows multiplied where it lies
     int group;               // of the packed columns
     const T* b_hn;           // (size), or null
     const int64_t* lengths;  // (rows), or null

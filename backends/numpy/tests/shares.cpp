@@ -79,9 +79,10 @@ void check_recurrence(const char* set, const Case& c, bool few) {
     const index rounds = c.T * (c.reset_before ? 2 : 1);
     const Range all{0, rounds};
     const Share alone{0, 1};
-    const auto forward = [&](ForwardRun<T>& run, Range rows, Share columns, Range of) {
+    const auto forward = [&](ForwardRun<T>& run, Range rows, Share columns, Range of,
+                             bool is_packed = true) {
         auto p = run.arguments();
-        p.packed = of_forward.data();
+        p.packed = is_packed ? of_forward.data() : nullptr;
         p.group = group;
         k.forward(p, rows, columns, of);
     };
@@ -104,28 +105,32 @@ void check_recurrence(const char* set, const Case& c, bool few) {
 
     for (const auto& edges : cuts(c.N, few)) {
         begin_case("shares of rows%s %s", edges_of(edges).c_str(), title.c_str());
-        ForwardRun<T> run(recurrence);
+        ForwardRun<T> run(recurrence), unpacked(recurrence);
         BackwardRun<T> back(recurrence, expected);
         at_once(edges, [&](Range rows) {
             backward(back, rows, alone, start);
             for (index t = 0; t < rounds; ++t) forward(run, rows, alone, {t, t + 1});
+            forward(unpacked, rows, alone, all, false);
             backward(back, rows, alone, {0, 1});  // in stages of one round, and of the rest
             backward(back, rows, alone, {1, rounds});
         });
         run.expect_same_bits_as(whole);
+        unpacked.expect_same_bits_as(whole);
         back.expect_same_bits_as(whole_back);
     }
     for (int shares = 2; shares <= 4; ++shares) {
         begin_case("%d shares of columns %s", shares, title.c_str());
-        ForwardRun<T> run(recurrence);
+        ForwardRun<T> run(recurrence), unpacked(recurrence);
         BackwardRun<T> back(recurrence, expected);
         shared(shares, [&](Share own) { backward(back, {0, c.N}, own, start); });
         for (index t = 0; t < rounds; ++t)
             shared(shares, [&](Share own) {
                 forward(run, {0, c.N}, own, {t, t + 1});
+                forward(unpacked, {0, c.N}, own, {t, t + 1}, false);
                 backward(back, {0, c.N}, own, {t, t + 1});
             });
         run.expect_same_bits_as(whole);
+        unpacked.expect_same_bits_as(whole);
         back.expect_same_bits_as(whole_back);
     }
 }
