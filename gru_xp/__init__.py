@@ -2,7 +2,8 @@
 
 `GRUCell` is one step of a gated recurrent unit, `GRU` whole sequences through layers and
 directions, forward and backward, written once against the Array API; `functional` has the same as
-pure functions. `backends` lists the array libraries of this machine.
+pure functions. `save` and `load` keep models in files; `backends` lists the array libraries of
+this machine.
 """
 
 from gru_xp import functional
@@ -15,6 +16,7 @@ from gru_xp.core.parameters import GRUParams
 from gru_xp.core.stack import GateValues
 from gru_xp.core.threads import get_num_threads, set_num_threads
 from gru_xp.layer import GRU
+from gru_xp.persistence import load, save
 from gru_xp.stream import Stream
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "backends",
     "functional",
     "get_num_threads",
+    "load",
+    "save",
     "set_num_threads",
     "to_numpy",
     "use_accelerators",

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+LARGEST_HEADER = 16 << 20
+"""Bytes of a safetensors file's header that are still read."""
 _LOCK = ".lock"
 
 
@@ -59,6 +61,20 @@ def check_regular(path: Path, /) -> None:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(f"{path} is no regular file")
+
+
+def check_safetensors_header(path: Path, /) -> None:
+    """Look at the header's length before a library makes something of the header.
+
+    Raises
+    ------
+    ValueError
+        If it is longer than `LARGEST_HEADER`, or than the file.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(LARGEST_HEADER, path.stat().st_size):
+        raise ValueError("its header is longer than one can be")
 
 
 def make_writable_folder(folder: Path, /) -> None:

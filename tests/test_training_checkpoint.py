@@ -408,7 +408,7 @@ def test_a_header_that_could_not_be_read_again_is_not_written(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = saved.read_bytes()
-    monkeypatch.setattr(checkpoint, "_LARGEST_HEADER", 1000)
+    monkeypatch.setattr(checkpoint, "LARGEST_HEADER", 1000)
     with pytest.raises(CheckpointError, match=r"could not be read again: .* 2 texts and 2 l"):
         checkpoint.save(saved.parent, KEPT)
     assert saved.read_bytes() == before

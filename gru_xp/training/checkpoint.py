@@ -13,7 +13,12 @@ from gru_xp.arrays import transfer
 from gru_xp.arrays.libraries import BackendError
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
-from gru_xp.files import check_regular, write_whole
+from gru_xp.files import (
+    LARGEST_HEADER,
+    check_regular,
+    check_safetensors_header,
+    write_whole,
+)
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import CheckpointError, DivergenceError
 from gru_xp.training.model import CharModel, weight_shapes
@@ -22,7 +27,6 @@ FILE = "checkpoint.safetensors"
 CONFIG_FILE = "config.json"
 _FORMAT = "gru_xp character model 3"
 _OF_WEIGHTS = ("model.", "adam.mean.", "adam.square.")
-_LARGEST_HEADER = 16 << 20
 _LONGEST_REASON = 200
 
 
@@ -140,11 +144,11 @@ def save(folder: Path, checkpoint: Checkpoint, /) -> None:
     metadata = {_FORMAT: json.dumps({"config": config, "characters": checkpoint.characters})}
     arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
     data = serialise(arrays, metadata)
-    if int.from_bytes(data[:8], "little") > _LARGEST_HEADER:
+    if int.from_bytes(data[:8], "little") > LARGEST_HEADER:
         raise CheckpointError(
             f"{folder / FILE} could not be read again: its header, with the names of "
             f"{len(config['texts'])} texts and {config['layers']} layers, would be longer than "
-            f"{_LARGEST_HEADER >> 20} MiB: fewer of either, or texts joined to one, will do"
+            f"{LARGEST_HEADER >> 20} MiB: fewer of either, or texts joined to one, will do"
         )
     write_whole(folder / FILE, data)
     write_whole(folder / CONFIG_FILE, json.dumps(config, indent=2).encode() + b"\n")
@@ -170,7 +174,7 @@ def load(folder: Path, /) -> Checkpoint:
         raise CheckpointError(f"{folder} holds no model: there is no {FILE}")
     check_regular(path)
     try:
-        _check_header(path)
+        check_safetensors_header(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if _FORMAT not in metadata:
@@ -183,14 +187,6 @@ def load(folder: Path, /) -> Checkpoint:
         why = str(error) if len(str(error)) <= _LONGEST_REASON else type(error).__name__
         raise CheckpointError(f"{path} is no readable checkpoint: {why}") from error
     return Checkpoint(config, characters, arrays)
-
-
-def _check_header(path: Path) -> None:
-    """Look at the header's length before a library makes something of the header."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > min(_LARGEST_HEADER, path.stat().st_size):
-        raise ValueError("its header is longer than one can be")
 
 
 def _described(text: str) -> tuple[TrainingConfig, str]:
