@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 CELL = ("tests/test_cell_values.py",)
 INTERFACE = ("tests/test_cell_interface.py",)
 STREAM = ("tests/test_stream.py",)
+FILES = ("tests/test_persistence.py",)
 LOOP = ("tests/test_recurrence.py",)
 LAYER = tuple(
     f"tests/test_layer_values.py::test_{name}"
@@ -71,6 +72,7 @@ ACCELERATORS = "gru_xp.core.accelerators"
 DOOR = "gru_xp.arrays.door"
 SCAN = "gru_xp_jax.scan"
 NATIVE = "gru_xp_numpy.functions"
+PERSISTENCE = "gru_xp.persistence"
 
 MUTATIONS = [
     # The equations, their derivatives and the products are under the accelerators as well, or what
@@ -774,6 +776,70 @@ MUTATIONS = [
         "        lock.release()\n",
         "",
         ("tests/test_training_checkpoint.py::test_a_lock_is_released_at_the_end_of_the_block",),
+    ),
+    # Models in files
+    Mutation(
+        "a description not held against the weights",
+        PERSISTENCE,
+        "    if fields != {",
+        "    if False and fields != {",
+        FILES,
+    ),
+    Mutation(
+        "an option of any type taken",
+        PERSISTENCE,
+        "        if type(value) is not wanted[name]:\n",
+        "        if False:\n",
+        FILES,
+    ),
+    Mutation(
+        "shapes not held against one another",
+        "gru_xp.core.described",
+        "        if shapes.get(name) != expected.get(name):\n",
+        "        if shapes.get(name) is None:\n",
+        FILES,
+    ),
+    Mutation(
+        "later layers of the input's width",
+        "gru_xp.core.described",
+        "        is_first = number < len(directions)\n",
+        "        is_first = number <= len(directions)\n",
+        FILES,
+    ),
+    Mutation(
+        "a header believed",
+        "gru_xp.formats",
+        "if dtype.hasobject or file.tell() + count * dtype.itemsize != entry.file_size:",
+        "if False:",
+        FILES,
+    ),
+    Mutation(
+        "a compressed archive unpacked",
+        "gru_xp.formats",
+        "each.compress_type != zipfile.ZIP_STORED",
+        "each.compress_type < 0",
+        FILES,
+    ),
+    Mutation(
+        "the saved dtype forgotten",
+        PERSISTENCE,
+        "        dtype = _usable(saved, backend, device)\n",
+        "        dtype = _usable('float32', backend, device)\n",
+        FILES,
+    ),
+    Mutation(
+        "a prefix passed over",
+        PERSISTENCE,
+        'file.read((prefix or "") + name)',
+        "file.read(name)",
+        FILES,
+    ),
+    Mutation(
+        "a model written in place",
+        PERSISTENCE,
+        "    write_whole(path, to_bytes(",
+        "    path.write_bytes(to_bytes(",
+        FILES,
     ),
     # One-hot input, and large vocabularies
     Mutation(

@@ -17,7 +17,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[-1][:30] for block in BLOCKS])
-def test_a_block_of_code_runs(block: str) -> None:
+def test_a_block_of_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in libraries.NAMESPACES:
         if re.search(rf"^import {name}\b", block, re.MULTILINE) and libraries.unusable(name):
             pytest.skip(libraries.unusable(name))
