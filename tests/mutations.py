@@ -841,6 +841,20 @@ MUTATIONS = [
         "    path.write_bytes(to_bytes(",
         FILES,
     ),
+    Mutation(
+        "a torch module's options passed over",
+        "gru_xp.interop.torch",
+        '            options = {"batch_first": module.batch_first, ',
+        '            options = {"batch_first": False, ',
+        ("tests/test_interop_torch.py",),
+    ),
+    Mutation(
+        "the other form given to torch",
+        "gru_xp.interop.torch",
+        "    if not model.reset_after:\n",
+        "    if False:\n",
+        ("tests/test_interop_torch.py",),
+    ),
     # One-hot input, and large vocabularies
     Mutation(
         "a class's sum not handed over to the next block",
