@@ -32,6 +32,7 @@ INTERFACE = ("tests/test_cell_interface.py",)
 STREAM = ("tests/test_stream.py",)
 FILES = ("tests/test_persistence.py",)
 LOOP = ("tests/test_recurrence.py",)
+LAYOUTS = ("tests/test_layouts.py",)
 LAYER = tuple(
     f"tests/test_layer_values.py::test_{name}"
     for name in (
@@ -73,6 +74,7 @@ DOOR = "gru_xp.arrays.door"
 SCAN = "gru_xp_jax.scan"
 NATIVE = "gru_xp_numpy.functions"
 PERSISTENCE = "gru_xp.persistence"
+CONVERSION = "gru_xp.interop.conversion"
 
 MUTATIONS = [
     # The equations, their derivatives and the products are under the accelerators as well, or what
@@ -962,6 +964,47 @@ MUTATIONS = [
         "if False:",
         ("tests/test_training_16_bits.py",),
         unseen_on=frozenset({"array_api_strict"}),
+    ),
+    # Conventions of frameworks: NumPy arrays on every backend, of accelerators nothing.
+    Mutation(
+        "gates of a convention in torch's order",
+        "gru_xp.interop.layouts",
+        'Stored("UVals", "(H, 3H)", (Block("weight_hh", "zrn"),))',
+        'Stored("UVals", "(H, 3H)", (Block("weight_hh", "rzn"),))',
+        LAYOUTS,
+        paths=PORTABLE,
+    ),
+    Mutation(
+        "update gate of another sense not negated",
+        CONVERSION,
+        'return -rows if gate == "z" and layout.z_weighs_candidate else rows',
+        "return rows",
+        LAYOUTS,
+        paths=PORTABLE,
+    ),
+    Mutation(
+        "weights of a convention not transposed",
+        CONVERSION,
+        "np.split(part.T if layout.transposed else part, len(block.gates))",
+        "np.split(part.reshape(part.T.shape) if layout.transposed else part, len(block.gates))",
+        LAYOUTS,
+        paths=PORTABLE,
+    ),
+    Mutation(
+        "second bias left out of the sum",
+        CONVERSION,
+        "return np.where(bias_hh == 0, bias_ih, bias_ih + bias_hh)",
+        "return bias_ih",
+        LAYOUTS,
+        paths=PORTABLE,
+    ),
+    Mutation(
+        "recurrent bias of n added to a sum that the reset gate does not scale",
+        CONVERSION,
+        'apart = reset_after and (source, gate) == ("bias_hh", "n")',
+        "apart = False",
+        LAYOUTS,
+        paths=PORTABLE,
     ),
 ]
 
