@@ -130,6 +130,11 @@ def _library_of_new_type(value: object) -> str | None:
     return name
 
 
+def is_untraced(name: str, /) -> bool:
+    """Whether no transformation follows the library's arrays, so that they can be written over."""
+    return name in ("numpy", "cupy")
+
+
 def is_writeable(array: Array, /) -> bool:
     """Whether assignment into the array is possible: False on JAX, whose arrays do not change."""
     import array_api_compat

@@ -7,6 +7,7 @@ all arrays share one namespace, dtype and device, and what x holds in padding is
 
 from __future__ import annotations
 
+from gru_xp.arrays.libraries import is_untraced
 from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array, Namespace
 from gru_xp.core import one_hot, recurrence
@@ -71,42 +72,54 @@ def backward(
     dgx, dgh_n, dh0 = recurrence.backward(dh, dh_last, tape, params.weight_hh, loop, place=place)
     rz = 2 * dgh_n.shape[-1]
     dgx_rows, dgh_n_rows = _rows(dgx, xp=xp), _rows(dgh_n, xp=xp)
-    h_prev = tape.h_prev
-    if loop.lengths is not None:  # in padding it may hold an initial state that is not finite
-        valid = valid_steps(loop.lengths, dh.shape[0], xp=xp, device=place.device)
-        h_prev = zero_in_padding(h_prev, valid, xp=xp)
-    h_rows = _rows(h_prev, xp=xp)
-    n_rows = h_rows if loop.reset_after else _rows(tape.r * h_prev, xp=xp)
-    # A gate's recurrent product and its input projection have the same gradient, but for n.
-    if loop.reset_after and h_rows.shape[0] < h_rows.shape[1]:  # joins what is smaller
-        dgh_rows = xp.concat([dgx_rows[:, :rz], dgh_n_rows], axis=1)
-        dweight_hh = matmul(dgh_rows.T, h_rows, place=place)
-    else:
-        dweight_hh = xp.concat(
-            [
-                matmul(dgx_rows[:, :rz].T, h_rows, place=place),
-                matmul(dgh_n_rows.T, n_rows, place=place),
-            ]
-        )
     dbias_ih = dbias_hh = None
     if params.bias_ih is not None:
         dbias_ih = sum_of_rows(dgx_rows, place=place)
         dbias_hh = xp.concat([dbias_ih[:rz], sum_of_rows(dgh_n_rows, place=place)])
+    dx = None
     if isinstance(x, OneHot):
         indices = _rows(x.indices, xp=xp)[:, 0]
         classes = params.weight_ih.shape[1]
         dweight_ih = one_hot.weight_gradient(indices, dgx_rows, classes, place=place)
     else:
         dweight_ih = matmul(dgx_rows.T, _rows(x, xp=xp), place=place)
+        if with_dx:
+            dx = _steps(matmul(dgx_rows, params.weight_ih, place=place), x, xp=xp)
+    h_prev = tape.h_prev
+    if loop.lengths is not None:  # in padding it may hold an initial state that is not finite
+        valid = valid_steps(loop.lengths, dh.shape[0], xp=xp, device=place.device)
+        h_prev = zero_in_padding(h_prev, valid, xp=xp)
+    h_rows = _rows(h_prev, xp=xp)
+    # A gate's recurrent product and its input projection have the same gradient, but for n. So one
+    # product does for all three where the rows can be joined: in the place of dgx, which nobody
+    # needs any more, or where that is smaller than joining the results.
+    if not loop.reset_after:
+        dweight_hh = xp.concat(
+            [
+                matmul(dgx_rows[:, :rz].T, h_rows, place=place),
+                matmul(dgh_n_rows.T, _rows(tape.r * h_prev, xp=xp), place=place),
+            ]
+        )
+    elif is_untraced(place.library) and dgx_rows.shape[0] > 1:  # of one row dbias_ih is a view
+        dgx_rows[:, rz:] = dgh_n_rows
+        del dgh_n, dgh_n_rows
+        dweight_hh = matmul(dgx_rows.T, h_rows, place=place)
+    elif h_rows.shape[0] < h_rows.shape[1]:
+        dgh_rows = xp.concat([dgx_rows[:, :rz], dgh_n_rows], axis=1)
+        dweight_hh = matmul(dgh_rows.T, h_rows, place=place)
+    else:
+        dweight_hh = xp.concat(
+            [
+                matmul(dgx_rows[:, :rz].T, h_rows, place=place),
+                matmul(dgh_n_rows.T, h_rows, place=place),
+            ]
+        )
     gradients = GRUParams(
         weight_ih=dweight_ih,
         weight_hh=dweight_hh,
         bias_ih=dbias_ih,
         bias_hh=dbias_hh,
     )
-    dx = None
-    if with_dx and not isinstance(x, OneHot):
-        dx = _steps(matmul(dgx_rows, params.weight_ih, place=place), x, xp=xp)
     return gradients, dx, dh0
 
 
