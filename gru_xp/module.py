@@ -142,7 +142,16 @@ class Module(Generic[A]):
         return self.train(False)
 
     def parameters(self) -> dict[str, A]:
-        """Return the packed weights themselves by torch's names, absent biases left out."""
+        """Return the packed weights themselves by torch's names, absent biases left out.
+
+        Notes
+        -----
+        Torch's tensors among them do not require gradients: the module's own `backward` fills
+        `gradients`, and autograd leaves ``grad`` at None. So an optimizer of torch that is given
+        them changes nothing, and says nothing. To train with one, copy `gradients` into ``grad``
+        before its step, or let autograd go through `gru_xp.functional.gru`, whose weights are
+        tensors of yours.
+        """
         return dict(self._weights)
 
     def gradients(self) -> dict[str, A]:

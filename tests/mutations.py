@@ -874,6 +874,27 @@ MUTATIONS = [
         "    if False:\n",
         ("tests/test_interop_torch.py",),
     ),
+    Mutation(
+        "ONNX's form always that of torch",
+        "gru_xp.interop.onnx",
+        'bool(attributes.get("linear_before_reset", 0))',
+        "True",
+        ("tests/test_interop_onnx.py",),
+    ),
+    Mutation(
+        "ONNX's directions from the first alone",
+        "gru_xp.interop.onnx",
+        "array[number : number + 1]",
+        "array[:1]",
+        ("tests/test_interop_onnx.py",),
+    ),
+    Mutation(
+        "directions that are not beside each other",
+        "gru_xp.interop.onnx",
+        "perm=[0, 2, 1, 3]",
+        "perm=[0, 1, 2, 3]",
+        ("tests/test_interop_onnx.py",),
+    ),
     # One-hot input, and large vocabularies
     Mutation(
         "a class's sum not handed over to the next block",

@@ -22,6 +22,8 @@ def test_a_block_of_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.Mo
     for name in libraries.NAMESPACES:
         if re.search(rf"^import {name}\b", block, re.MULTILINE) and libraries.unusable(name):
             pytest.skip(libraries.unusable(name))
+    if "gru_xp.interop.onnx" in block:
+        pytest.importorskip("onnx", reason="onnx is not installed")
     if 'device="cuda"' in block and not importlib.import_module("torch").cuda.is_available():
         pytest.skip("torch is installed but finds no CUDA device")
     exec(compile(block, "README.md", "exec"), {})
