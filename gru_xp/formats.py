@@ -5,6 +5,7 @@ Nothing that a file says of itself is believed before it is held against the fil
 
 from __future__ import annotations
 
+import errno
 import io
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from gru_xp.files import check_safetensors_header
 
 _KEY = "gru_xp"
 """Of the description: in a safetensors file's metadata, or the name of a npz file's entry."""
+_LONGEST_HEADER = 1000
+"""Characters of a header of the npy format."""
 _OF_TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
 DTYPES = frozenset(_DTYPES.values())
@@ -99,9 +102,8 @@ class _Npz:
     @classmethod
     @contextmanager
     def reader(cls, path: Path) -> Iterator[_Npz]:
-        data = path.read_bytes()  # so that no error of the archive's places is one of the disk
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            yield cls(file, len(data))
+        with zipfile.ZipFile(path) as file:
+            yield cls(file, path.stat().st_size)
 
     def description(self) -> str | None:
         return self.read(_KEY).tobytes().decode() if _KEY in self.entries else None
@@ -130,10 +132,12 @@ class _Npz:
         entry = self.entries[name]
         with self.file.open(entry) as file:
             version = np.lib.format.read_magic(file)
+            # Ours are shorter than a hundred characters; NumPy's parser may run out of memory at
+            # several thousand.
             if version == (1, 0):
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file, _LONGEST_HEADER)
             elif version == (2, 0):
-                shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+                shape, _, dtype = np.lib.format.read_array_header_2_0(file, _LONGEST_HEADER)
             else:
                 raise ValueError(f"{name} is of the npy format's version {version}")
             count = 1
@@ -191,9 +195,12 @@ def explained(path: Path, /) -> Iterator[None]:
     """Say which file it is that cannot be read, whatever a library has found there."""
     try:
         yield
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
+        # A damaged archive names a place before the file's beginning: an invalid argument.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         # Of libraries that read hostile bytes no list of errors is complete.
         why = str(error) if 0 < len(str(error)) <= 300 else type(error).__name__
         raise ValueError(f"load: {path} is no readable model: {why}") from error

@@ -139,7 +139,7 @@ def load(
         shapes = file.shapes(prefix or "")
         found = described(shapes, prefix=prefix or "")
         options: dict[str, Any] = {}
-        if text is not None and prefix is None:
+        if text is not None and not prefix:
             options = _options(text, found)
         arrays = {name: file.read((prefix or "") + name) for name in shapes}
     saved = options.pop("dtype", dtype_name(next(iter(arrays.values())).dtype))
@@ -184,4 +184,6 @@ def _options(text: str, found: Described) -> dict[str, Any]:
     for name, value in options.items():
         if type(value) is not wanted[name]:
             raise ValueError(f"its description has {name} = {value!r}")
+    if options["dtype"] not in (*DTYPES, "bfloat16") or not 0 <= options.get("dropout", 0) < 1:
+        raise ValueError(f"its description has {options}")
     return options

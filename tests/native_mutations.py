@@ -353,6 +353,12 @@ MUTATIONS = [
         "splat(p.a[0 * row]);",
     ),
     Mutation(
+        "few rows' steps are short, however long the weights are read",
+        PLAN,
+        "std::max(1.0, double(rows) / 10);",
+        "double(rows) / 10;",
+    ),
+    Mutation(
         "a short call is shared after a pause",
         PLAN,
         "            alone_ = true;\n",

@@ -193,6 +193,41 @@ def test_two_nodes_of_one_name() -> None:
     other = helper.make_node("GRU", ["X", "W", "R", "B"], ["Z"], "gru", hidden_size=4)
     model = model_of(other, arrays, before=[node])
     assert list(interop.load(model)) == ["gru", "Z"]
+    third = helper.make_node("GRU", ["X", "W", "R", "B"], ["", "gru"], "Z", hidden_size=4)
+    model = model_of(other, arrays, before=[node, third])
+    assert list(interop.load(model)) == ["gru", "Z", "gru_2"]
+
+
+def test_a_zero_initial_state_of_the_model_is_none() -> None:
+    node, arrays = node_of(linear_before_reset=1)
+    node.input.extend(["", "h0"])
+    zeros = numpy_helper.from_array(np.zeros((1, 2, 4), np.float32), "h0")
+    model = model_of(node, [*arrays, zeros])
+    (gru,) = interop.load(model).values()
+    assert_runs_alike(gru, model)
+
+
+@pytest.mark.parametrize("name", ["h0", "lengths"])
+def test_states_and_lengths_in_the_model_are_refused(name: str) -> None:
+    node, arrays = node_of()
+    node.input.extend(["lengths"] if name == "lengths" else ["", "h0"])
+    value = np.ones(2, np.int32) if name == "lengths" else np.ones((1, 2, 4), np.float32)
+    with pytest.raises(ValueError, match=f"'{name}' are constants of the model"):
+        interop.load(model_of(node, [*arrays, numpy_helper.from_array(value, name)]))
+
+
+def test_hostile_nodes_are_one_clear_error() -> None:
+    for attributes in ({"direction": 3}, {"activations": [1, 2]}):
+        node, arrays = node_of(**attributes)
+        with pytest.raises(ValueError, match="the node 'Y'"):
+            interop.load(model_of(node, arrays))
+    node, arrays = node_of()
+    arrays[0].data_type = 99
+    with pytest.raises(ValueError, match="the node 'Y'"):
+        interop.load(model_of(node, arrays))
+    node, arrays = node_of()
+    del node.output[:]
+    assert list(interop.load(model_of(node, arrays))) == ["_0"]
 
 
 RANDOM = helper.make_node("RandomNormal", [], ["R"], shape=[1, 12, 4])

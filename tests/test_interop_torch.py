@@ -97,6 +97,13 @@ def test_the_weights_are_copies() -> None:
     assert all(parameter.requires_grad for parameter in back.parameters())
 
 
+def test_a_module_is_made_on_the_cpu_wherever_torch_makes_others() -> None:
+    ours = gru_xp.GRU(I, H, rng=0)
+    with torch.device("meta"):
+        theirs = interop.to_torch(ours)
+    assert torch.equal(theirs.weight_hh_l0, torch.from_numpy(ours.weight_hh_l0))
+
+
 def test_a_part_of_a_module_and_of_a_state_dict() -> None:
     whole = torch.nn.ModuleDict(
         {"coder": torch.nn.ModuleDict({"rnn": torch.nn.GRU(I, H, batch_first=True)})}
@@ -136,6 +143,10 @@ def test_what_is_refused() -> None:
     projected = torch.nn.GRU(I, H).state_dict() | {"weight_hr_l0": torch.ones(2, H)}
     with pytest.raises(ValueError, match=r"weight_hr_l0 is of shape .* would be absent"):
         interop.from_torch(projected)
+    with pytest.raises(TypeError, match="got 'model': OrderedDict: pass that"):
+        interop.from_torch({"model": whole.state_dict(), "epoch": 3})
+    with pytest.raises(TypeError, match=r"got '_extra_state': NoneType$"):
+        interop.from_torch({**torch.nn.GRU(I, H).state_dict(), "_extra_state": None})
     with pytest.raises(TypeError, match="got list"):
         interop.from_torch([])
     with pytest.raises(TypeError, match=r"got GRU$"):

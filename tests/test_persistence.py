@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import sys
 import tracemalloc
 import zipfile
@@ -283,13 +284,18 @@ def header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
     return data.getvalue() + bytes(16)
 
 
+TRACES: list[str] = []
+
+
+def leave_trace() -> None:
+    TRACES.append("code has run")
+
+
 class Unpickled:
     """Leaves a trace where it is unpickled."""
 
-    traces: list[str] = []  # noqa: RUF012
-
     def __reduce__(self) -> Any:
-        return Unpickled.traces.append, ("code has run",)
+        return leave_trace, ()
 
 
 CELL = {"weight_ih": np.ones((6, 3), np.float32), "weight_hh": np.ones((6, 2), np.float32)}
@@ -326,7 +332,28 @@ def test_a_npz_that_lies_is_an_error_and_takes_no_memory(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 << 20
-    assert not Unpickled.traces
+    assert not TRACES
+
+
+def test_what_would_run_where_it_is_unpickled_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "TRACES", [])
+    pickle.loads(pickle.dumps(Unpickled()))
+    assert TRACES == ["code has run"]
+
+
+def test_a_header_that_takes_a_parsers_memory_is_an_error(tmp_path: Path) -> None:
+    shape = "-" * 9000 + "6, 3"
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}\n".encode()
+    data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    (tmp_path / "bad.npz").write_bytes(npz({**CELL, "weight_ih": data}))
+    with pytest.raises(ValueError, match=r"bad\.npz is no readable model"):
+        gru_xp.load(tmp_path / "bad.npz")
+
+
+def test_an_empty_prefix_keeps_the_options(tmp_path: Path) -> None:
+    gru = gru_xp.GRU(3, 4, batch_first=True, reset_after=False, dropout=0.1, rng=0)
+    gru_xp.save(gru, tmp_path / "model.npz")
+    assert_same(gru_xp.load(tmp_path / "model.npz", prefix=""), gru)
 
 
 def test_a_compressed_npz_is_refused(tmp_path: Path) -> None:
@@ -346,6 +373,8 @@ def test_a_compressed_npz_is_refused(tmp_path: Path) -> None:
         {"reset_after": 1},
         {"reset_after": None},
         {"dtype": 32},
+        {"dtype": "int32"},
+        {"dtype": ""},
         {"dtype": "x" * 5000},
         {"more": 0},
     ],

@@ -55,6 +55,8 @@ class Accelerator(Protocol):
         Returns
         -------
         dgx, dgh_n, dh0
+            New arrays, which the caller may write over; dgh_n may be a part of dgx where the reset
+            gate acts before the product.
         """
 
 

@@ -79,15 +79,16 @@ def load(
     for node in model.graph.node:
         if node.op_type != "GRU" or not _is_standard(node.domain):
             continue
-        name = node.name or next(each for each in node.output if each)
+        names = [each for each in (node.name, *node.output) if each and each not in found]
+        name = names[0] if names else f"{node.name}_{len(found)}"
         try:
             weights, options = _described(node, constants)
             kind = dtype or next(iter(weights.values())).dtype.name
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # of a hostile model they are of any class
             raise ValueError(f"onnx.load: the node {name!r}: {error}") from error
         gru = make(**options, backend=backend, device=device, dtype=kind)
         gru.load_state_dict(weights)
-        found[name if name not in found else node.output[0]] = gru
+        found[name] = gru
     if not found:
         raise ValueError("onnx.load: the model's graph has no GRU node")
     return found
@@ -103,7 +104,8 @@ def save(model: GRU[Any], path: str | os.PathLike[str], /, *, lengths: bool = Fa
     Parameters
     ----------
     model : gru_xp.GRU
-        On any backend; its dtype is that of the ONNX model. ONNX Runtime runs float32.
+        On any backend; its dtype is that of the ONNX model, or float32 for bfloat16. ONNX Runtime
+        runs float32.
     path : path
         The file is written whole: whatever happens, there is the old one or the new one.
     lengths : bool
@@ -156,7 +158,14 @@ def _described(
         raise ValueError(f"its activations are {activations}: expected Sigmoid and Tanh")
     if "clip" in attributes:
         raise ValueError("it has the attribute clip, which a GRU does not: export without it")
-    inputs = dict(zip(["X", "W", "R", "B"], node.input, strict=False))
+    inputs = dict(zip(["X", "W", "R", "B", "sequence_lens", "h0"], node.input, strict=False))
+    for name in ("sequence_lens", "h0"):
+        given = inputs.get(name)
+        if given and constants.has(given) and (name != "h0" or constants.value(given).any()):
+            raise ValueError(
+                f"its {'lengths' if name != 'h0' else 'initial states'} {given!r} are constants of "
+                "the model, which a GRU does not keep: make them inputs"
+            )
     arrays = {name: constants.value(inputs[name]) for name in ("W", "R", "B") if inputs.get(name)}
     if any(len(array) != len(suffixes) for array in arrays.values()):
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -190,6 +199,14 @@ class _Constants:
         self.number = {
             name: number for number, node in enumerate(model.graph.node) for name in node.output
         }
+
+    def has(self, name: str, /) -> bool:
+        """Whether a tensor depends on no input."""
+        try:
+            self.value(name)
+        except ValueError:
+            return False
+        return True
 
     def value(self, name: str, /) -> np.ndarray[Any, Any]:
         if name in self.initializers:

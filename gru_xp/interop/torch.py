@@ -80,6 +80,13 @@ def from_torch(
             for name, value in source.items()
             if name.startswith(prefix)
         }
+        for name, value in weights.items():
+            if not isinstance(value, torch.Tensor):
+                raise TypeError(
+                    f"from_torch: expected a mapping of names to tensors, got {prefix + name!r}: "
+                    f"{type(value).__name__}"
+                    + (": pass that" if isinstance(value, Mapping) else "")
+                )
     else:
         raise TypeError(
             "from_torch: expected a torch.nn.GRU, a torch.nn.GRUCell, a module that has one, or a "
@@ -131,7 +138,7 @@ def to_torch(model: GRU[Any] | GRUCell[Any], /) -> Any:
         name: torch.from_numpy(transfer.to_numpy(array).astype("float64"))
         for name, array in model.parameters().items()
     }
-    where = {"dtype": getattr(torch, dtype_name(model.dtype))}
+    where = {"device": "cpu", "dtype": getattr(torch, dtype_name(model.dtype))}
     theirs: torch.nn.Module
     if isinstance(model, GRU):
         theirs = torch.nn.GRU(

@@ -322,6 +322,7 @@ inline void forward_of_rows(const Forward<T>& p, index row, Share own, index rou
 template <class T>
 inline bool forward(const Forward<T>& p, Range rows, Share own, Range rounds) {
     constexpr int w = width<T>;
+    if (rows.begin == rows.end) return true;
     if (!p.packed && rows.end - rows.begin <= few_rows) {
         for (index round = rounds.begin; round < rounds.end; ++round)
             with_rows<few_rows>(rows.end - rows.begin, [&](auto r) __attribute__((always_inline)) {

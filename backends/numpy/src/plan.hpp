@@ -93,8 +93,8 @@ inline double work_of_step(ptrdiff_t rows, ptrdiff_t size) {
 // How so many threads share a recurrence whose weights have 3 size^2 numbers of `bytes` bytes.
 inline Plan plan(int threads, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, size_t bytes,
                  int rounds_of_step) {
-    // Two operations a number that is read.
-    const double of_round = 2 * reading(3.0 * double(size) * double(size), rows) / rounds_of_step;
+    // Twenty operations a number that is read: two for each of ten rows.
+    const double of_round = 20 * reading(3.0 * double(size) * double(size), rows) / rounds_of_step;
     if (threads == 1) return {1, true};
     const bool in_cache = 3.0 * double(size) * double(size) * double(bytes) <= core_cache;
     if (rows >= 4 * threads && in_cache) return {threads, true};

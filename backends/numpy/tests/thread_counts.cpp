@@ -3,6 +3,7 @@
 #include <memory>
 #include <thread>
 
+#include "plan.hpp"
 #include "recurrence.hpp"
 
 namespace gru_xp_tests {
@@ -92,6 +93,28 @@ void check_callers(const char* set, const Case& c, int rounds) {
     }
 }
 
+// What two threads share, of float32 and one round a step.
+void check_plans() {
+    const struct {
+        index rows, size;
+        int shares;
+        bool by_rows;
+    } wanted[] = {
+        {1, 64, 1, true},      // too short a step to meet after
+        {1, 256, 2, false},    // reading the weights takes as long as ten rows' work
+        {4, 256, 2, false},    //
+        {3, 100, 2, true},     // too short again, but there are rows
+        {8, 256, 2, true},     // rows that keep the weights in their cores' caches
+        {64, 1024, 2, false},  // weights that exceed these
+    };
+    for (const auto& w : wanted) {
+        begin_case("plan of %td rows, %td units", w.rows, w.size);
+        const gru_xp::Plan plan = gru_xp::plan(2, w.rows, w.size, w.size / 8, sizeof(float), 1);
+        expect(plan.shares == w.shares && plan.by_rows == w.by_rows,
+               text("%d shares of %s", plan.shares, plan.by_rows ? "rows" : "columns"));
+    }
+}
+
 template <class T>
 void check_all(const char* set, bool quick) {
     // Rows in whole tiles; in ones; vectors of units; vectors although there are rows, for the
@@ -122,6 +145,7 @@ void check_all(const char* set, bool quick) {
 }  // namespace
 
 void test_thread_counts(const Options& options) {
+    check_plans();
     bool doubles = true;
     for (const char* set : options.sets) {
         if (!options.quick || !doubles) check_all<float>(set, options.quick);
