@@ -302,6 +302,10 @@ CELL = {"weight_ih": np.ones((6, 3), np.float32), "weight_hh": np.ones((6, 2), n
 LIES = {
     "huge shape": {**CELL, "weight_ih": header((6 << 40, 3))},
     "huge shape, of an unused array": {**CELL, "other": header((6 << 40, 3))},
+    "huge shapes that agree": {
+        "weight_ih": header((3 << 21, 3)),
+        "weight_hh": header((3 << 21, 1 << 21)),
+    },
     "negative shape": {**CELL, "weight_hh": header((-6, -2))},
     "more numbers than it says": {**CELL, "weight_ih": header((1, 3))},
     "no npy": {**CELL, "weight_ih": b"no array"},
