@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from gru_xp.arrays import transfer
 from gru_xp.arrays.typing import Device, DType
+from gru_xp.core.described import described
 from gru_xp.core.parameters import GRUParams, flag
 from gru_xp.files import check_regular, write_whole
 from gru_xp.interop.layouts import ONNX, from_params, to_params
@@ -175,17 +176,15 @@ def _described(
         of_direction = {name: array[number : number + 1] for name, array in arrays.items()}
         named = to_params(ONNX, of_direction).named()
         weights |= {f"{name}_l0{suffix}": array for name, array in named.items()}
-    width = weights["weight_hh_l0"].shape[1]
+    sizes = described({name: array.shape for name, array in weights.items()}).sizes
+    width = sizes["hidden_size"]
     if attributes.get("hidden_size", width) != width:
         raise ValueError(
             f"its hidden_size is {attributes['hidden_size']}, its weights have {width}"
         )
     return weights, {
-        "input_size": weights["weight_ih_l0"].shape[1],
-        "hidden_size": width,
-        "bias": "B" in arrays,
+        **sizes,
         "batch_first": bool(attributes.get("layout", 0)),
-        "bidirectional": len(suffixes) == 2,
         "reset_after": bool(attributes.get("linear_before_reset", 0)),
     }
 
