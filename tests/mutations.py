@@ -173,8 +173,8 @@ MUTATIONS = [
     Mutation(
         "dW_nh not scaled by r",
         SEQUENCE,
-        "matmul(dgh_n_rows.T, h_rows, place=place)",
-        "matmul(dgx_rows[:, rz:].T, h_rows, place=place)",
+        "matmul(dgh_n_rows.T, n_rows, place=place)",
+        "matmul(dgx_rows[:, rz:].T, n_rows, place=place)",
         LOOP,
         unseen_on=frozenset({"numpy", "cupy"}),  # which write dgh_n over dgx's n instead
     ),
@@ -189,7 +189,7 @@ MUTATIONS = [
     Mutation(
         "one row's bias gradient written over",
         SEQUENCE,
-        " and dgx_rows.shape[0] > 1:",
+        " and rows > 1:",
         ":",
         CELL,
         unseen_on=frozenset({"torch", "jax", "array_api_strict"}),
@@ -362,8 +362,8 @@ MUTATIONS = [
     Mutation(
         "dW_nh from the state that is not scaled",
         SEQUENCE,
-        "matmul(dgh_n_rows.T, _rows(tape.r * h_prev, xp=xp), place=place)",
-        "matmul(dgh_n_rows.T, h_rows, place=place)",
+        "n_rows = h_rows if loop.reset_after else _rows(tape.r * h_prev, xp=xp)",
+        "n_rows = h_rows",
         LAYER,
     ),
     Mutation(

@@ -93,25 +93,20 @@ def backward(
     # A gate's recurrent product and its input projection have the same gradient, but for n. So one
     # product does for all three where the rows can be joined: in the place of dgx, which nobody
     # needs any more, or where that is smaller than joining the results.
-    if not loop.reset_after:
-        dweight_hh = xp.concat(
-            [
-                matmul(dgx_rows[:, :rz].T, h_rows, place=place),
-                matmul(dgh_n_rows.T, _rows(tape.r * h_prev, xp=xp), place=place),
-            ]
-        )
-    elif is_untraced(place.library) and dgx_rows.shape[0] > 1:  # of one row dbias_ih is a view
+    joins, rows = loop.reset_after, h_rows.shape[0]
+    if joins and is_untraced(place.library) and rows > 1:  # of one row dbias_ih is a view
         dgx_rows[:, rz:] = dgh_n_rows
         del dgh_n, dgh_n_rows
         dweight_hh = matmul(dgx_rows.T, h_rows, place=place)
-    elif h_rows.shape[0] < h_rows.shape[1]:
+    elif joins and rows < h_rows.shape[1]:
         dgh_rows = xp.concat([dgx_rows[:, :rz], dgh_n_rows], axis=1)
         dweight_hh = matmul(dgh_rows.T, h_rows, place=place)
     else:
+        n_rows = h_rows if loop.reset_after else _rows(tape.r * h_prev, xp=xp)
         dweight_hh = xp.concat(
             [
                 matmul(dgx_rows[:, :rz].T, h_rows, place=place),
-                matmul(dgh_n_rows.T, h_rows, place=place),
+                matmul(dgh_n_rows.T, n_rows, place=place),
             ]
         )
     gradients = GRUParams(
