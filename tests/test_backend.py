@@ -153,7 +153,7 @@ def test_importing_imports_no_array_library_but_numpy() -> None:
 def test_importing_costs_at_most_a_tenth_of_a_second_over_numpy() -> None:
     code = (
         "import time, numpy\n"
-        "start = time.process_time(); import gru_xp; print(time.process_time() - start)"
+        "start = time.thread_time(); import gru_xp; print(time.thread_time() - start)"
     )
     assert min(float(python(code)) for _ in range(5)) <= 0.1
 
