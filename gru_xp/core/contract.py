@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
 from gru_xp.core.loop import Loop
 from gru_xp.core.parameters import Form, GRUParams
@@ -105,6 +106,10 @@ class OptionalFunctions(Protocol):
     dtype. They decline whatever they do not know at once, a wrong argument too: what runs then has
     the right words for it.
     """
+
+    @staticmethod
+    def serves(place: Place, /) -> bool:
+        """Whether it runs the loop for arrays of a place; those ask who have another way to."""
 
     @staticmethod
     def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:

@@ -1,4 +1,8 @@
-"""Models from ``torch.nn.GRU`` and ``torch.nn.GRUCell``, and to them."""
+"""``torch.nn.GRU`` and ``torch.nn.GRUCell``: in their place, and models from and to them.
+
+`GRU` and `GRUCell` here are torch modules, for torch scripts; `from_torch` and `to_torch` convert
+between torch's modules and `gru_xp.GRU` and `gru_xp.GRUCell`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ from typing import Any
 
 import torch
 
+from gru_xp import cell, layer
 from gru_xp.arrays import transfer
 from gru_xp.arrays.dtypes import dtype_name
 from gru_xp.arrays.typing import Device, DType
-from gru_xp.cell import GRUCell
 from gru_xp.core.described import described
-from gru_xp.layer import GRU
+from gru_xp.interop.torch_modules import GRU, GRUCell
 
-__all__ = ["from_torch", "to_torch"]
+__all__ = ["GRU", "GRUCell", "from_torch", "to_torch"]
 
 
 def from_torch(
@@ -100,13 +104,13 @@ def from_torch(
         raise ValueError(f"from_torch: {error}") from error
     if dtype is None:
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    kind: Any = GRUCell if found.is_cell else GRU
+    kind: Any = cell.GRUCell if found.is_cell else layer.GRU
     model = kind(**found.sizes, **options, backend=backend, device=device, dtype=dtype)
     model.load_state_dict({name: value.detach() for name, value in weights.items()})
     return model.train(training)
 
 
-def to_torch(model: GRU[Any] | GRUCell[Any], /) -> Any:
+def to_torch(model: layer.GRU[Any] | cell.GRUCell[Any], /) -> Any:
     """Make a ``torch.nn.GRU`` or ``torch.nn.GRUCell`` with a copy of a model's weights.
 
     Parameters
@@ -126,7 +130,7 @@ def to_torch(model: GRU[Any] | GRUCell[Any], /) -> Any:
     ValueError
         If its reset gate acts before the product, which torch's GRUs do not have.
     """
-    if not isinstance(model, (GRU, GRUCell)):
+    if not isinstance(model, (layer.GRU, cell.GRUCell)):
         raise TypeError(f"to_torch: expected a GRU or a GRUCell, got {type(model).__name__}")
     if not model.reset_after:
         raise ValueError(
@@ -140,7 +144,7 @@ def to_torch(model: GRU[Any] | GRUCell[Any], /) -> Any:
     }
     where = {"device": "cpu", "dtype": getattr(torch, dtype_name(model.dtype))}
     theirs: torch.nn.Module
-    if isinstance(model, GRU):
+    if isinstance(model, layer.GRU):
         theirs = torch.nn.GRU(
             model.input_size,
             model.hidden_size,

@@ -11,6 +11,7 @@ def forward(
     reverse: bool,
     reset_after: bool,
     keep_tape: bool,
+    threads: int = 0,
 ) -> Any: ...
 def backward(
     dh: Array,
@@ -24,8 +25,9 @@ def backward(
     lengths: Array | None,
     reverse: bool,
     reset_after: bool,
+    threads: int = 0,
 ) -> Any: ...
-def matmul(a: Array, b: Array, bias: Array | None) -> Any: ...
+def matmul(a: Array, b: Array, bias: Array | None, threads: int = 0) -> Any: ...
 def step(
     x: Array,
     h: Array | None,
@@ -34,6 +36,7 @@ def step(
     bias_ih: Array | None = None,
     bias_hh: Array | None = None,
     reset_after: bool = True,
+    threads: int = 0,
 ) -> Any: ...
 def sequence(
     x: Array,
@@ -42,6 +45,7 @@ def sequence(
     reset_after: bool,
     batch_first: bool,
     bidirectional: bool,
+    threads: int = 0,
 ) -> Any: ...
 
 class Stream:

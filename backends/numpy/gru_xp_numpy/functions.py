@@ -40,8 +40,12 @@ def forward(
     )
     if result is NotImplemented:
         return NotImplemented
-    h, tape = result
-    return h, None if tape is None else Tape(*tape)
+    states, gates = result
+    if loop.reverse:
+        h, h_prev = states[:-1], states[1:]
+    else:
+        h, h_prev = states[1:], states[:-1]
+    return h, None if gates is None else Tape(h_prev, *gates)
 
 
 def backward(dh: Array, dh_last: Array | None, tape: Tape, weight_hh: Array, loop: Loop, /) -> Any:

@@ -1,7 +1,8 @@
 // The extension module: NumPy arrays in and out, the GIL released while it computes, but for steps
 // that take less time than releasing it may cost.
 //
-// A function returns NotImplemented for arguments that it does not take. Shapes have been checked
+// A function returns NotImplemented for arguments that it does not take. `threads` are those that the
+// call may use at most, 0 for as many as have been set for all. Shapes have been checked
 // where they entered the package, and are checked again here only where memory depends on it.
 #define GRU_XP_IMPORTS_NUMPY
 #include "arrays.hpp"
@@ -59,7 +60,7 @@ nb::object forward_of(nb::handle gx, nb::handle h0, nb::handle weight_hh, nb::ha
     p.states = states.data();
     p.reverse = reverse;
     p.reset_after = reset_after;
-    nb::object tape = nb::none();
+    nb::object gates = nb::none();
     if (keep_tape) {
         const Outputs<T> of_tape(reset_after ? 4 : 3, steps * rows * size);
         p.r = of_tape.data(0);
@@ -67,8 +68,7 @@ nb::object forward_of(nb::handle gx, nb::handle h0, nb::handle weight_hh, nb::ha
         p.n = of_tape.data(2);
         if (reset_after) p.gh_n = of_tape.data(3);
         const auto gate = [&](int number) { return of_tape.array(number, {steps, rows, size}); };
-        tape = nb::make_tuple(steps_of(states.object(), reverse ? 1 : 0, steps), gate(0), gate(1),
-                              gate(2), reset_after ? gate(3) : nb::none());
+        gates = nb::make_tuple(gate(0), gate(1), gate(2), reset_after ? gate(3) : nb::none());
     }
     std::copy_n(h0_in.data(), rows * size,
                 p.states + (reverse ? steps * rows * size : ptrdiff_t(0)));
@@ -76,7 +76,7 @@ nb::object forward_of(nb::handle gx, nb::handle h0, nb::handle weight_hh, nb::ha
         nb::gil_scoped_release unlocked;
         forward(p);
     }
-    return nb::make_tuple(steps_of(states.object(), reverse ? 0 : 1, steps), tape);
+    return nb::make_tuple(states.object(), gates);
 }
 
 template <class T>
@@ -302,34 +302,41 @@ NB_MODULE(_native, m) {
     if (load_numpy() < 0) throw nb::python_error();
 
     m.def("forward", [](nb::handle gx, nb::handle h0, nb::handle weight_hh, nb::handle b_hn,
-                        nb::handle lengths, bool reverse, bool reset_after, bool keep_tape) {
+                        nb::handle lengths, bool reverse, bool reset_after, bool keep_tape,
+                        int threads) {
+        const ThreadLimit limit(threads);
         return by_type(common_type({gx, h0, weight_hh, b_hn}), [&](auto t) {
             return forward_of<decltype(t)>(gx, h0, weight_hh, b_hn, lengths, reverse, reset_after,
                                            keep_tape);
         });
     }, nb::arg("gx"), nb::arg("h0"), nb::arg("weight_hh"), nb::arg("b_hn").none(),
-       nb::arg("lengths").none(), nb::arg("reverse"), nb::arg("reset_after"), nb::arg("keep_tape"));
+       nb::arg("lengths").none(), nb::arg("reverse"), nb::arg("reset_after"), nb::arg("keep_tape"),
+       nb::arg("threads") = 0);
 
     m.def("backward", [](nb::handle dh, nb::handle dh_last, nb::handle h_prev, nb::handle r,
                          nb::handle z, nb::handle n, nb::handle gh_n, nb::handle weight_hh,
-                         nb::handle lengths, bool reverse, bool reset_after) {
+                         nb::handle lengths, bool reverse, bool reset_after, int threads) {
+        const ThreadLimit limit(threads);
         return by_type(common_type({dh, dh_last, h_prev, r, z, n, gh_n, weight_hh}), [&](auto t) {
             return backward_of<decltype(t)>(dh, dh_last, h_prev, r, z, n, gh_n, weight_hh, lengths,
                                             reverse, reset_after);
         });
     }, nb::arg("dh"), nb::arg("dh_last").none(), nb::arg("h_prev"), nb::arg("r"), nb::arg("z"),
        nb::arg("n"), nb::arg("gh_n").none(), nb::arg("weight_hh"), nb::arg("lengths").none(),
-       nb::arg("reverse"), nb::arg("reset_after"));
+       nb::arg("reverse"), nb::arg("reset_after"), nb::arg("threads") = 0);
 
-    m.def("matmul", [](nb::handle a, nb::handle b, nb::handle bias) {
+    m.def("matmul", [](nb::handle a, nb::handle b, nb::handle bias, int threads) {
+        const ThreadLimit limit(threads);
         const int type = common_type({a, b, bias});
         if (type == -1 || PyArray_NDIM(as_array(a)) != 2 || PyArray_NDIM(as_array(b)) != 2)
             return not_implemented();
         return by_type(type, [&](auto t) { return matmul_of<decltype(t)>(a, b, bias); });
-    }, nb::arg("a"), nb::arg("b"), nb::arg("bias").none());
+    }, nb::arg("a"), nb::arg("b"), nb::arg("bias").none(),
+       nb::arg("threads") = 0);
 
     m.def("step", [](nb::handle x, nb::handle h, nb::handle weight_ih, nb::handle weight_hh,
-                     nb::handle bias_ih, nb::handle bias_hh, bool reset_after) {
+                     nb::handle bias_ih, nb::handle bias_hh, bool reset_after, int threads) {
+        const ThreadLimit limit(threads);
         const int type = common_type({x, h, weight_ih, weight_hh, bias_ih, bias_hh});
         // A matrix or a masked array is for the portable path to refuse.
         const auto plain = [](nb::handle o) { return o.is_none() || PyArray_CheckExact(o.ptr()); };
@@ -340,11 +347,12 @@ NB_MODULE(_native, m) {
         });
     }, nb::arg("x").none(), nb::arg("h").none(), nb::arg("weight_ih"), nb::arg("weight_hh"),
        nb::arg("bias_ih") = nb::none(), nb::arg("bias_hh") = nb::none(),
-       nb::arg("reset_after") = true);
+       nb::arg("reset_after") = true, nb::arg("threads") = 0);
 
     // params: a tuple of (weight_ih, weight_hh, bias_ih, bias_hh) for each layer and direction
     m.def("sequence", [](nb::handle x, nb::handle h0, nb::tuple params, bool reset_after,
-                         bool batch_first, bool bidirectional) {
+                         bool batch_first, bool bidirectional, int threads) {
+        const ThreadLimit limit(threads);
         const int type = type_of(params);
         if (x.is_none() || common_type({x, h0}) != type) return not_implemented();
         return by_type(type, [&](auto t) {
@@ -360,7 +368,7 @@ NB_MODULE(_native, m) {
                                   batch_first);
         });
     }, nb::arg("x").none(), nb::arg("h0").none(), nb::arg("params"), nb::arg("reset_after"),
-       nb::arg("batch_first"), nb::arg("bidirectional"));
+       nb::arg("batch_first"), nb::arg("bidirectional"), nb::arg("threads") = 0);
 
     add_stream(m);
 

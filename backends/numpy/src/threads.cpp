@@ -314,6 +314,7 @@ Pool& pool() {
 }
 
 std::atomic<int> chosen_count{0};
+thread_local int caller_limit = 0;  // of a `ThreadLimit`, or 0
 
 // OMP_NUM_THREADS, of a list for nested levels the first, or 0. Later another thread may be changing
 // the environment.
@@ -359,9 +360,14 @@ int default_count() {
 int most_threads() { return most; }
 
 int thread_count() {
+    if (caller_limit > 0) return caller_limit;
     const int chosen = chosen_count.load(std::memory_order_relaxed);
     return chosen > 0 ? chosen : default_count();
 }
+
+ThreadLimit::ThreadLimit(int count) { caller_limit = std::min(std::max(count, 0), most_threads()); }
+
+ThreadLimit::~ThreadLimit() { caller_limit = 0; }
 
 void set_thread_count(int count) {
     chosen_count.store(std::min(count, most_threads()), std::memory_order_relaxed);
@@ -418,7 +424,7 @@ Team::Team(int wanted) {
 Team::~Team() {
     if (size_ == 1) return;
     // The count may have been set to less meanwhile.
-    if (const int chosen = chosen_count.load()) pool().shrink(chosen - 1);
+    if (const int chosen = chosen_count.load()) pool().shrink(std::max(chosen, caller_limit) - 1);
     pool().give_back();
 }
 

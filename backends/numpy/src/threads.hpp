@@ -8,11 +8,22 @@ namespace gru_xp {
 // Upper bound on the threads of one call, the calling thread included. As long as it has not been
 // set it is what the calling thread may run on (CPU affinity, a container's quota), and at most
 // OMP_NUM_THREADS. Workers may run where the thread whose call made them might.
+// A `ThreadLimit` takes its place.
 int thread_count();
 // Sets it, 0 for the default again, but at most `most_threads`. Threads beyond it end, after the
 // call that they are in.
 void set_thread_count(int count);
 int most_threads();
+
+// While it lives, the calling thread's calls use at most so many threads, whatever has been set for
+// all; 0 changes nothing. No two may live at a time.
+class ThreadLimit {
+  public:
+    explicit ThreadLimit(int count);
+    ~ThreadLimit();
+    ThreadLimit(const ThreadLimit&) = delete;
+    ThreadLimit& operator=(const ThreadLimit&) = delete;
+};
 
 // CPUs' worth of time that a control group, of /proc/self/cgroup's text, may use; 0 for no limit.
 // `root` is where control groups are mounted.

@@ -1,0 +1,27 @@
+"""PyTorch's accelerator: CPU tensors by NumPy's C++ engine, CUDA tensors by CuPy's kernels.
+
+The tensors share their memory with the arrays of those libraries. Autograd, ``torch.func.grad`` and
+``vmap`` and ``torch.compile`` go through it; see `gru_xp_torch.autograd` for what does not.
+"""
+
+from gru_xp_torch.functions import (
+    OPTIONS,
+    backward,
+    describe,
+    forward,
+    matmul,
+    sequence,
+    serves,
+    step,
+)
+
+__all__ = [
+    "OPTIONS",
+    "backward",
+    "describe",
+    "forward",
+    "matmul",
+    "sequence",
+    "serves",
+    "step",
+]

@@ -1,0 +1,161 @@
+"""The recurrence for torch's autograd and ``torch.func``.
+
+The first derivative is `gru_xp_torch.operators.backward` and one product. A second one, and forward
+mode (``jvp``), raise: the portable loop has both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gru_xp.accelerator_api import Loop, Tape, valid_steps
+from gru_xp_torch import operators
+from gru_xp_torch.operators import kept, whole_tape
+
+REMEDY = (
+    "run the forward within gru_xp.use_accelerators(False), where the portable loop, and for "
+    "gru_xp.interop.torch.GRU torch's own, have it"
+)
+
+
+class Recurrence(torch.autograd.Function):  # type: ignore[misc]
+    """`operators.forward` with a tape, and its derivative.
+
+    The results are h and the arrays of the tape. These have a derivative of their own where
+    `tape_is_seen`; else nobody but the backward gets them.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        gx: Any,
+        h0: Any,
+        weight_hh: Any,
+        b_hn: Any,
+        lengths: Any,
+        reverse: bool,
+        reset_after: bool,
+        tape_is_seen: bool,
+    ) -> Any:
+        """Return h and the arrays of the tape."""
+        loop = Loop(lengths=lengths, reverse=reverse, reset_after=reset_after)
+        h, tape = operators.forward(gx, h0, weight_hh, b_hn, loop, keep_tape=True)
+        return h, *kept(tape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep what the backward needs."""
+        _, _, weight_hh, _, lengths, ctx.reverse, ctx.reset_after, ctx.tape_is_seen = inputs
+        _, *tape = output
+        ctx.save_for_backward(weight_hh, lengths, *tape)
+        ctx.set_materialize_grads(False)
+        if not ctx.tape_is_seen:
+            ctx.mark_non_differentiable(*tape)
+
+    @staticmethod
+    def backward(ctx: Any, dh: Any, *dtape: Any) -> Any:
+        """Gradients of all arguments; one that is None here is zero."""
+        weight_hh, lengths, *arrays = ctx.saved_tensors
+        _, needs_dh0, needs_dweight, needs_dbias, *_ = ctx.needs_input_grad
+        loop = Loop(lengths=lengths, reverse=ctx.reverse, reset_after=ctx.reset_after)
+        tape = whole_tape(*arrays)
+        dh = torch.zeros_like(tape.h_prev) if dh is None else dh
+        if not ctx.tape_is_seen or all(each is None for each in dtape):
+            gradients = _backward(dh, tape, weight_hh, loop)
+        else:
+            given = [
+                torch.zeros_like(each) if gradient is None else gradient
+                for gradient, each in zip(dtape, arrays, strict=True)
+            ]
+            gradients = _backward_with_tape(dh, whole_tape(*given), tape, weight_hh, loop)
+        dgx, dgh_n, dh0 = gradients
+        dweight_hh = _weight_gradient(dgx, dgh_n, tape, loop) if needs_dweight else None
+        db_hn = dgh_n.sum((0, 1)) if needs_dbias else None
+        return dgx, dh0 if needs_dh0 else None, dweight_hh, db_hn, None, None, None, None
+
+
+class RecurrenceBackward(torch.autograd.Function):  # type: ignore[misc]
+    """`operators.backward`, which has no derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        dh: Any, weight_hh: Any, lengths: Any, reverse: bool, reset_after: bool, *tape: Any
+    ) -> Any:
+        """Run it; the results are in a tuple, as torch wants them."""
+        return tuple(
+            torch.ops.gru_xp.backward(dh, None, tape, weight_hh, lengths, reverse, reset_after)
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        """Raise: there is none."""
+        raise RuntimeError(f"gru_xp: the accelerated loop has no second derivative: {REMEDY}")
+
+
+def _backward(dh: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> tuple[Any, Any, Any]:
+    """Return dgx, dgh_n and dh0."""
+    if torch.compiler.is_compiling():  # which takes no function in a function's backward
+        return operators.backward(dh, None, tape, weight_hh, loop)
+    dgx, dh0, *dgh_n = RecurrenceBackward.apply(
+        dh, weight_hh, loop.lengths, loop.reverse, loop.reset_after, *kept(tape)
+    )
+    return dgx, dgh_n[0] if dgh_n else dgx[..., 2 * dh.shape[-1] :], dh0
+
+
+def _backward_with_tape(
+    dh: Any, dtape: Tape, tape: Tape, weight_hh: Any, loop: Loop, /
+) -> tuple[Any, Any, Any]:
+    """`_backward` where the arrays of the tape have gradients too.
+
+    What these add to a step's gates depends on no other step. Beyond the gates it is a gradient
+    with respect to the state that the step started from, and joins that of this state.
+    """
+    h_prev, r, z, n, gh_n = tape
+    size = r.shape[-1]
+    valid = None
+    if loop.lengths is not None:
+        valid = valid_steps(loop.lengths, r.shape[0], xp=torch, device=r.device)
+
+    def in_steps(gradient: Any) -> Any:
+        return gradient if valid is None else gradient.where(valid, 0)
+
+    dgx_n = in_steps(dtape.n * (1 - n * n))
+    if loop.reset_after:
+        dgh_n = dgx_n * r + in_steps(dtape.gh_n)
+        dr = dgx_n * gh_n
+        dh_prev = dgh_n @ weight_hh[2 * size :]
+    else:
+        dgh_n = dgx_n
+        drh = dgx_n @ weight_hh[2 * size :]
+        dr, dh_prev = drh * h_prev, drh * r
+    dgx_rz = torch.cat(
+        [in_steps((dtape.r + dr) * r * (1 - r)), in_steps(dtape.z * z * (1 - z))], dim=-1
+    )
+    dh_prev = in_steps(dh_prev) + dgx_rz @ weight_hh[: 2 * size] + dtape.h_prev
+    none = torch.zeros_like(dh_prev[:1])
+    if loop.reverse:
+        later, first = [none, dh_prev[:-1]], dh_prev[-1]
+    else:
+        later, first = [dh_prev[1:], none], dh_prev[0]
+    dgx, of_n, dh0 = _backward(dh + torch.cat(later), tape, weight_hh, loop)
+    return dgx + torch.cat([dgx_rz, dgx_n], dim=-1), of_n + dgh_n, dh0 + first
+
+
+def _weight_gradient(dgx: Any, dgh_n: Any, tape: Tape, loop: Loop, /) -> Any:
+    """Gradient of weight_hh, (3H, H)."""
+    h_prev = tape.h_prev
+    if loop.lengths is not None:  # in padding it may hold an initial state that is not finite
+        valid = valid_steps(loop.lengths, dgx.shape[0], xp=torch, device=dgx.device)
+        h_prev = h_prev.where(valid, 0)
+    of_n = h_prev if loop.reset_after else tape.r * h_prev
+    pairs = ((dgx[..., : 2 * h_prev.shape[-1]], h_prev), (dgh_n, of_n))
+    return torch.cat([dgh.flatten(0, 1).T @ rows.flatten(0, 1) for dgh, rows in pairs])

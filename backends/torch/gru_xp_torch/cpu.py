@@ -1,0 +1,83 @@
+"""CPU tensors through the C++ engine, on shared memory.
+
+A call uses at most as many threads as torch's own operations do (``torch.set_num_threads``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from gru_xp_numpy import _native
+
+from gru_xp.accelerator_api import Form, GRUParams, Loop, Tape
+
+DTYPES = frozenset({torch.float32, torch.float64})
+
+
+def forward(
+    gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool
+) -> list[Any]:
+    """Return all states (T + 1, N, H) and, with `keep_tape`, the gates of a `Tape`."""
+    states, gates = _native.forward(
+        _array(gx),
+        _array(h0),
+        _array(weight_hh),
+        _array(b_hn),
+        _array(loop.lengths),
+        loop.reverse,
+        loop.reset_after,
+        keep_tape,
+        torch.get_num_threads(),
+    )
+    return [torch.from_numpy(each) for each in (states, *(gates or ())) if each is not None]
+
+
+def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> list[Any]:
+    """Return dgx, dh0 and, where it is no part of dgx, dgh_n."""
+    arrays = Tape(*(_array(each) for each in tape))
+    dgx, dgh_n, dh0 = _native.backward(
+        _array(dh),
+        _array(dh_last),
+        *arrays,
+        _array(weight_hh),
+        _array(loop.lengths),
+        loop.reverse,
+        loop.reset_after,
+        torch.get_num_threads(),
+    )
+    arrays = (dgx, dh0, dgh_n) if loop.reset_after else (dgx, dh0)
+    return [torch.from_numpy(each) for each in arrays]
+
+
+def step(x: Any, h: Any, params: GRUParams, reset_after: bool, /) -> Any:
+    """See `gru_xp.accelerator_api.OptionalFunctions`."""
+    weights = _arrays(params)
+    h_t = _native.step(_array(x), _array(h), *weights, reset_after, torch.get_num_threads())
+    return h_t if h_t is NotImplemented else torch.from_numpy(h_t)
+
+
+def sequence(x: Any, h0: Any, params: Iterable[GRUParams], reset_after: bool, form: Form, /) -> Any:
+    """See `gru_xp.accelerator_api.OptionalFunctions`."""
+    result = _native.sequence(
+        _array(x),
+        _array(h0),
+        tuple(_arrays(each) for each in params),
+        reset_after,
+        form.batch_first,
+        form.bidirectional,
+        torch.get_num_threads(),
+    )
+    if result is NotImplemented:
+        return result
+    return tuple(torch.from_numpy(each) for each in result)
+
+
+def _array(tensor: Any, /) -> Any:
+    """NumPy array of a tensor's memory; None stays None."""
+    return None if tensor is None else tensor.detach().numpy()
+
+
+def _arrays(params: GRUParams, /) -> GRUParams:
+    return GRUParams(*(_array(each) for each in params))

@@ -1,0 +1,180 @@
+"""``torch.nn.GRU`` and ``torch.nn.GRUCell``, computed by gru_xp where that is faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from gru_xp.arrays.place import Place
+from gru_xp.core import stack
+from gru_xp.core.accelerators import accelerated
+from gru_xp.core.loop import Loop
+from gru_xp.core.parameters import Form, GRUParams
+
+
+class GRU(torch.nn.GRU):  # type: ignore[misc]
+    """A ``torch.nn.GRU`` whose time loop runs in gru_xp's accelerator.
+
+    It takes the place of ``torch.nn.GRU`` in a script: arguments, parameters and their names,
+    initial values, dropout's random numbers and errors are those of torch, whose subclass it is,
+    and so are results, within rounding. What the accelerator does not take runs torch's own code,
+    at torch's speed: dtypes other than float32 and float64, autocast, devices other than the CPU,
+    tracing by ``torch.jit`` or for ONNX, and all calls within ``gru_xp.use_accelerators(False)``.
+
+    Notes
+    -----
+    - A second derivative, and forward mode, raise; within ``gru_xp.use_accelerators(False)``
+      both work, as in torch.
+    - ``torch.compile`` breaks its graph at every ``torch.nn.GRU``, and so at this one, unless
+      ``torch._dynamo.config.allow_rnn`` is True.
+    - A program of ``torch.export`` contains the operator ``gru_xp::forward``: import `gru_xp_torch`
+      where it is to be run.
+    - ``torch.jit.script`` makes a ``torch.nn.GRU`` of it, with the same parameters.
+    - The threads are those of ``torch.set_num_threads``. Results do not depend on their number
+      but for torch's own products.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gru_xp.interop.torch import GRU
+    >>> gru = GRU(3, 4, num_layers=2)
+    >>> y, h_n = gru(torch.ones(7, 2, 3))
+    >>> y.sum().backward()
+    >>> y.shape, h_n.shape, gru.weight_ih_l0.grad.shape
+    (torch.Size([7, 2, 4]), torch.Size([2, 2, 4]), torch.Size([12, 3]))
+    """
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """Run over whole sequences; see ``torch.nn.GRU``."""
+        weights = [getattr(self, name) for names in self._all_weights for name in names]
+        if not self._is_ours(input, hx, weights):
+            return super().forward(input, hx)
+        per_direction = 4 if self.bias else 2
+        params = [
+            GRUParams(*weights[start : start + per_direction])
+            for start in range(0, len(weights), per_direction)
+        ]
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(params, input, hx)
+        return self._run(params, input, hx, self._masks(input))
+
+    def _is_ours(self, input: Any, hx: Any, weights: list[Any]) -> bool:
+        """Whether the accelerator takes a call; what is wrong with one is torch's to say."""
+        if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+            return False
+        x = input.data if isinstance(input, PackedSequence) else input
+        tensors = [x, *weights] if hx is None else [x, hx, *weights]
+        if not all(isinstance(each, torch.Tensor) for each in tensors):
+            return False
+        place = Place.of(weights[0])
+        serves = accelerated("serves", place)
+        return (
+            serves is not None
+            and serves(place)
+            and all(each.dtype == place.dtype and each.device == place.device for each in tensors)
+            and self._fit(input, hx)
+            and not torch.is_autocast_enabled(x.device.type)
+        )
+
+    def _fit(self, input: Any, hx: Any) -> bool:
+        """Whether the shapes do."""
+        packed = isinstance(input, PackedSequence)
+        x = input.data if packed else input
+        if x.ndim not in ((2,) if packed else (2, 3)) or x.shape[-1] != self.input_size:
+            return False
+        if x.shape[1 if x.ndim == 3 and self.batch_first else 0] == 0:
+            return False
+        if hx is None:
+            return True
+        if packed:
+            rows = [int(input.batch_sizes[0])]
+        else:
+            rows = [] if x.ndim == 2 else [x.shape[0 if self.batch_first else 1]]
+        number = self.num_layers * (2 if self.bidirectional else 1)
+        return list(hx.shape) == [number, *rows, self.hidden_size]
+
+    def _run(
+        self, params: list[GRUParams], x: Any, hx: Any, masks: Any, lengths: Any = None
+    ) -> Any:
+        place = Place.of(params[0].weight_ih)
+        form = Form(self.batch_first and lengths is None, self.bidirectional)
+        loop = Loop(lengths=lengths)
+        quick = accelerated("sequence", place, loop)
+        if quick is not None and not masks:
+            result = quick(x, hx, params, loop, form)
+            if result is not NotImplemented:
+                return result
+        y, h_n, _ = stack.forward(
+            params, x, hx, loop, form, masks=masks, keep_tape=False, owner="GRU", place=place
+        )
+        return y, h_n
+
+    def _forward_packed(self, params: list[GRUParams], input: PackedSequence, hx: Any) -> Any:
+        data, batch_sizes, sorted_indices, unsorted_indices = input
+        if hx is not None:
+            hx = self.permute_hidden(hx, sorted_indices)
+        # Without the indices the rows stay in the order of their lengths.
+        x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        masks = [
+            pad_packed_sequence(PackedSequence(mask, batch_sizes))[0] for mask in self._masks(data)
+        ]
+        y, h_n = self._run(params, x, hx, masks, lengths)
+        packed = pack_padded_sequence(y, lengths)
+        return (
+            PackedSequence(packed.data, batch_sizes, sorted_indices, unsorted_indices),
+            self.permute_hidden(h_n, unsorted_indices),
+        )
+
+    def _masks(self, x: Any) -> list[Any]:
+        """Dropout masks, of the numbers that torch's own GRU draws for this input."""
+        if not (self.training and self.dropout):
+            return []
+        shape = list(x.shape)
+        shape[-1] = self.hidden_size * (2 if self.bidirectional else 1)
+        if x.ndim == 3 and self.batch_first:
+            shape[:2] = shape[1::-1]
+        ones = x.new_ones(shape)
+        return [torch.nn.functional.dropout(ones, self.dropout) for _ in range(self.num_layers - 1)]
+
+    def __prepare_scriptable__(self) -> torch.nn.GRU:
+        return _as_torchs(self, torch.nn.GRU)
+
+
+class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
+    """A ``torch.nn.GRUCell`` whose step runs in gru_xp's accelerator where no gradient is needed.
+
+    As `GRU` it takes the place of torch's in a script. A step that autograd follows is torch's own,
+    which is as fast.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gru_xp.interop.torch import GRUCell
+    >>> cell = GRUCell(3, 4)
+    >>> with torch.no_grad():
+    ...     h = cell(torch.ones(2, 3))
+    >>> h.shape
+    torch.Size([2, 4])
+    """
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """One step; see ``torch.nn.GRUCell``."""
+        weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        quick = accelerated("step", Place.of(weights[0]))
+        if quick is not None:
+            result = quick(input, hx, *weights)
+            if result is not NotImplemented:
+                return result
+        return super().forward(input, hx)
+
+    def __prepare_scriptable__(self) -> torch.nn.GRUCell:
+        return _as_torchs(self, torch.nn.GRUCell)
+
+
+def _as_torchs(module: Any, kind: type) -> Any:
+    """Return torch's own module with the same parameters and options."""
+    theirs: Any = object.__new__(kind)
+    theirs.__dict__.update(module.__dict__)
+    return theirs

@@ -1,0 +1,327 @@
+"""Torch's accelerator under torch's transformations: derivatives, batches of them, compilers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gru_xp
+from gru_xp.functional import GRUParams, gru, gru_backward, gru_gates
+from tests.library import Library
+
+pytestmark = [  # of what torch does itself
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+T, N, I, H = 5, 3, 3, 4  # noqa: E741
+LAYERS, DIRECTIONS = 2, 2
+FORMS = pytest.mark.parametrize("reset_after", [True, False])
+RAGGED = pytest.mark.parametrize("lengths", [None, [5, 2, 0]], ids=["whole", "ragged"])
+
+
+@pytest.fixture
+def torch(lib: Library) -> Any:
+    if lib.name != "torch":
+        pytest.skip("about torch's transformations")
+    return pytest.importorskip("torch", reason="about torch")
+
+
+@pytest.fixture
+def accelerator(lib: Library, torch: Any) -> Any:
+    if not lib.accelerated:
+        pytest.skip("about torch's accelerator, which is off")
+    return pytest.importorskip(
+        "gru_xp_torch", reason="torch's accelerator does not load here", exc_type=ImportError
+    )
+
+
+def draw(lib: Library, *shape: int, seed: int = 0, dtype: str = "float64") -> Any:
+    return lib.array(np.random.default_rng(seed).standard_normal(shape) / 2, dtype)
+
+
+def weights(lib: Library, *examples: int) -> list[Any]:
+    """All packed weights, flat; with a leading axis of examples where one is named."""
+    flat = []
+    for k in range(LAYERS * DIRECTIONS):
+        inputs = I if k < DIRECTIONS else DIRECTIONS * H
+        for number, shape in enumerate(((3 * H, inputs), (3 * H, H), (3 * H,), (3 * H,))):
+            flat.append(draw(lib, *examples, *shape, seed=10 * k + number))
+    return flat
+
+
+def packed(flat: Any) -> list[GRUParams]:
+    return [GRUParams(*flat[start : start + 4]) for start in range(0, len(flat), 4)]
+
+
+def loss(flat: Any, x: Any, h0: Any) -> Any:
+    y, h_n, _ = gru(packed(flat), x, h0, bidirectional=True, keep_tape=False)
+    return (y * y).sum() + h_n.sum()
+
+
+def leaves_of(torch: Any, value: Any) -> list[Any]:
+    return list(torch.utils._pytree.tree_leaves(value))
+
+
+def assert_all_close(torch: Any, actual: Any, expected: Any) -> None:
+    actual, expected = leaves_of(torch, actual), leaves_of(torch, expected)
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def by_autograd(torch: Any, flat: Any, x: Any, h0: Any) -> Any:
+    """Gradients of the loss by torch's autograd through the portable loop."""
+    leaves = [each.clone().requires_grad_() for each in (*flat, x, h0)]
+    with gru_xp.use_accelerators(False):
+        gradients = torch.autograd.grad(loss(leaves[:-2], *leaves[-2:]), leaves)
+    return list(gradients[:-2]), *gradients[-2:]
+
+
+def inputs(lib: Library, *examples: int) -> tuple[Any, Any]:
+    number = LAYERS * DIRECTIONS
+    return draw(lib, *examples, T, N, I, seed=1), draw(lib, *examples, number, N, H, seed=2)
+
+
+@FORMS
+@RAGGED
+@pytest.mark.parametrize("through", ["states", "gates", "all of the tape", "the tape alone"])
+def test_gradients_pass_gradcheck(
+    lib: Library, torch: Any, reset_after: bool, lengths: Any, through: str
+) -> None:
+    def run(*leaves: Any) -> Any:
+        y, h_n, tape = gru(
+            packed(leaves[:-2]),
+            *leaves[-2:],
+            lengths=None if lengths is None else torch.tensor(lengths),
+            bidirectional=True,
+            reset_after=reset_after,
+            keep_tape=through != "states",
+        )
+        if tape is None:
+            return y, h_n
+        gates = tuple(gru_gates(tape))
+        if through == "gates":
+            return y, h_n, *gates
+        rest = [array for each in tape.tapes for array in each if array is not None]
+        if lengths is not None:  # in padding the gates of the tape mean nothing
+            rest = [each.h_prev for each in tape.tapes]
+        return (*gates, *rest) if through == "the tape alone" else (y, h_n, *gates, *rest)
+
+    leaves = [each.requires_grad_() for each in (*weights(lib), *inputs(lib))]
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+
+
+def test_func_grad_is_autograds(lib: Library, torch: Any) -> None:
+    flat, (x, h0) = weights(lib), inputs(lib)
+    wanted = by_autograd(torch, flat, x, h0)
+    assert_all_close(torch, torch.func.grad(loss, argnums=(0, 1, 2))(flat, x, h0), wanted)
+
+
+@pytest.mark.parametrize("batched", ["inputs", "states", "weights", "all"])
+def test_vmap_of_grad_is_one_gradient_after_another(lib: Library, torch: Any, batched: str) -> None:
+    count = 3
+    of_weights = 0 if batched in ("weights", "all") else None
+    of_x = 0 if batched in ("inputs", "all") else None
+    of_h0 = 0 if batched in ("states", "all") else None
+    flat = weights(lib, count) if of_weights == 0 else weights(lib)
+    x = draw(lib, *([count] if of_x == 0 else []), T, N, I, seed=1)
+    h0 = draw(lib, *([count] if of_h0 == 0 else []), LAYERS * DIRECTIONS, N, H, seed=2)
+    of_each = torch.func.vmap(
+        torch.func.grad(loss, argnums=(0, 1, 2)), in_dims=(of_weights, of_x, of_h0)
+    )(flat, x, h0)
+    for number in range(count):
+        of_one = by_autograd(
+            torch,
+            flat if of_weights is None else [each[number] for each in flat],
+            x if of_x is None else x[number],
+            h0 if of_h0 is None else h0[number],
+        )
+        got = [each[number] for each in leaves_of(torch, of_each)]
+        assert_all_close(torch, got, of_one)
+
+
+def test_grad_of_vmap_is_the_sum_of_gradients(lib: Library, torch: Any) -> None:
+    flat, (x, h0) = weights(lib), inputs(lib, 3)
+
+    def total(flat: Any) -> Any:
+        return torch.func.vmap(loss, in_dims=(None, 0, 0))(flat, x, h0).sum()
+
+    each = [by_autograd(torch, flat, *pair)[0] for pair in zip(x, h0, strict=True)]
+    assert_all_close(
+        torch, torch.func.grad(total)(flat), [sum(of_one) for of_one in zip(*each, strict=True)]
+    )
+
+
+def test_vmap_takes_axes_and_lengths_of_each_example(lib: Library, torch: Any) -> None:
+    flat, (x, h0) = weights(lib), inputs(lib, 2)
+    lengths = torch.tensor([[5, 2, 0], [1, 5, 3]])
+
+    def run(x: Any, h0: Any, lengths: Any) -> Any:
+        return gru(packed(flat), x, h0, lengths=lengths, bidirectional=True, keep_tape=False)[:2]
+
+    wanted = [run(*each) for each in zip(x, h0, lengths, strict=True)]
+    wanted = [torch.stack(each) for each in zip(*wanted, strict=True)]
+    with torch.no_grad():
+        got = torch.func.vmap(run, in_dims=(2, 1, 0))(x.movedim(0, 2), h0.movedim(0, 1), lengths)
+    assert_all_close(torch, got, wanted)
+
+
+@pytest.mark.parametrize("keep_tape", [True, False])
+def test_the_compiler_takes_forward_and_backward_in_one_graph(
+    lib: Library, torch: Any, keep_tape: bool
+) -> None:
+    flat, (x, h0) = weights(lib), inputs(lib)
+    wanted = by_autograd(torch, flat, x, h0)
+    leaves = [each.clone().requires_grad_() for each in (*flat, x, h0)]
+    loss(flat, x, h0)  # which finds the accelerator
+
+    def run(*leaves: Any) -> Any:
+        y, h_n, _ = gru(packed(leaves[:-2]), *leaves[-2:], bidirectional=True, keep_tape=keep_tape)
+        return (y * y).sum() + h_n.sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    gradients = torch.autograd.grad(compiled(*leaves), leaves)
+    assert_all_close(torch, gradients, wanted)
+
+
+def test_an_exported_program_takes_any_number_of_steps(
+    lib: Library, torch: Any, accelerator: Any
+) -> None:
+    class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, flat: Any, x: Any) -> Any:
+            return gru(packed(flat), x, bidirectional=True, keep_tape=False)[:2]
+
+    flat, (x, _) = weights(lib), inputs(lib)
+    steps = torch.export.Dim("steps", min=2)
+    program = torch.export.export(
+        Model(), (flat, x), dynamic_shapes=([None] * len(flat), {0: steps})
+    )
+    longer = draw(lib, 4 * T, N, I, seed=3)
+    assert_all_close(torch, program.module()(flat, longer), Model()(flat, longer))
+
+
+def test_the_operators_are_as_torch_wants_them(lib: Library, torch: Any, accelerator: Any) -> None:
+    arguments = [
+        draw(lib, *shape, dtype="float32") for shape in ((T, N, 3 * H), (N, H), (3 * H, H), (H,))
+    ]
+    for lengths in (None, torch.tensor([5, 0, 2])):
+        for flags in ((False, True, True), (True, False, True), (False, True, False)):
+            b_hn = arguments[3] if flags[1] else None
+            call = (*arguments[:3], b_hn, lengths, *flags)
+            torch.library.opcheck(torch.ops.gru_xp.forward.default, call)
+            if flags[2]:
+                states, *gates = torch.ops.gru_xp.forward(*call)
+                tape = [states[1:] if flags[0] else states[:-1], *gates]
+                back = (gates[0], arguments[1], tape, arguments[2], lengths, *flags[:2])
+                torch.library.opcheck(torch.ops.gru_xp.backward.default, back)
+
+
+def second_derivative(torch: Any, run: Callable[[Any], Any], x: Any) -> Any:
+    x = x.clone().requires_grad_()
+    (dx,) = torch.autograd.grad(run(x), x, create_graph=True)
+    return torch.autograd.grad(dx.square().sum(), x)
+
+
+def test_second_derivatives_and_forward_mode_name_the_remedy(
+    lib: Library, torch: Any, accelerator: Any
+) -> None:
+    flat, (x, h0) = weights(lib), inputs(lib)
+
+    def run(x: Any) -> Any:
+        return loss(flat, x, h0)
+
+    def dual() -> Any:
+        with torch.autograd.forward_ad.dual_level():
+            return run(torch.autograd.forward_ad.make_dual(x, x))
+
+    def dual_without_gradients() -> Any:
+        with torch.no_grad():
+            return dual()
+
+    remedy = r"use_accelerators\(False\)"
+    for call in (
+        lambda: second_derivative(torch, run, x),
+        lambda: torch.func.grad(lambda x: torch.func.grad(run)(x).sum())(x),
+    ):
+        with pytest.raises(RuntimeError, match=f"no second derivative.*{remedy}"):
+            call()
+        with gru_xp.use_accelerators(False):
+            call()
+    for call in (lambda: torch.func.jvp(run, (x,), (x,)), dual, dual_without_gradients):
+        with pytest.raises(NotImplementedError, match=rf"no forward mode \(jvp\).*{remedy}"):
+            call()
+        with gru_xp.use_accelerators(False):
+            call()
+
+
+def test_an_explicit_backward_has_a_derivative(lib: Library, torch: Any) -> None:
+    """`gru_backward` is a function like others: where a derivative follows it, it has one."""
+    flat, (x, h0) = weights(lib), inputs(lib)
+    y, _, tape = gru(packed(flat), x, h0, bidirectional=True)
+
+    def run(dy: Any) -> Any:
+        return gru_backward(packed(flat), tape, dy, bidirectional=True)[1]
+
+    assert torch.autograd.gradcheck(run, (y.clone().requires_grad_(),), fast_mode=True)
+
+
+def test_no_engine_runs_for_what_is_not_its_own(
+    lib: Library, torch: Any, accelerator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gru_xp_torch import cpu
+
+    flat = [each.float() for each in weights(lib)]
+    x = inputs(lib)[0].float()
+    wanted, _, _ = gru(packed(flat), x, bidirectional=True)
+    monkeypatch.setattr(cpu, "forward", None)
+    narrow = [each.bfloat16() for each in flat]
+    y, _, _ = gru(packed(narrow), x.bfloat16(), bidirectional=True)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), wanted, rtol=0, atol=0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # whose products are of another dtype
+        y, _, _ = gru(packed(flat), x, bidirectional=True)
+    torch.testing.assert_close(y.float(), wanted, rtol=0, atol=0.05)
+
+
+def test_the_engine_shares_memory_and_torchs_number_of_threads(
+    lib: Library, torch: Any, accelerator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gru_xp_torch import cpu
+
+    calls: list[Any] = []
+    before, ours = torch.get_num_threads(), gru_xp.get_num_threads()
+
+    class Recording:
+        def __getattr__(self, name: str) -> Any:
+            def call(*arguments: Any) -> Any:
+                calls.append((name, arguments))
+                return getattr(native, name)(*arguments)
+
+            return call
+
+    native = cpu._native
+    monkeypatch.setattr(cpu, "_native", Recording())
+    params, (x, _) = packed(weights(lib))[:1], inputs(lib)
+    cell = params[0]
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            calls.clear()
+            _, _, tape = gru(params, x)
+            gru_backward(params, tape, tape.tapes[0].r)
+            layer = gru_xp.GRU(I, H, backend="torch", device=lib.device, dtype="float64").eval()
+            layer(x)
+            step = gru_xp.GRUCell(I, H, backend="torch", device=lib.device, dtype="float64").eval()
+            step(x[0, ...])
+            assert [name for name, _ in calls] == ["forward", "backward", "sequence", "step"]
+            assert [arguments[-1] for _, arguments in calls] == [threads] * 4
+        weight = calls[0][1][2]
+        assert np.shares_memory(weight, cell.weight_hh.numpy())
+        assert gru_xp.get_num_threads() == ours
+    finally:
+        torch.set_num_threads(before)
