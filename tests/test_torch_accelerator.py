@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gru_xp
+from gru_xp.core.loop import Loop
 from gru_xp.functional import GRUParams, gru, gru_backward, gru_gates
 from tests.library import Library
 
@@ -307,7 +310,6 @@ def test_the_engine_shares_memory_and_torchs_number_of_threads(
     native = cpu._native
     monkeypatch.setattr(cpu, "_native", Recording())
     params, (x, _) = packed(weights(lib))[:1], inputs(lib)
-    cell = params[0]
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
@@ -318,10 +320,105 @@ def test_the_engine_shares_memory_and_torchs_number_of_threads(
             layer(x)
             step = gru_xp.GRUCell(I, H, backend="torch", device=lib.device, dtype="float64").eval()
             step(x[0, ...])
-            assert [name for name, _ in calls] == ["forward", "backward", "sequence", "step"]
-            assert [arguments[-1] for _, arguments in calls] == [threads] * 4
-        weight = calls[0][1][2]
-        assert np.shares_memory(weight, cell.weight_hh.numpy())
+            names = ("matmul", "forward", "backward", "sequence", "step")
+            assert sorted({name for name, _ in calls}) == sorted(names)
+            assert {arguments[-1] for _, arguments in calls} == {threads}
+        (weight,) = (arguments[2] for name, arguments in calls if name == "forward")
+        assert np.shares_memory(weight, params[0].weight_hh.numpy())
         assert gru_xp.get_num_threads() == ours
     finally:
         torch.set_num_threads(before)
+
+
+@FORMS
+def test_training_has_the_bits_of_evaluation_and_of_other_batches(
+    lib: Library, torch: Any, accelerator: Any, reset_after: bool
+) -> None:
+    """As NumPy's: every sum has one order, whatever a call is for and how many rows it has."""
+    flat = [each.float() for each in weights(lib)]
+    x = torch.randn(7, 9, I, generator=torch.Generator().manual_seed(0))
+    y, _, _ = gru(packed(flat), x, bidirectional=True, reset_after=reset_after)
+    followed = [each.clone().requires_grad_() for each in flat]
+    trained, _, _ = gru(packed(followed), x, bidirectional=True, reset_after=reset_after)
+    assert torch.equal(y, trained)
+    alone, _, _ = gru(packed(flat), x[:, 3:4], bidirectional=True, reset_after=reset_after)
+    assert torch.equal(y[:, 3:4], alone)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("form", ["kernels", "declined"])
+def test_the_way_to_cupys_kernels_and_back(
+    lib: Library,
+    torch: Any,
+    accelerator: Any,
+    machine: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    reverse: bool,
+    form: str,
+) -> None:
+    """With a stand-in for CuPy, whose kernels run on the CPU, and torch's CPU tensors."""
+    from gru_xp_torch import cpu, cuda, operators
+
+    streams: list[Any] = []
+
+    @contextmanager
+    def stream(device: Any) -> Iterator[Any]:
+        streams.append(device)
+        yield SimpleNamespace(from_dlpack=np.from_dlpack, concatenate=np.concatenate)
+
+    kernels = cuda._kernels()
+    monkeypatch.setattr(kernels.functions, "_is_trusted", lambda *_: True)
+    monkeypatch.setattr(cuda, "_torchs_stream", stream)
+    gx, h0, weight_hh, b_hn = (
+        draw(lib, *shape, seed=seed, dtype="float32")
+        for seed, shape in enumerate(((T, N, 3 * H), (N, H), (3 * H, H), (H,)))
+    )
+    dh, dh_last = (draw(lib, *shape, seed=7, dtype="float32") for shape in ((T, N, H), (N, H)))
+    loop = Loop(lengths=torch.tensor([5, 0, 2]), reverse=reverse, reset_after=form == "kernels")
+    b_hn = b_hn if loop.reset_after else None
+    wanted = cpu.forward(gx, h0, weight_hh, b_hn, loop, keep_tape=True)
+    tape = operators.whole_tape(wanted[0][1:] if reverse else wanted[0][:-1], *wanted[1:])
+    back = cpu.backward(dh, dh_last, tape, weight_hh, loop)
+    if form == "declined":  # CuPy's kernels have no such option
+        monkeypatch.setattr(kernels, "forward", lambda *_, **__: NotImplemented)
+        monkeypatch.setattr(kernels, "backward", lambda *_, **__: NotImplemented)
+        assert cuda.forward(gx, h0, weight_hh, b_hn, loop, keep_tape=True) is NotImplemented
+        assert cuda.backward(dh, dh_last, tape, weight_hh, loop) is NotImplemented
+        return
+    got = cuda.forward(gx, h0, weight_hh, b_hn, loop, keep_tape=True)
+    valid = torch.arange(T)[:, None, None] < torch.tensor([5, 0, 2])[None, :, None]
+    torch.testing.assert_close(got[0], wanted[0], rtol=0, atol=1e-6)
+    for one, other in zip(got[1:], wanted[1:], strict=True):
+        torch.testing.assert_close(one * valid, other * valid, rtol=0, atol=1e-6)
+    got = cuda.backward(dh, dh_last, tape, weight_hh, loop)
+    for one, other in zip(got, back, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    assert streams == [gx.device] * 2
+
+
+@FORMS
+def test_what_an_engine_declines_runs_portable(
+    lib: Library,
+    torch: Any,
+    accelerator: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    reset_after: bool,
+) -> None:
+    from gru_xp_torch import cpu
+
+    leaves = [each.requires_grad_() for each in (*weights(lib), *inputs(lib))]
+
+    def gradients() -> Any:
+        y, h_n, tape = gru(
+            packed(leaves[:-2]), *leaves[-2:], bidirectional=True, reset_after=reset_after
+        )
+        with torch.no_grad():
+            dparams, dx, dh0 = gru_backward(
+                packed(leaves[:-2]), tape, y, h_n, bidirectional=True, reset_after=reset_after
+            )
+        return [*torch.autograd.grad(y.square().sum() + h_n.sum(), leaves), dparams, dx, dh0]
+
+    wanted = gradients()
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(cpu, name, lambda *_, **__: NotImplemented)
+    assert_all_close(torch, gradients(), wanted)

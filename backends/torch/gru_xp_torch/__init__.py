@@ -9,11 +9,11 @@ from gru_xp_torch.functions import (
     backward,
     describe,
     forward,
-    matmul,
     sequence,
     serves,
     step,
 )
+from gru_xp_torch.products import matmul
 
 __all__ = [
     "OPTIONS",

@@ -13,6 +13,7 @@ import torch
 from gru_xp.accelerator_api import Loop, Tape, valid_steps
 from gru_xp_torch import operators
 from gru_xp_torch.operators import kept, whole_tape
+from gru_xp_torch.products import matmul
 
 REMEDY = (
     "run the forward within gru_xp.use_accelerators(False), where the portable loop, and for "
@@ -158,4 +159,4 @@ def _weight_gradient(dgx: Any, dgh_n: Any, tape: Tape, loop: Loop, /) -> Any:
         h_prev = h_prev.where(valid, 0)
     of_n = h_prev if loop.reset_after else tape.r * h_prev
     pairs = ((dgx[..., : 2 * h_prev.shape[-1]], h_prev), (dgh_n, of_n))
-    return torch.cat([dgh.flatten(0, 1).T @ rows.flatten(0, 1) for dgh, rows in pairs])
+    return torch.cat([matmul(dgh.flatten(0, 1).T, rows.flatten(0, 1)) for dgh, rows in pairs])

@@ -16,11 +16,9 @@ from gru_xp.accelerator_api import Form, GRUParams, Loop, Tape
 DTYPES = frozenset({torch.float32, torch.float64})
 
 
-def forward(
-    gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool
-) -> list[Any]:
+def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
     """Return all states (T + 1, N, H) and, with `keep_tape`, the gates of a `Tape`."""
-    states, gates = _native.forward(
+    result = _native.forward(
         _array(gx),
         _array(h0),
         _array(weight_hh),
@@ -31,13 +29,16 @@ def forward(
         keep_tape,
         torch.get_num_threads(),
     )
+    if result is NotImplemented:
+        return result
+    states, gates = result
     return [torch.from_numpy(each) for each in (states, *(gates or ())) if each is not None]
 
 
-def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> list[Any]:
+def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
     """Return dgx, dh0 and, where it is no part of dgx, dgh_n."""
     arrays = Tape(*(_array(each) for each in tape))
-    dgx, dgh_n, dh0 = _native.backward(
+    result = _native.backward(
         _array(dh),
         _array(dh_last),
         *arrays,
@@ -47,8 +48,18 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
         loop.reset_after,
         torch.get_num_threads(),
     )
-    arrays = (dgx, dh0, dgh_n) if loop.reset_after else (dgx, dh0)
-    return [torch.from_numpy(each) for each in arrays]
+    if result is NotImplemented:
+        return result
+    dgx, dgh_n, dh0 = result
+    parts = (dgx, dh0, dgh_n) if loop.reset_after else (dgx, dh0)
+    return [torch.from_numpy(each) for each in parts]
+
+
+def matmul(a: Any, b: Any, bias: Any = None, /) -> Any:
+    """Multiply matrices (M, K) and (K, N), in the one order of the engine's sums."""
+    return torch.from_numpy(
+        _native.matmul(_array(a), _array(b), _array(bias), torch.get_num_threads())
+    )
 
 
 def step(x: Any, h: Any, params: GRUParams, reset_after: bool, /) -> Any:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch.autograd import forward_ad
-
 from gru_xp.accelerator_api import Form, GRUParams, Loop, Place, Tape
-from gru_xp_torch import cpu, operators
+from gru_xp_torch import cpu, cuda, operators
 from gru_xp_torch.autograd import REMEDY, Recurrence
+from gru_xp_torch.state import are_plain, are_taken, engine, is_followed
 
 OPTIONS = frozenset({"lengths", "reverse", "reset_after"})
 """Of a `Loop`."""
@@ -18,8 +16,8 @@ OPTIONS = frozenset({"lengths", "reverse", "reset_after"})
 
 def serves(place: Place, /) -> bool:
     """See `gru_xp.accelerator_api.OptionalFunctions`."""
-    device = place.device
-    return device is not None and device.type == "cpu" and place.dtype in cpu.DTYPES
+    runs = engine(place.device)
+    return runs is not None and place.dtype in runs.DTYPES
 
 
 def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
@@ -29,9 +27,9 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
     and there is no loop to be faster in.
     """
     tensors = (gx, h0, weight_hh, b_hn)
-    if not _takes(*tensors):
+    if not are_taken(*tensors):
         return NotImplemented
-    if not _is_followed(*tensors):
+    if not is_followed(*tensors):
         return operators.forward(*tensors, loop, keep_tape=keep_tape)
     if gx.shape[0] < 2:
         return NotImplemented
@@ -49,14 +47,9 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
 def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
     """See `gru_xp.accelerator_api.Accelerator`; a call that a derivative follows is declined."""
     tensors = (dh, dh_last, *tape, weight_hh)
-    if not _takes(*tensors) or _is_followed(*tensors):
+    if not are_taken(*tensors) or is_followed(*tensors):
         return NotImplemented
     return operators.backward(dh, dh_last, tape, weight_hh, loop)
-
-
-def matmul(a: Any, b: Any, /, bias: Any = None) -> Any:
-    """Multiply matrices as torch does, the bias within; see `OptionalFunctions`."""
-    return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
 
 
 def step(
@@ -71,48 +64,16 @@ def step(
 ) -> Any:
     """Run a step of a cell in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
     params = GRUParams(weight_ih, weight_hh, bias_ih, bias_hh)
-    return cpu.step(x, h, params, reset_after) if _are_plain(x, h, *params) else NotImplemented
+    return cpu.step(x, h, params, reset_after) if are_plain(x, h, *params) else NotImplemented
 
 
 def sequence(x: Any, h0: Any, params: Sequence[GRUParams], loop: Loop, form: Form, /) -> Any:
     """Run a whole GRU in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
-    if loop.lengths is not None or not _are_plain(x, h0, *(each for p in params for each in p)):
+    if loop.lengths is not None or not are_plain(x, h0, *(each for p in params for each in p)):
         return NotImplemented
     return cpu.sequence(x, h0, params, loop.reset_after, form)
 
 
 def describe() -> str:
     """Say what this is, for the list of backends."""
-    return "CPU tensors by C++"
-
-
-def _takes(*tensors: Any) -> bool:
-    """Whether they are on the CPU, of one dtype, and that one of the engine's."""
-    first = tensors[0]
-    if first.dtype not in cpu.DTYPES or 0 in first.shape:
-        return False
-    return all(
-        each is None or (each.dtype == first.dtype and each.device.type == "cpu")
-        for each in tensors
-    )
-
-
-def _is_followed(*tensors: Any) -> bool:
-    """Whether autograd, ``torch.func`` or forward mode may want a derivative."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return True
-    return torch.is_grad_enabled() and any(
-        each is not None and each.requires_grad for each in tensors
-    )
-
-
-def _are_plain(*tensors: Any) -> bool:
-    """Whether they are ordinary tensors on the CPU, which nothing follows or traces."""
-    if torch.compiler.is_compiling():
-        return False
-    if any(
-        each is not None and type(each) not in (torch.Tensor, torch.nn.Parameter)
-        for each in tensors
-    ):
-        return False
-    return _takes(*tensors) and not _is_followed(*tensors)
+    return "CPU tensors by C++" + (", CUDA tensors by CuPy" if cuda.is_on() else "")

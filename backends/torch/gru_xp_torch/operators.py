@@ -8,12 +8,13 @@ the callers take their views.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from gru_xp.accelerator_api import Loop, Tape
-from gru_xp_torch import cpu
+from gru_xp.accelerator_api import Loop, Place, Tape, portable
+from gru_xp_torch import cpu, cuda
 
 _LIBRARY = torch.library.Library("gru_xp", "DEF")
 _LIBRARY.define(
@@ -55,35 +56,53 @@ def whole_tape(h_prev: Any, r: Any, z: Any, n: Any, gh_n: Any = None, /) -> Tape
     return Tape(h_prev, r, z, n, gh_n)
 
 
-def _forward(
-    gx: Any,
-    h0: Any,
-    weight_hh: Any,
-    b_hn: Any,
-    lengths: Any,
-    reverse: bool,
-    reset_after: bool,
-    keep_tape: bool,
-) -> list[Any]:
-    loop = Loop(lengths=lengths, reverse=reverse, reset_after=reset_after)
-    return cpu.forward(gx, h0, weight_hh, b_hn, loop, keep_tape=keep_tape)
+def _register(engine: ModuleType, key: str, /) -> None:
+    """Have an engine compute the operators for a dispatch key of torch."""
+
+    def run_forward(
+        gx: Any,
+        h0: Any,
+        weight_hh: Any,
+        b_hn: Any,
+        lengths: Any,
+        reverse: bool,
+        reset_after: bool,
+        keep_tape: bool,
+    ) -> Any:
+        loop = Loop(lengths=lengths, reverse=reverse, reset_after=reset_after)
+        arguments = gx, h0, weight_hh, b_hn, loop
+        result = engine.forward(*arguments, keep_tape=keep_tape)
+        if result is not NotImplemented:
+            return result
+        place = Place("torch", gx.device, gx.dtype)
+        h, tape = portable.forward(*arguments, keep_tape=keep_tape, place=place)
+        states = torch.cat([h, h0[None]] if reverse else [h0[None], h])
+        return [states, *(kept(tape[1:]) if tape else ())]
+
+    def run_backward(
+        dh: Any,
+        dh_last: Any,
+        tape: Sequence[Any],
+        weight_hh: Any,
+        lengths: Any,
+        reverse: bool,
+        reset_after: bool,
+    ) -> Any:
+        loop = Loop(lengths=lengths, reverse=reverse, reset_after=reset_after)
+        arguments = dh, dh_last, whole_tape(*tape), weight_hh, loop
+        result = engine.backward(*arguments)
+        if result is not NotImplemented:
+            return result
+        place = Place("torch", dh.device, dh.dtype)
+        dgx, dgh_n, dh0 = portable.backward(*arguments, place=place)
+        return [dgx, dh0, dgh_n.contiguous()] if reset_after else [dgx, dh0]
+
+    _LIBRARY.impl("forward", run_forward, key)
+    _LIBRARY.impl("backward", run_backward, key)
 
 
-def _backward(
-    dh: Any,
-    dh_last: Any,
-    tape: Sequence[Any],
-    weight_hh: Any,
-    lengths: Any,
-    reverse: bool,
-    reset_after: bool,
-) -> list[Any]:
-    loop = Loop(lengths=lengths, reverse=reverse, reset_after=reset_after)
-    return cpu.backward(dh, dh_last, whole_tape(*tape), weight_hh, loop)
-
-
-_LIBRARY.impl("forward", _forward, "CPU")
-_LIBRARY.impl("backward", _backward, "CPU")
+_register(cpu, "CPU")
+_register(cuda, "CUDA")
 
 
 @torch.library.register_fake("gru_xp::forward")  # type: ignore[untyped-decorator]

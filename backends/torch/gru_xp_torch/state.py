@@ -1,0 +1,56 @@
+"""What is known of tensors, and of what torch makes of a call, before anything is computed."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from gru_xp_torch import cpu, cuda
+
+
+def engine(device: Any, /) -> ModuleType | None:
+    """Return what computes on a device, None where nothing of ours does."""
+    if device.type == "cpu":
+        return cpu
+    return cuda if device.type == "cuda" and cuda.is_on() else None
+
+
+def are_taken(first: Any, /, *others: Any) -> bool:
+    """Whether tensors are of one device and dtype, and its engine takes them; None passes.
+
+    Under autocast none are, as the products there are of another dtype.
+    """
+    dtype, device = first.dtype, first.device
+    runs = engine(device)
+    if runs is None or dtype not in runs.DTYPES or 0 in first.shape:
+        return False
+    return not torch.is_autocast_enabled(device.type) and all(
+        each is None or (each.dtype == dtype and each.device == device) for each in others
+    )
+
+
+def is_transformed() -> bool:
+    """Whether a function of ``torch.func``, or forward mode, is at work."""
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
+
+
+def is_followed(*tensors: Any) -> bool:
+    """Whether a derivative of what is computed may be wanted."""
+    if is_transformed():
+        return True
+    return torch.is_grad_enabled() and any(
+        each is not None and each.requires_grad for each in tensors
+    )
+
+
+def are_plain(*tensors: Any) -> bool:
+    """Whether they are ordinary CPU tensors that are taken, and nothing follows or traces them."""
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    if torch.compiler.is_compiling() or any(
+        each is not None and type(each) not in kinds for each in tensors
+    ):
+        return False
+    return tensors[0].device.type == "cpu" and are_taken(*tensors) and not is_followed(*tensors)
