@@ -18,6 +18,7 @@ from gru_xp import cli  # noqa: E402
 from gru_xp.arrays import libraries  # noqa: E402
 from gru_xp.bench import cases, memory, parent, peers  # noqa: E402
 from gru_xp.bench.cases import Job, Size  # noqa: E402
+from gru_xp.bench.contestant import IN_TORCH  # noqa: E402
 from gru_xp.bench.contestants import contestants  # noqa: E402
 from gru_xp.bench.errors import UnavailableError  # noqa: E402
 from gru_xp.bench.own import Own  # noqa: E402
@@ -161,6 +162,9 @@ def test_each_peer_agrees_with_gru_xp_and_is_timed(run: Run, peer: str) -> None:
     (part,) = document["threads"]
     timed = {each["kind"] for each in part["cases"] if peer in each["contestants"]}
     assert timed == set(part["summary"][peer]) == can.get(peer, {"forward"})
+    in_torch = {each["kind"] for each in part["cases"] if IN_TORCH in each["contestants"]}
+    has_one = peer == "torch" and accelerators.find("torch").module is not None
+    assert in_torch == (timed if has_one else set())
 
 
 def test_float64_agrees_too(peer: str) -> None:

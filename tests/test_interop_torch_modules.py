@@ -292,6 +292,23 @@ def test_projections_are_refused_by_name() -> None:
         interop.GRU(I, H, proj_size=2)
 
 
+@pytest.mark.parametrize("steps", [1, 4, 5])
+@pytest.mark.parametrize("packed", [False, True])
+def test_few_steps_that_need_a_gradient_are_torchs_own(
+    steps: int, packed: bool, calls: list[str]
+) -> None:
+    ours, theirs = pair()
+    x = draw(steps, N, I)
+    if packed:
+        x = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor([steps] * N))
+    assert_equal(results(ours, x), results(theirs, x), atol=1e-12 if steps == 5 else 0)
+    assert calls == (["forward", "backward"] if steps == 5 else [])
+    calls.clear()
+    with torch.no_grad():
+        assert_equal([ours(x)[1]], [theirs(x)[1]])
+    assert len(calls) == 1
+
+
 def test_an_empty_batch_is_as_torchs() -> None:
     ours, theirs = pair()
     assert_equal(results(ours, draw(T, 0, I)), results(theirs, draw(T, 0, I)))

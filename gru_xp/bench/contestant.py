@@ -12,7 +12,8 @@ from gru_xp.bench.cases import KINDS, Case, HostArray, Work
 OWN = "gru_xp"
 PORTABLE = "gru_xp portable"
 PERSISTENT = "gru_xp persistent"
-FORMS = (OWN, PORTABLE, PERSISTENT)
+IN_TORCH = "gru_xp in torch"
+FORMS = (OWN, PORTABLE, PERSISTENT, IN_TORCH)
 """Of gru_xp; all others are peers."""
 EXPERIMENTAL = (PERSISTENT,)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from gru_xp.bench import peers
 from gru_xp.bench.cases import Job
 from gru_xp.bench.contestant import PERSISTENT, Contestant
@@ -41,6 +43,8 @@ def contestants(job: Job, /) -> tuple[list[Contestant], list[str]]:
     for name in job.peers:
         try:
             made.append(peers.make(name, job))
+            if name == "torch" and job.backend != "cupy" and accelerators.find("torch").module:
+                made.append(importlib.import_module("gru_xp.bench.torch_peer").InPlace(job))
         except UnavailableError as error:
             if job.peers_asked:
                 raise

@@ -1,4 +1,4 @@
-"""torch as a contestant: ``torch.nn.GRU``, ``torch.nn.GRUCell`` and autograd."""
+"""torch's modules and autograd as a contestant, with torch's GRU and with ours in its place."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from gru_xp.bench import clocks
 from gru_xp.bench.cases import HostArray, Job, Work
-from gru_xp.bench.contestant import Call, Contestant
+from gru_xp.bench.contestant import IN_TORCH, Call, Contestant
 from gru_xp.bench.errors import UnavailableError
+from gru_xp.interop import torch as interop
 
 torch: Any = importlib.import_module("torch")  # Any: the types are checked without torch too
 
@@ -17,6 +18,8 @@ class Peer(Contestant):
     """torch on the CPU, or on the GPU where gru_xp is there."""
 
     name = "torch"
+    _gru: Any = torch.nn.GRU
+    _gru_cell: Any = torch.nn.GRUCell
 
     def __init__(self, job: Job) -> None:
         self._device = "cuda" if job.backend == "cupy" else "cpu"
@@ -109,18 +112,30 @@ class Peer(Contestant):
         return calls
 
     def _cell(self, work: Work) -> Any:
-        cell = torch.nn.GRUCell(work.size.inputs, work.size.hidden).to(self._device, self._dtype)
+        cell = self._gru_cell(work.size.inputs, work.size.hidden).to(self._device, self._dtype)
         cell.load_state_dict({name: self._tensor(each) for name, each in work.of_cell.items()})
         return cell
 
     def _layer(self, work: Work) -> Any:
         _, _, inputs, hidden = work.size
-        layer = torch.nn.GRU(inputs, hidden, len(work.layers)).to(self._device, self._dtype)
+        layer = self._gru(inputs, hidden, len(work.layers)).to(self._device, self._dtype)
         layer.load_state_dict({name: self._tensor(each) for name, each in work.of_gru.items()})
         return layer
 
     def _tensor(self, array: HostArray) -> Any:
         return torch.tensor(array, dtype=self._dtype, device=self._device)
+
+
+class InPlace(Peer):
+    """The same scripts with `gru_xp.interop.torch`'s modules in the place of torch's."""
+
+    name = IN_TORCH
+    _gru = interop.GRU
+    _gru_cell = interop.GRUCell
+
+    def streams(self, work: Work, /) -> dict[str, Call]:
+        """See `Contestant`; it has none of its own."""
+        return {}
 
 
 def _layer_steps(layer: Any, steps: list[Any]) -> Call:

@@ -13,6 +13,12 @@ from gru_xp.core.accelerators import accelerated
 from gru_xp.core.loop import Loop
 from gru_xp.core.parameters import Form, GRUParams
 
+_TORCH = Place("torch", None, torch.float32)
+"""Enough to ask for an accelerator's function."""
+
+_FEW = 5
+"""Steps; fewer, forward and backward, torch runs faster, whatever N and H are: measured."""
+
 
 class GRU(torch.nn.GRU):  # type: ignore[misc]
     """A ``torch.nn.GRU`` whose time loop runs in gru_xp's accelerator.
@@ -21,7 +27,8 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
     initial values, dropout's random numbers and errors are those of torch, whose subclass it is,
     and so are results, within rounding. What the accelerator does not take runs torch's own code,
     at torch's speed: dtypes other than float32 and float64, autocast, devices other than the CPU,
-    tracing by ``torch.jit`` or for ONNX, and all calls within ``gru_xp.use_accelerators(False)``.
+    tracing by ``torch.jit`` or for ONNX, sequences of fewer than five steps that need a gradient,
+    and all calls within ``gru_xp.use_accelerators(False)``.
 
     Notes
     -----
@@ -75,6 +82,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
             and serves(place)
             and all(each.dtype == place.dtype and each.device == place.device for each in tensors)
             and self._fit(input, hx)
+            and not (self._steps(input) < _FEW and _is_followed(tensors))
             and not torch.is_autocast_enabled(x.device.type)
         )
 
@@ -84,7 +92,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         x = input.data if packed else input
         if x.ndim not in ((2,) if packed else (2, 3)) or x.shape[-1] != self.input_size:
             return False
-        if x.shape[1 if x.ndim == 3 and self.batch_first else 0] == 0:
+        if self._steps(input) == 0:
             return False
         if hx is None:
             return True
@@ -94,6 +102,11 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
             rows = [] if x.ndim == 2 else [x.shape[0 if self.batch_first else 1]]
         number = self.num_layers * (2 if self.bidirectional else 1)
         return list(hx.shape) == [number, *rows, self.hidden_size]
+
+    def _steps(self, input: Any) -> int:
+        if isinstance(input, PackedSequence):
+            return len(input.batch_sizes)
+        return int(input.shape[1 if input.ndim == 3 and self.batch_first else 0])
 
     def _run(
         self, params: list[GRUParams], x: Any, hx: Any, masks: Any, lengths: Any = None
@@ -162,7 +175,7 @@ class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
     def forward(self, input: Any, hx: Any = None) -> Any:
         """One step; see ``torch.nn.GRUCell``."""
         weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-        quick = accelerated("step", Place.of(weights[0]))
+        quick = accelerated("step", _TORCH)
         if quick is not None:
             result = quick(input, hx, *weights)
             if result is not NotImplemented:
@@ -171,6 +184,12 @@ class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
 
     def __prepare_scriptable__(self) -> torch.nn.GRUCell:
         return _as_torchs(self, torch.nn.GRUCell)
+
+
+def _is_followed(tensors: list[Any]) -> bool:
+    if torch.compiler.is_compiling():  # the number of steps may be anything
+        return False
+    return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
 
 def _as_torchs(module: Any, kind: type) -> Any:

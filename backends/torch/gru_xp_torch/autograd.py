@@ -78,6 +78,19 @@ class Recurrence(torch.autograd.Function):  # type: ignore[misc]
         return dgx, dh0 if needs_dh0 else None, dweight_hh, db_hn, None, None, None, None
 
 
+class PlainRecurrence(torch.autograd.Function):  # type: ignore[misc]
+    """`Recurrence` for autograd alone: what ``torch.func`` needs of it costs 40 µs a call."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        """See `Recurrence`."""
+        output = Recurrence.forward(*inputs)
+        Recurrence.setup_context(ctx, inputs, output)
+        return output
+
+    backward = Recurrence.backward
+
+
 class RecurrenceBackward(torch.autograd.Function):  # type: ignore[misc]
     """`operators.backward`, which has no derivative."""
 
@@ -89,7 +102,9 @@ class RecurrenceBackward(torch.autograd.Function):  # type: ignore[misc]
     ) -> Any:
         """Run it; the results are in a tuple, as torch wants them."""
         return tuple(
-            torch.ops.gru_xp.backward(dh, None, tape, weight_hh, lengths, reverse, reset_after)
+            torch.ops.gru_xp.backward.default(
+                dh, None, tape, weight_hh, lengths, reverse, reset_after
+            )
         )
 
     @staticmethod
@@ -104,7 +119,8 @@ class RecurrenceBackward(torch.autograd.Function):  # type: ignore[misc]
 
 def _backward(dh: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> tuple[Any, Any, Any]:
     """Return dgx, dgh_n and dh0."""
-    if torch.compiler.is_compiling():  # which takes no function in a function's backward
+    # Nobody may want a second derivative; and the compiler takes no function within a backward.
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return operators.backward(dh, None, tape, weight_hh, loop)
     dgx, dh0, *dgh_n = RecurrenceBackward.apply(
         dh, weight_hh, loop.lengths, loop.reverse, loop.reset_after, *kept(tape)

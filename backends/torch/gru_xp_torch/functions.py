@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from gru_xp.accelerator_api import Form, GRUParams, Loop, Place, Tape
 from gru_xp_torch import cpu, cuda, operators
-from gru_xp_torch.autograd import REMEDY, Recurrence
-from gru_xp_torch.state import are_plain, are_taken, engine, is_followed
+from gru_xp_torch.autograd import REMEDY, PlainRecurrence, Recurrence
+from gru_xp_torch.state import are_plain, are_taken, engine, is_followed, is_transformed
 
 OPTIONS = frozenset({"lengths", "reverse", "reset_after"})
 """Of a `Loop`."""
@@ -33,10 +35,10 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
         return operators.forward(*tensors, loop, keep_tape=keep_tape)
     if gx.shape[0] < 2:
         return NotImplemented
+    is_plain = not (is_transformed() or torch.compiler.is_compiling())
+    function = PlainRecurrence if is_plain else Recurrence
     try:
-        h, *kept = Recurrence.apply(
-            *tensors, loop.lengths, loop.reverse, loop.reset_after, keep_tape
-        )
+        h, *kept = function.apply(*tensors, loop.lengths, loop.reverse, loop.reset_after, keep_tape)
     except NotImplementedError as error:  # of torch, for a Function without a jvp
         raise NotImplementedError(
             f"gru_xp: the accelerated loop has no forward mode (jvp): {REMEDY}"

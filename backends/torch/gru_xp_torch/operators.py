@@ -32,7 +32,7 @@ def forward(
 ) -> tuple[Any, Tape | None]:
     """See `gru_xp.accelerator_api.Accelerator`."""
     options = loop.lengths, loop.reverse, loop.reset_after
-    states, *gates = torch.ops.gru_xp.forward(gx, h0, weight_hh, b_hn, *options, keep_tape)
+    states, *gates = torch.ops.gru_xp.forward.default(gx, h0, weight_hh, b_hn, *options, keep_tape)
     h, h_prev = (states[:-1], states[1:]) if loop.reverse else (states[1:], states[:-1])
     return h, whole_tape(h_prev, *gates) if keep_tape else None
 
@@ -42,7 +42,9 @@ def backward(
 ) -> tuple[Any, Any, Any]:
     """See `gru_xp.accelerator_api.Accelerator`."""
     options = loop.lengths, loop.reverse, loop.reset_after
-    dgx, dh0, *dgh_n = torch.ops.gru_xp.backward(dh, dh_last, kept(tape), weight_hh, *options)
+    dgx, dh0, *dgh_n = torch.ops.gru_xp.backward.default(
+        dh, dh_last, kept(tape), weight_hh, *options
+    )
     return dgx, dgh_n[0] if dgh_n else dgx[..., 2 * dh.shape[-1] :], dh0
 
 
@@ -146,11 +148,11 @@ def _forward_of_examples(info: Any, axes: Any, *arguments: Any) -> Any:
     of_gx, of_h0, *of_weights, of_lengths = axes[:5]
     count = info.batch_size
     if of_weights != [None, None]:
-        return _one_by_one(torch.ops.gru_xp.forward, count, axes, arguments)
+        return _one_by_one(torch.ops.gru_xp.forward.default, count, axes, arguments)
     gx = _as_rows(gx, of_gx, 1, count)
     h0 = _as_rows(h0, of_h0, 0, count)
     lengths = _as_rows(lengths, of_lengths, 0, count)
-    results = torch.ops.gru_xp.forward(gx, h0, weight_hh, b_hn, lengths, *options)
+    results = torch.ops.gru_xp.forward.default(gx, h0, weight_hh, b_hn, lengths, *options)
     return [each.unflatten(1, (count, -1)) for each in results], [1] * len(results)
 
 
@@ -160,12 +162,12 @@ def _backward_of_examples(info: Any, axes: Any, *arguments: Any) -> Any:
     of_dh, of_last, of_tape, of_weight, of_lengths = axes[:5]
     count = info.batch_size
     if of_weight is not None:
-        return _one_by_one(torch.ops.gru_xp.backward, count, axes, arguments)
+        return _one_by_one(torch.ops.gru_xp.backward.default, count, axes, arguments)
     dh = _as_rows(dh, of_dh, 1, count)
     dh_last = _as_rows(dh_last, of_last, 0, count)
     tape = [_as_rows(each, axis, 1, count) for each, axis in zip(tape, of_tape, strict=True)]
     lengths = _as_rows(lengths, of_lengths, 0, count)
-    results = torch.ops.gru_xp.backward(dh, dh_last, tape, weight_hh, lengths, *options)
+    results = torch.ops.gru_xp.backward.default(dh, dh_last, tape, weight_hh, lengths, *options)
     rows_at = [1, 0, 1][: len(results)]
     split = [each.unflatten(at, (count, -1)) for each, at in zip(results, rows_at, strict=True)]
     return split, rows_at

@@ -27,9 +27,10 @@ def are_taken(first: Any, /, *others: Any) -> bool:
     runs = engine(device)
     if runs is None or dtype not in runs.DTYPES or 0 in first.shape:
         return False
-    return not torch.is_autocast_enabled(device.type) and all(
-        each is None or (each.dtype == dtype and each.device == device) for each in others
-    )
+    for each in others:  # no generators here: a small step takes not much longer than they do
+        if each is not None and (each.dtype is not dtype or each.device != device):
+            return False
+    return not torch.is_autocast_enabled(device.type)
 
 
 def is_transformed() -> bool:
@@ -48,9 +49,12 @@ def is_followed(*tensors: Any) -> bool:
 
 def are_plain(*tensors: Any) -> bool:
     """Whether they are ordinary CPU tensors that are taken, and nothing follows or traces them."""
-    kinds = (torch.Tensor, torch.nn.Parameter)
-    if torch.compiler.is_compiling() or any(
-        each is not None and type(each) not in kinds for each in tensors
-    ):
+    if torch.compiler.is_compiling():
         return False
+    for each in tensors:
+        if each is not None and type(each) not in _KINDS:
+            return False
     return tensors[0].device.type == "cpu" and are_taken(*tensors) and not is_followed(*tensors)
+
+
+_KINDS = (torch.Tensor, torch.nn.Parameter)
