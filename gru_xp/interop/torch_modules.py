@@ -82,7 +82,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
             and serves(place)
             and all(each.dtype == place.dtype and each.device == place.device for each in tensors)
             and self._fit(input, hx)
-            and not (self._steps(input) < _FEW and _is_followed(tensors))
+            and not (_is_followed(tensors) and self._steps(input) < _FEW)
             and not torch.is_autocast_enabled(x.device.type)
         )
 
@@ -103,10 +103,11 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         number = self.num_layers * (2 if self.bidirectional else 1)
         return list(hx.shape) == [number, *rows, self.hidden_size]
 
-    def _steps(self, input: Any) -> int:
+    def _steps(self, input: Any) -> Any:
+        """How many there are; torch may trace it."""
         if isinstance(input, PackedSequence):
             return len(input.batch_sizes)
-        return int(input.shape[1 if input.ndim == 3 and self.batch_first else 0])
+        return input.shape[1 if input.ndim == 3 and self.batch_first else 0]
 
     def _run(
         self, params: list[GRUParams], x: Any, hx: Any, masks: Any, lengths: Any = None
