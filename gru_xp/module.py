@@ -148,9 +148,8 @@ class Module(Generic[A]):
         -----
         Torch's tensors among them do not require gradients: the module's own `backward` fills
         `gradients`, and autograd leaves ``grad`` at None. So an optimizer of torch that is given
-        them changes nothing, and says nothing. To train with one, copy `gradients` into ``grad``
-        before its step, or let autograd go through `gru_xp.functional.gru`, whose weights are
-        tensors of yours.
+        them changes nothing, and says nothing. To train with one, use `gru_xp.interop.torch.GRU`,
+        which is a torch module.
         """
         return dict(self._weights)
 

@@ -33,6 +33,8 @@ STREAM = ("tests/test_stream.py",)
 FILES = ("tests/test_persistence.py",)
 LOOP = ("tests/test_recurrence.py",)
 LAYOUTS = ("tests/test_layouts.py",)
+IN_TORCH = ("tests/test_torch_accelerator.py",)
+TORCH_MODULES = ("tests/test_interop_torch_modules.py",)
 LAYER = tuple(
     f"tests/test_layer_values.py::test_{name}"
     for name in (
@@ -73,6 +75,8 @@ ACCELERATORS = "gru_xp.core.accelerators"
 DOOR = "gru_xp.arrays.door"
 SCAN = "gru_xp_jax.scan"
 NATIVE = "gru_xp_numpy.functions"
+TORCHS = "gru_xp_torch"
+MODULES = "gru_xp.interop.torch_modules"
 PERSISTENCE = "gru_xp.persistence"
 CONVERSION = "gru_xp.interop.conversion"
 
@@ -632,6 +636,151 @@ MUTATIONS = [
         "*tape, weight_hh, loop.lengths, loop.reverse, loop.reset_after\n",
         "*tape, weight_hh, None, loop.reverse, loop.reset_after\n",
         LOOP,
+        ACCELERATED,
+    ),
+    # Torch's accelerator, and the modules for its scripts
+    Mutation(
+        "torch: gradient of the weights from the states after the step",
+        f"{TORCHS}.autograd",
+        "    h_prev = tape.h_prev\n    if loop",
+        "    h_prev = torch.roll(tape.h_prev, -1, 0)\n    if loop",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: states of padding seen by the weights' gradients",
+        f"{TORCHS}.autograd",
+        "h_prev = h_prev.where(valid, 0)",
+        "h_prev = h_prev + 0",
+        ("tests/test_recurrence.py", "tests/test_layer_values.py", *IN_TORCH),
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: the tape's gradient shifted the other way",
+        f"{TORCHS}.autograd",
+        "later, first = [dh_prev[1:], none], dh_prev[0]",
+        "later, first = [none, dh_prev[:-1]], dh_prev[0]",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: the tape's gradient in padding",
+        f"{TORCHS}.autograd",
+        "return gradient if valid is None else gradient.where(valid, 0)",
+        "return gradient",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: the tape's gradient of r forgotten",
+        f"{TORCHS}.autograd",
+        "(dtape.r + dr) * r",
+        "dr * r",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: the tape's gradient of gh_n forgotten",
+        f"{TORCHS}.autograd",
+        "dgx_n * r + in_steps(dtape.gh_n)",
+        "dgx_n * r",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: the gradient of the initial state through the tape forgotten",
+        f"{TORCHS}.autograd",
+        "of_n + dgh_n, dh0 + first",
+        "of_n + dgh_n, dh0",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: a second derivative in silence",
+        f"{TORCHS}.autograd",
+        "    if not torch.is_grad_enabled() or torch.compiler",
+        "    if True or torch.compiler",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: the examples of vmap as rows in the wrong order",
+        f"{TORCHS}.operators",
+        "return tensor.movedim(axis, rows_at).flatten(rows_at, rows_at + 1)",
+        "return tensor.movedim(axis, rows_at + 1).flatten(rows_at, rows_at + 1)",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: vmap takes the first example's weights for all",
+        f"{TORCHS}.operators",
+        "return value if axis is None else value.select(axis, number)",
+        "return value if axis is None else value.select(axis, 0)",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: forward mode in silence",
+        f"{TORCHS}.state",
+        "or forward_ad._current_level >= 0",
+        "or False",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: products of training in another order",
+        f"{TORCHS}.products",
+        "    if is_torchs or",
+        "    if True or",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: gradient of a product's right side not turned",
+        f"{TORCHS}.products",
+        "matmul(a.T, gradient)\n",
+        "matmul(gradient.T, a)\n",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: the engine's own number of threads",
+        f"{TORCHS}.cpu",
+        "        keep_tape,\n        torch.get_num_threads(),",
+        "        keep_tape,\n        0,",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch module: dropout's numbers in another order",
+        MODULES,
+        "            shape[:2] = shape[1::-1]",
+        "            pass",
+        TORCH_MODULES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch module: rows of a packed sequence not put back",
+        MODULES,
+        "self.permute_hidden(h_n, unsorted_indices)",
+        "h_n",
+        TORCH_MODULES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch module: few steps by the loop",
+        MODULES,
+        "_FEW = 5",
+        "_FEW = 4",
+        TORCH_MODULES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch module: autocast ignored",
+        MODULES,
+        "and not torch.is_autocast_enabled(x.device.type)",
+        "and True",
+        TORCH_MODULES,
         ACCELERATED,
     ),
     # How accelerators are asked
