@@ -35,6 +35,8 @@ LOOP = ("tests/test_recurrence.py",)
 LAYOUTS = ("tests/test_layouts.py",)
 IN_TORCH = ("tests/test_torch_accelerator.py",)
 TORCH_MODULES = ("tests/test_interop_torch_modules.py",)
+FRAMEWORKS = "tests/test_interop_frameworks.py::test_"
+REFUSED = "tests/test_interop_frameworks_errors.py::test_"
 LAYER = tuple(
     f"tests/test_layer_values.py::test_{name}"
     for name in (
@@ -1191,6 +1193,55 @@ MUTATIONS = [
         'apart = reset_after and (source, gate) == ("bias_hh", "n")',
         "apart = False",
         LAYOUTS,
+        paths=PORTABLE,
+    ),
+    # Frameworks' objects. Those of Keras and of flax.nnx are seen where these are installed.
+    Mutation(
+        "directions of a framework's layer swapped",
+        "gru_xp.interop.flax",
+        'for name in ("forward_rnn", "backward_rnn") if name in layer]',
+        'for name in ("backward_rnn", "forward_rnn") if name in layer]',
+        (FRAMEWORKS + "linen_variables_are_read_with_and_without_params_around_them",),
+        paths=PORTABLE,
+    ),
+    Mutation(
+        "layers of a framework in the order of a mapping",
+        "gru_xp.interop.flax",
+        "layers = [variables[name] for name in numbered] if several",
+        "layers = list(variables.values()) if several",
+        (FRAMEWORKS + "linen_variables_are_read_with_and_without_params_around_them",),
+        paths=PORTABLE,
+    ),
+    Mutation(
+        "Haiku's reset gate after the product",
+        "gru_xp.interop.haiku",
+        "        reset_after=False,",
+        "        reset_after=True,",
+        (FRAMEWORKS + "weights_go_to_every_backend",),
+        paths=PORTABLE,
+    ),
+    Mutation(
+        "hidden bias of nnx left out",
+        "gru_xp.interop.flax",
+        'return FLAX_NNX_HN_BIAS if hasattr(cell, "hn_bias") else FLAX_NNX',
+        "return FLAX_NNX",
+        (FRAMEWORKS + "nnx_cells_with_a_hidden_bias_keep_it",),
+        paths=PORTABLE,
+    ),
+    Mutation(
+        "another activation taken for tanh",
+        "gru_xp.interop.models",
+        "if found != expected:",
+        "if False:",
+        (REFUSED + "keras_objects_that_a_gru_cannot_express_are_refused",),
+        paths=PORTABLE,
+    ),
+    Mutation(
+        "a layer that runs backwards taken for one that runs forwards",
+        "gru_xp.interop.keras",
+        "if each.go_backwards != backwards:",
+        "if False:",
+        (REFUSED + "keras_objects_that_a_gru_cannot_express_are_refused",),
         paths=PORTABLE,
     ),
 ]

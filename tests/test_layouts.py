@@ -6,7 +6,6 @@ A framework that is installed computes itself; the others' equations are written
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ import pytest
 from gru_xp.functional import GRUParams, gru_cell
 from gru_xp.interop import layouts
 from gru_xp.interop.layouts import LAYOUTS, Block, Layout, Stored, from_params, to_params
+from tests.frameworks import imported
 
 T, N, I, H = 4, 2, 5, 3  # noqa: E741
 Host = np.ndarray[Any, Any]
@@ -77,12 +77,6 @@ class Peer(NamedTuple):
     put: Callable[[Arrays], None]
     run: Callable[[Host, Host], Any]
     """From x (T, N, I) and h0 (N, H) to the state after each step, (T, N, H)."""
-
-
-def imported(name: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what others do on import is theirs
-        return pytest.importorskip(name, reason=f"compares with {name.partition('.')[0]}")
 
 
 def stepped(cell: Callable[[Any, Any], Any], x: Any, h: Any) -> list[Any]:
@@ -336,6 +330,29 @@ def kept_peer(
     return Peer(lambda: dict(kept), kept.update, run)
 
 
+def nnx_with_hidden_bias(reset_after: bool) -> Peer:
+    """As flax's pull request 5595 writes it; no release has it yet."""
+
+    def unit(w: SimpleNamespace, x: Host, h: Host, k: int) -> float:
+        kernel, recurrent, bias, hn_bias = (
+            getattr(w, name)
+            for name in ("dense_i.kernel", "dense_h.kernel", "dense_i.bias", "hn_bias")
+        )
+        xi = [x @ kernel[:, k + part * H] + bias[k + part * H] for part in range(3)]
+        hh = [h @ recurrent[:, k + part * H] for part in range(3)]
+        r, z = sigmoid(xi[0] + hh[0]), sigmoid(xi[1] + hh[1])
+        n = math.tanh(xi[2] + r * (hh[2] + hn_bias[k]))
+        return (1 - z) * n + z * h[k]
+
+    shapes = {
+        "dense_i.kernel": (I, 3 * H),
+        "dense_i.bias": (3 * H,),
+        "dense_h.kernel": (H, 3 * H),
+        "hn_bias": (H,),
+    }
+    return kept_peer(shapes, unit)
+
+
 def haste_peer(reset_after: bool) -> Peer:
     def unit(w: SimpleNamespace, x: Host, h: Host, k: int) -> float:
         kernel, recurrent = w.kernel[:, k::H], w.recurrent_kernel[:, k::H]
@@ -391,6 +408,7 @@ PEERS: dict[str, tuple[Layout, bool, Callable[[bool], Peer]]] = {
     "keras, reset_after=True": (layouts.KERAS, True, keras_peer),
     "keras, reset_after=False": (layouts.KERAS_RESET_BEFORE, False, keras_peer),
     "flax.nnx": (layouts.FLAX_NNX, True, nnx_peer),
+    "flax.nnx, with hn_bias": (layouts.FLAX_NNX_HN_BIAS, True, nnx_with_hidden_bias),
     "flax.linen": (layouts.FLAX_LINEN, True, linen_peer),
     "equinox": (layouts.EQUINOX, True, equinox_peer),
     "haiku": (layouts.HAIKU, False, haiku_peer),

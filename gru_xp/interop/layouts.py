@@ -15,6 +15,7 @@ __all__ = [
     "EQUINOX",
     "FLAX_LINEN",
     "FLAX_NNX",
+    "FLAX_NNX_HN_BIAS",
     "HAIKU",
     "HASTE",
     "KERAS",
@@ -86,6 +87,18 @@ FLAX_NNX = Layout(
     transposed=True,
 )
 """flax.nnx.GRUCell, which has no ``b_hn``, though its documentation writes one."""
+
+FLAX_NNX_HN_BIAS = replace(
+    FLAX_NNX,
+    name="flax.nnx.GRUCell with hn_bias",
+    arrays=(
+        FLAX_NNX.arrays[0],
+        Stored("dense_i.bias", "(3H,)", (Block("bias", "rz"), Block("bias_ih", "n"))),
+        FLAX_NNX.arrays[2],
+        Stored("hn_bias", "(H,)", (Block("bias_hh", "n"),)),
+    ),
+)
+"""flax.nnx.GRUCell with ``b_hn`` as a parameter of its own, as flax's pull request 5595 adds it."""
 
 FLAX_LINEN = Layout(
     "flax.linen.GRUCell",
@@ -210,6 +223,7 @@ LAYOUTS = (
     KERAS,
     KERAS_RESET_BEFORE,
     FLAX_NNX,
+    FLAX_NNX_HN_BIAS,
     FLAX_LINEN,
     EQUINOX,
     HAIKU,
