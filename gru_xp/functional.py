@@ -1,7 +1,11 @@
 """Pure functions: weights and input in, output and tape out, no hidden state.
 
-``jax.jit``, ``jax.grad``, ``jax.vmap``, torch's autograd and ``torch.compile`` go through them, and
-several calls can be in flight at once. The classes are a thin memory around them.
+``jax.jit``, ``jax.grad``, ``jax.vmap``, torch's autograd, ``torch.func``, ``torch.compile`` and
+``torch.export`` go through them, and several calls can be in flight at once. The classes are a thin
+memory around them.
+
+Over two or more steps of torch's CPU tensors a second derivative and forward mode (``jvp``) raise;
+within ``gru_xp.use_accelerators(False)``, where the portable loop runs, they work.
 
 The first call of a process looks for accelerators, which ``torch.compile(fullgraph=True)`` cannot
 trace: make one ordinary call before. Nor can it trace `lengths` that are no tensor.

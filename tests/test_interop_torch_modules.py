@@ -314,21 +314,35 @@ def test_an_empty_batch_is_as_torchs() -> None:
     assert_equal(results(ours, draw(T, 0, I)), results(theirs, draw(T, 0, I)))
 
 
-def test_frozen_weights_and_inputs_get_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gru_xp_torch import autograd
+def test_frozen_weights_and_inputs_take_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gru_xp_torch import cpu
 
-    ours, theirs = pair()
-    for module in (ours, theirs):
-        module.weight_hh_l0.requires_grad_(False)
-    x = draw(T, N, I)
-    assert_equal(results(ours, x), results(theirs, x))
+    shapes: list[Any] = []
 
-    def fail(*_: Any) -> Any:
-        raise AssertionError("a product that nobody asked for")
+    def recorded(a: Any, b: Any, bias: Any = None) -> Any:
+        shapes.append((*a.shape, b.shape[1]))
+        return multiply(a, b, bias)
 
-    monkeypatch.setattr(autograd, "_weight_gradient", fail)
-    results(ours, x)
-    assert ours.weight_hh_l0.grad is None
+    multiply = cpu.matmul
+    monkeypatch.setattr(cpu, "matmul", recorded)
+    forward, dx, of_input = (T * N, I, 3 * H), (T * N, 3 * H, I), (3 * H, T * N, I)
+    of_state = [(2 * H, T * N, H), (H, T * N, H)]
+    for frozen, wanted in (
+        ((), [forward, *of_state, dx, of_input]),
+        (("x",), [forward, *of_state, of_input]),
+        (("x", "weight_ih_l0"), [forward, *of_state]),
+        (("weight_hh_l0",), [forward, dx, of_input]),
+        (("weight_ih_l0", "weight_hh_l0"), [forward, dx]),
+    ):
+        ours, theirs = pair()
+        x = draw(T, N, I).requires_grad_("x" not in frozen)
+        for module in (ours, theirs):
+            for name, weight in module.named_parameters():
+                weight.requires_grad_(name not in frozen)
+        shapes.clear()
+        got = results(ours, x)
+        assert sorted(shapes) == sorted(wanted), frozen
+        assert_equal(got, results(theirs, x))
 
 
 def test_weights_that_torch_computes_work(calls: list[str]) -> None:
