@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +305,83 @@ def test_what_a_gru_cannot_express_is_refused(
 def test_activations_by_their_names_are_taken() -> None:
     node, arrays = node_of(activations=["sigmoid", "TANH"])
     assert interop.load(model_of(node, arrays))
+
+
+TORCHS = pytest.mark.parametrize(
+    "options",
+    [{}, {"bias": False}, {"num_layers": 2, "bidirectional": True, "batch_first": True}],
+    ids=str,
+)
+
+
+def exported(options: dict[str, Any], *, dynamo: bool) -> tuple[Any, dict[str, Any], Any]:
+    """Return what torch writes for one of its GRUs, an input, and the module's output for it."""
+    torch = pytest.importorskip("torch", reason="the exporter is torch's")
+    torch.manual_seed(0)
+    module = torch.nn.GRU(3, 4, **options).eval()
+    states = module.num_layers * (1 + module.bidirectional)
+    call = {"x": torch.randn(5, 2, 3), "h0": torch.randn(states, 5 if module.batch_first else 2, 4)}
+    names: dict[str, Any] = {"input_names": list(call), "output_names": ["y", "h_n"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters have some of their own
+        if dynamo:
+            pytest.importorskip("onnxscript", reason="torch's newer exporter needs onnxscript")
+            program = torch.onnx.export(module, (*call.values(),), dynamo=True, **names)
+            model = program.model_proto
+        else:
+            file = io.BytesIO()
+            torch.onnx.export(module, (*call.values(),), file, dynamo=False, **names)
+            model = onnx.load_from_string(file.getvalue())
+    return model, {k: v.numpy() for k, v in call.items()}, module(*call.values())[0].detach()
+
+
+def through_layers(grus: list[gru_xp.GRU[Any]], call: dict[str, Any], batch_first: bool) -> Any:
+    """Run GRUs one after another, the axes of whose input and output the model has swapped."""
+    y = np.swapaxes(call["x"], 0, 1) if batch_first else call["x"]
+    done = 0
+    for gru in grus:
+        states = call["h0"][done : done + len(gru.params)]
+        y, done = gru.eval()(y, states)[0], done + len(states)
+    return np.swapaxes(y, 0, 1) if batch_first else y
+
+
+@TORCHS
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_what_torch_exports_is_loaded_as_onnx_runtime_runs_it(
+    options: dict[str, Any], dynamo: bool
+) -> None:
+    """With onnxscript 0.7.0 that is not what torch computes, as `reset_after` tells."""
+    model, call, expected = exported(options, dynamo=dynamo)
+    grus = list(interop.load(model).values())
+    y = through_layers(grus, call, options.get("batch_first", False))
+    np.testing.assert_allclose(y, run(model, call)[0], rtol=1e-5, atol=2e-6)
+    assert np.allclose(y, expected, rtol=1e-5, atol=2e-6) == all(each.reset_after for each in grus)
+    assert dynamo or grus[0].reset_after
+
+
+@TORCHS
+def test_a_file_of_the_wrong_form_is_run_as_it_says_and_can_be_mended(
+    options: dict[str, Any],
+) -> None:
+    model, call, expected = exported(options, dynamo=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "linear_before_reset":
+                attribute.i = 0  # as torch's newer exporter wrote it
+    wrong = list(interop.load(model).values())
+    assert not any(each.reset_after for each in wrong)
+    batch_first = options.get("batch_first", False)
+    y = through_layers(wrong, call, batch_first)
+    np.testing.assert_allclose(y, run(model, call)[0], rtol=1e-5, atol=2e-6)
+    assert np.max(np.abs(y - expected.numpy())) > 0.01
+    mended = []
+    for each in wrong:
+        sizes = (each.input_size, each.hidden_size)
+        gru = gru_xp.GRU(*sizes, bias=each.bias, bidirectional=each.bidirectional)
+        gru.load_state_dict(each.state_dict())
+        mended.append(gru)
+    y = through_layers(mended, call, batch_first)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-6)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
