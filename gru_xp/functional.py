@@ -22,7 +22,7 @@ from gru_xp.arrays.typing import Array
 from gru_xp.core import checks, stack, step
 from gru_xp.core.loop import Loop
 from gru_xp.core.one_hot import OneHot
-from gru_xp.core.parameters import Form, GRUParams, flag
+from gru_xp.core.parameters import Form, GRUParams, flag, reverse_alone
 from gru_xp.core.stack import GateValues, GRUTape
 from gru_xp.core.step import CellTape
 
@@ -153,6 +153,7 @@ def gru(
     masks: Sequence[Array] | None = None,
     batch_first: bool = False,
     bidirectional: bool = False,
+    reverse: bool = False,
     reset_after: bool = True,
     keep_tape: bool = True,
 ) -> tuple[Array, Array, GRUTape | None]:
@@ -177,7 +178,7 @@ def gru(
     masks : sequence of array, (T, N, H) or (T, N, 2H)
         What the output of each layer but the last is multiplied by: dropout masks, scaled. Time
         first, whatever `batch_first` says. None for no dropout.
-    batch_first, bidirectional, reset_after : bool
+    batch_first, bidirectional, reverse, reset_after : bool
         As in `gru_xp.GRU`.
     keep_tape : bool
         Without it the tape is None, and no backward can follow.
@@ -186,7 +187,7 @@ def gru(
     -------
     y : array, (T, N, H), (N, T, H) with `batch_first`, or (T, H)
         The last layer's state after each step, zero in padding; 2H wide with `bidirectional`, the
-        forward direction's first.
+        forward direction's first. In every direction index t means time t.
     h_n : array, (num_layers * directions, N, H), or without N
         Each row's state after its last step, in the order of `params`; for a reverse direction,
         whose last step is the row's first, the state after that.
@@ -198,13 +199,14 @@ def gru(
     ------
     ValueError
         If shapes do not fit each other, arrays are on different devices, a length is negative
-        or larger than T, or one of NumPy's indices is not from 0 to I - 1.
+        or larger than T, one of NumPy's indices is not from 0 to I - 1, or both of `bidirectional`
+        and `reverse` are True.
     TypeError
         If arrays are of different libraries, or of a dtype that is no real number's, for indices
         no integer's.
     """
     flag("keep_tape", keep_tape)
-    form, loop = _form_and_loop(batch_first, bidirectional, reset_after, lengths)
+    form, loop = _form_and_loop(batch_first, bidirectional, reverse, reset_after, lengths)
     params = _listed(params, "gru", "params", "GRUParams")
     return stack.forward(
         params,
@@ -229,6 +231,7 @@ def gru_backward(
     *,
     batch_first: bool = False,
     bidirectional: bool = False,
+    reverse: bool = False,
     reset_after: bool = True,
 ) -> tuple[list[GRUParams], Array | None, Array]:
     """Gradients of `gru`, given those of its outputs.
@@ -243,7 +246,7 @@ def gru_backward(
         Gradient with respect to ``y``; what it holds in padding never matters.
     dh_n : array, in the shape of ``h_n``, optional
         Gradient with respect to ``h_n``; None means zeros.
-    batch_first, bidirectional, reset_after : bool
+    batch_first, bidirectional, reverse, reset_after : bool
         As given to `gru`.
 
     Returns
@@ -264,7 +267,7 @@ def gru_backward(
         If a gradient is of another library than the weights.
     """
     checks.check_tape(tape, GRUTape, owner="gru_backward")
-    form, loop = _form_and_loop(batch_first, bidirectional, reset_after, tape.lengths)
+    form, loop = _form_and_loop(batch_first, bidirectional, reverse, reset_after, tape.lengths)
     params = _listed(params, "gru_backward", "params", "GRUParams")
     return stack.backward(
         params,
@@ -313,7 +316,9 @@ def _listed(values: Any, owner: str, name: str, kind: str) -> list[Any]:
 
 
 def _form_and_loop(
-    batch_first: bool, bidirectional: bool, reset_after: bool, lengths: Any
+    batch_first: bool, bidirectional: bool, reverse: bool, reset_after: bool, lengths: Any
 ) -> tuple[Form, Loop]:
     form = Form(flag("batch_first", batch_first), flag("bidirectional", bidirectional))
-    return form, Loop(lengths=lengths, reset_after=flag("reset_after", reset_after))
+    reverse = reverse_alone(reverse, bidirectional=form.bidirectional)
+    reset_after = flag("reset_after", reset_after)
+    return form, Loop(lengths=lengths, reverse=reverse, reset_after=reset_after)

@@ -45,6 +45,9 @@ class GRU(Module[A]):
         The others are scaled by 1 / (1 - dropout).
     bidirectional : bool
         Whether a second set of weights runs from each row's last step to its first.
+    reverse : bool
+        Whether the one direction runs from each row's last step to its first, ONNX's direction
+        "reverse". The weights' names have no suffix. Not together with `bidirectional`.
     reset_after : bool
         Whether the reset gate acts after the recurrent product, as in torch and cuDNN, or, if
         False, before it, as in Cho et al. (2014).
@@ -67,7 +70,7 @@ class GRU(Module[A]):
     ------
     TypeError, ValueError
         If a size is no positive integer, `dropout` no number in [0, 1), or `dtype` no floating
-        dtype.
+        dtype, or if both of `bidirectional` and `reverse` are True.
     BackendError
         If the library, device or dtype cannot be had here.
 
@@ -87,6 +90,7 @@ class GRU(Module[A]):
     batch_first: bool
     dropout: float
     bidirectional: bool
+    reverse: bool
     reset_after: bool
     _params: tuple[GRUParams, ...]
     _tape: GRUTape | None
@@ -105,6 +109,7 @@ class GRU(Module[A]):
         dropout: float = ...,
         bidirectional: bool = ...,
         *,
+        reverse: bool = ...,
         reset_after: bool = ...,
         backend: Literal["numpy"] = "numpy",
         **where: Unpack[Where],
@@ -121,6 +126,7 @@ class GRU(Module[A]):
         dropout: float = ...,
         bidirectional: bool = ...,
         *,
+        reverse: bool = ...,
         reset_after: bool = ...,
         backend: Literal["torch"],
         **where: Unpack[Where],
@@ -137,6 +143,7 @@ class GRU(Module[A]):
         dropout: float = ...,
         bidirectional: bool = ...,
         *,
+        reverse: bool = ...,
         reset_after: bool = ...,
         backend: Literal["jax"],
         **where: Unpack[Where],
@@ -153,6 +160,7 @@ class GRU(Module[A]):
         dropout: float = ...,
         bidirectional: bool = ...,
         *,
+        reverse: bool = ...,
         reset_after: bool = ...,
         backend: Backend,
         **where: Unpack[Where],
@@ -168,6 +176,7 @@ class GRU(Module[A]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        reverse: bool = False,
         reset_after: bool = True,
         backend: str = "numpy",
         device: Device | str | int | None = None,
@@ -178,6 +187,7 @@ class GRU(Module[A]):
         self.batch_first = parameters.flag("batch_first", batch_first)
         self.dropout = _probability(dropout)
         self.bidirectional = parameters.flag("bidirectional", bidirectional)
+        self.reverse = parameters.reverse_alone(reverse, bidirectional=self.bidirectional)
         self.reset_after = parameters.flag("reset_after", reset_after)
         ends = ("", "_reverse") if self.bidirectional else ("",)
         self._suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
@@ -240,7 +250,7 @@ class GRU(Module[A]):
         -------
         y : array, (T, N, H), (N, T, H) with `batch_first`, or (T, H)
             The last layer's state after each step, zero in padding; 2H wide with `bidirectional`,
-            the forward direction's first.
+            the forward direction's first. In every direction index t means time t.
         h_n : array, in the shape and order of `h0`
             Each row's state after its last step; for a reverse direction, whose last step is the
             row's first, the state after that. For a row of length 0, its initial state.
@@ -353,8 +363,8 @@ class GRU(Module[A]):
         Raises
         ------
         ValueError
-            With `bidirectional`: the reverse direction starts at the last step, which a stream
-            does not know before it ends. Or if the shape or device of `h0` does not fit.
+            With `bidirectional` or `reverse`: the reverse direction starts at the last step, which
+            a stream does not know before it ends. Or if the shape or device of `h0` does not fit.
         TypeError
             If `h0` is no array of the weights' library.
         """
@@ -393,6 +403,7 @@ class GRU(Module[A]):
                 ("batch_first", self.batch_first, False),
                 ("dropout", self.dropout, 0.0),
                 ("bidirectional", self.bidirectional, False),
+                ("reverse", self.reverse, False),
                 ("reset_after", self.reset_after, True),
             )
             if value != default
@@ -404,8 +415,8 @@ class GRU(Module[A]):
         return Form(self.batch_first, self.bidirectional)
 
     def _loop(self, lengths: Any = None) -> Loop:
-        """What the forward directions run."""
-        return Loop(lengths=lengths, reset_after=self.reset_after)
+        """What the first direction of each layer runs."""
+        return Loop(lengths=lengths, reverse=self.reverse, reset_after=self.reset_after)
 
     def _as_params(self) -> tuple[GRUParams, ...]:
         return tuple(

@@ -26,7 +26,12 @@ from gru_xp.layer import GRU
 
 _VERSION = 1
 _LONGEST_DESCRIPTION = 1 << 12
-_OPTIONS: dict[str, type] = {"batch_first": bool, "dropout": float, "reset_after": bool}
+_OPTIONS: dict[str, type] = {
+    "batch_first": bool,
+    "dropout": float,
+    "reverse": bool,
+    "reset_after": bool,
+}
 """Of a GRU, what its weights do not tell; of a cell the last one."""
 _CHECKPOINT, _PREFIX_THERE = "checkpoint.safetensors", "model.gru."
 """What a folder of ``gru-xp train`` holds, and how the GRU's names begin there."""
@@ -93,7 +98,7 @@ def load(
         A ``.safetensors`` or ``.npz`` file; or the folder of a model that ``gru-xp train`` made,
         whose GRU is returned, without the layer that follows it. In a file that `save` did not
         write, the names are those of ``torch.nn.GRU`` or ``torch.nn.GRUCell``: then `batch_first`
-        is False, `dropout` 0 and `reset_after` True, as in torch.
+        and `reverse` are False, `dropout` 0 and `reset_after` True, as in torch.
     backend, device
         As in `GRUCell`.
     dtype : optional
@@ -184,6 +189,8 @@ def _options(text: str, found: Described) -> dict[str, Any]:
     for name, value in options.items():
         if type(value) is not wanted[name]:
             raise ValueError(f"its description has {name} = {value!r}")
+    if options.get("reverse") and found.sizes["bidirectional"]:
+        raise ValueError("its description has reverse = True, its weights have both directions")
     if options["dtype"] not in (*DTYPES, "bfloat16") or not 0 <= options.get("dropout", 0) < 1:
         raise ValueError(f"its description has {options}")
     return options

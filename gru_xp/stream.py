@@ -50,10 +50,11 @@ class Stream(Generic[A]):
     def __init__(
         self, params: Sequence[GRUParams], loop: Loop, form: Form, h0: A | None = None
     ) -> None:
-        if form.bidirectional:
+        if form.bidirectional or loop.reverse:
             raise ValueError(
-                "GRU.stream: a bidirectional GRU cannot stream, as its reverse direction starts "
-                "at the last step: call it on the whole sequence"
+                f"GRU.stream: a GRU with {'reverse' if loop.reverse else 'bidirectional'}=True "
+                "cannot stream, as its reverse direction starts at the last step, which a stream "
+                "does not know: call it on the whole sequence"
             )
         self._place = Place.of(params[0].weight_ih)
         self._params = tuple(_frozen(each, self._place) for each in params)

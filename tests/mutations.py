@@ -462,6 +462,35 @@ MUTATIONS = [
         LAYER,
     ),
     Mutation(
+        "a reverse direction alone runs forward",
+        "gru_xp.layer",
+        "Loop(lengths=lengths, reverse=self.reverse, ",
+        "Loop(lengths=lengths, ",
+        LAYER,
+    ),
+    Mutation(
+        "a reverse direction alone runs forward in a whole call",
+        NATIVE,
+        "if loop.lengths is not None or loop.reverse:",
+        "if loop.lengths is not None:",
+        LAYER,
+        ACCELERATED,
+    ),
+    Mutation(
+        "a reverse direction alone runs forward in the pure form",
+        "gru_xp.functional",
+        "Loop(lengths=lengths, reverse=reverse, ",
+        "Loop(lengths=lengths, ",
+        ("tests/test_functional.py::TestLayers",),
+    ),
+    Mutation(
+        "reverse passed over beside bidirectional",
+        PARAMETERS,
+        "    if reverse and bidirectional:\n",
+        "    if False:\n",
+        ("tests/test_functional.py::TestLayers",),
+    ),
+    Mutation(
         "the directions' outputs swapped",
         STACK,
         "y = xp.concat(outputs, axis=-1)",
@@ -590,6 +619,13 @@ MUTATIONS = [
         "            pass",
         STREAM,
     ),
+    Mutation(
+        "a stream of a reverse direction alone",
+        "gru_xp.stream",
+        "if form.bidirectional or loop.reverse:",
+        "if form.bidirectional:",
+        STREAM,
+    ),
     # JAX's accelerator
     Mutation(
         "scan: reverse forgotten",
@@ -639,6 +675,14 @@ MUTATIONS = [
         "*tape, weight_hh, None, loop.reverse, loop.reset_after\n",
         LOOP,
         ACCELERATED,
+    ),
+    Mutation(
+        "a GRU in reverse written for other frameworks as a forward one",
+        "gru_xp.interop.models",
+        "isinstance(model, GRU) and model.reverse:",
+        "False:",
+        (f"{REFUSED}objects_of_other_frameworks_are_refused",),
+        unseen_on=frozenset({"torch", "jax", "array_api_strict"}),  # whatever computes
     ),
     # Torch's accelerator, and the modules for its scripts
     Mutation(
@@ -783,6 +827,14 @@ MUTATIONS = [
         "and not torch.is_autocast_enabled(x.device.type)",
         "and True",
         TORCH_MODULES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "torch: a whole call in reverse run forward",
+        f"{TORCHS}.functions",
+        "if loop.lengths is not None or loop.reverse or not",
+        "if loop.lengths is not None or not",
+        ("tests/test_layer_values.py",),
         ACCELERATED,
     ),
     # How accelerators are asked
@@ -963,6 +1015,20 @@ MUTATIONS = [
         FILES,
     ),
     Mutation(
+        "reverse not saved",
+        PERSISTENCE,
+        '    "reverse": bool,\n',
+        "",
+        FILES,
+    ),
+    Mutation(
+        "reverse not held against the weights",
+        PERSISTENCE,
+        '    if options.get("reverse") and ',
+        "    if False and ",
+        FILES,
+    ),
+    Mutation(
         "shapes not held against one another",
         "gru_xp.core.described",
         "        if shapes.get(name) != expected.get(name):\n",
@@ -1024,6 +1090,34 @@ MUTATIONS = [
         "    if not model.reset_after:\n",
         "    if False:\n",
         ("tests/test_interop_torch.py",),
+    ),
+    Mutation(
+        "a reverse direction alone given to torch",
+        "gru_xp.interop.torch",
+        "    if isinstance(model, GRU) and model.reverse:\n",
+        "    if False:\n",
+        ("tests/test_interop_torch.py",),
+    ),
+    Mutation(
+        "ONNX's reverse direction read as forward",
+        "gru_xp.interop.onnx",
+        '"reverse": direction == "reverse"',
+        '"reverse": False',
+        ("tests/test_interop_onnx.py",),
+    ),
+    Mutation(
+        "a reverse direction alone written as forward",
+        "gru_xp.interop.onnx",
+        '"reverse" if gru.reverse else "forward"',
+        '"forward"',
+        ("tests/test_interop_onnx.py",),
+    ),
+    Mutation(
+        "an initial state computed twice",
+        "gru_xp.interop.onnx",
+        'name != "h0" or value.any()',
+        'name != "h0" or constants.value(given).any()',
+        ("tests/test_interop_onnx.py",),
     ),
     Mutation(
         "ONNX's form always that of torch",

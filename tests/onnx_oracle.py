@@ -19,6 +19,7 @@ def run(
     lengths: list[int] | None,
     *,
     reset_after: bool,
+    reverse: bool = False,
 ) -> tuple[Array, Array]:
     """Run one layer in float32 by torch's names; return y (T, N, directions * H) and h_n."""
     directions, _, size = h0.shape
@@ -48,7 +49,7 @@ def run(
         names,
         ["Y", "Y_h"],
         hidden_size=size,
-        direction="bidirectional" if directions == 2 else "forward",
+        direction="bidirectional" if directions == 2 else "reverse" if reverse else "forward",
         linear_before_reset=int(reset_after),
     )
     types = {np.dtype("float32"): TensorProto.FLOAT, np.dtype("int32"): TensorProto.INT32}

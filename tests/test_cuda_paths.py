@@ -424,9 +424,10 @@ def test_a_long_compilation_is_told(machine: Machine, caplog: pytest.LogCaptureF
     assert "compiling a CUDA kernel (forward_gates, float)" in caplog.text
 
 
+@pytest.mark.parametrize("direction", ["bidirectional", "reverse"])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_whole_gru_trains_through_it(
-    machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch, persistent: bool
+    machine: Machine, cuda: Any, monkeypatch: pytest.MonkeyPatch, persistent: bool, direction: str
 ) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(5, 3, 7)).astype(np.float32)
@@ -434,7 +435,7 @@ def test_a_whole_gru_trains_through_it(
     for module in (None, cuda):
         found = accelerators.Found(module, "CUDA on the CPU")
         monkeypatch.setitem(accelerators._found, "numpy", found)
-        layer = gru_xp.GRU(7, 24, num_layers=2, bidirectional=True, rng=1, backend="numpy")
+        layer: Any = gru_xp.GRU(7, 24, num_layers=2, **{direction: True}, rng=1)
         with cuda.use_persistent_kernel(persistent):
             y, h_n = layer(x, lengths=[5, 0, 3])
             dx, dh0 = layer.backward(np.ones_like(y))

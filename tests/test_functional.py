@@ -264,6 +264,12 @@ class TestLayers:
         x, h0 = lib.array(draw(T, N, I, seed=0)), lib.array(draw(4, N, H, seed=1))
         return layer, layer.params, x, h0
 
+    def make_for_autograd(self, lib: Library, direction: str) -> tuple[Any, ...]:
+        where = {"backend": lib.name, "device": lib.device, "dtype": "float64"}
+        params = gru_xp.GRU(I, H, 2, rng=0, **{direction: True}, **where).params
+        shapes = ((T, N, I), (len(params), N, H), (T, N, H * len(params) // 2), (len(params), N, H))
+        return params, *(lib.array(draw(*shape, seed=k)) for k, shape in enumerate(shapes))
+
     def test_it_gives_what_the_layer_gives(self, lib: Library) -> None:
         layer, params, x, h0 = self.make(lib)
         dy, dh_n = lib.array(draw(T, N, 2 * H, seed=2)), lib.array(draw(4, N, H, seed=3))
@@ -278,6 +284,30 @@ class TestLayers:
         _, _, gates = layer(x, h0, lengths=[5, 0, 2], return_gates=True)
         for one, other in zip(gru_gates(tape), gates, strict=True):
             lib.assert_close(one, lib.numpy(other), atol=0)
+
+    @pytest.mark.parametrize("reset_after", [True, False])
+    def test_reverse_gives_what_the_layer_gives(self, lib: Library, reset_after: bool) -> None:
+        options = {"batch_first": True, "reverse": True, "reset_after": reset_after}
+        where = {"backend": lib.name, "device": lib.device, "dtype": "float64"}
+        layer: Any = gru_xp.GRU(I, H, 2, rng=0, **options, **where)
+        x, dy = lib.array(draw(N, T, I, seed=0)), lib.array(draw(N, T, H, seed=2))
+        h0, dh_n = lib.array(draw(2, N, H, seed=1)), lib.array(draw(2, N, H, seed=3))
+        want = (*layer(x, h0, lengths=[5, 0, 2]), *layer.backward(dy, dh_n))
+        y, h_n, tape = gru(layer.params, x, h0, lengths=[5, 0, 2], **options)
+        dparams, dx, dh0 = gru_backward(layer.params, tape, dy, dh_n, **options)
+        for one, other in zip((y, h_n, dx, dh0), want, strict=True):
+            lib.assert_close(one, lib.numpy(other), atol=0)
+        packed = [array for each in dparams for array in each]
+        for one, other in zip(packed, layer.gradients().values(), strict=True):
+            lib.assert_close(one, lib.numpy(other), atol=0)
+
+    def test_reverse_besides_bidirectional_is_refused(self, lib: Library) -> None:
+        _, params, x, h0 = self.make(lib)
+        y, _, tape = gru(params, x, h0, **self.options)
+        with pytest.raises(ValueError, match="expected one of bidirectional=True"):
+            gru(params, x, h0, reverse=True, **self.options)
+        with pytest.raises(ValueError, match="expected one of bidirectional=True"):
+            gru_backward(params, tape, y, reverse=True, **self.options)
 
     @pytest.mark.parametrize("reset_after", [True, False])
     def test_a_tape_of_the_other_form_is_refused(self, lib: Library, reset_after: bool) -> None:
@@ -326,15 +356,17 @@ class TestLayers:
             gru([*params[:2], broken, params[3]], x, **self.options)
 
     @pytest.mark.parametrize("reset_after", [True, False])
-    def test_jit_and_grad_go_through_it(self, lib: Library, reset_after: bool) -> None:
+    @pytest.mark.parametrize("direction", ["bidirectional", "reverse"])
+    def test_jit_and_grad_go_through_it(
+        self, lib: Library, direction: str, reset_after: bool
+    ) -> None:
         if lib.name != "jax":
             pytest.skip("about JAX's transformations")
         jax = pytest.importorskip("jax", reason="about JAX")
-        _, params, x, h0 = self.make(lib)
+        params, x, h0, dy, dh_n = self.make_for_autograd(lib, direction)
         x = x.at[3:, 1].set(float("nan"))
-        dy, dh_n = lib.array(draw(T, N, 2 * H, seed=2)), lib.array(draw(4, N, H, seed=3))
-        mask = lib.array(np.random.default_rng(0).integers(0, 2, (T, N, 2 * H)) * 2.0)
-        options = {**self.options, "reset_after": reset_after}
+        mask = lib.array(np.random.default_rng(0).integers(0, 2, dy.shape) * 2.0)
+        options = {direction: True, "reset_after": reset_after}
 
         @jax.jit
         def loss(params: Any, x: Any, h0: Any, lengths: Any) -> Any:
@@ -354,16 +386,18 @@ class TestLayers:
             lib.assert_close(one, lib.numpy(other), atol=1e-12)
 
     @pytest.mark.parametrize("reset_after", [True, False])
-    def test_torch_autograd_goes_through_it(self, lib: Library, reset_after: bool) -> None:
+    @pytest.mark.parametrize("direction", ["bidirectional", "reverse"])
+    def test_torch_autograd_goes_through_it(
+        self, lib: Library, direction: str, reset_after: bool
+    ) -> None:
         if lib.name != "torch":
             pytest.skip("about torch's autograd")
-        _, params, x, h0 = self.make(lib)
+        params, x, h0, dy, dh_n = self.make_for_autograd(lib, direction)
         x[3:, 1] = float("nan")
         leaves = [array for each in params for array in each] + [x, h0]
         for leaf in leaves:
             leaf.requires_grad_()
-        dy, dh_n = lib.array(draw(T, N, 2 * H, seed=2)), lib.array(draw(4, N, H, seed=3))
-        options = {**self.options, "reset_after": reset_after}
+        options = {direction: True, "reset_after": reset_after}
         y, h_n, tape = gru(params, x, h0, lengths=[5, 3, 2], **options)
         ((y * dy).sum() + (h_n * dh_n).sum()).backward()
         dparams, dx, dh0 = gru_backward(params, tape, dy, dh_n, **options)

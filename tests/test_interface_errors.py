@@ -30,7 +30,7 @@ NOT_FLAGS = ["False", 0, 1.0, None, np.ones(1)]
 
 
 @pytest.mark.parametrize("value", NOT_FLAGS, ids=repr)
-@pytest.mark.parametrize("name", ["bias", "batch_first", "bidirectional", "reset_after"])
+@pytest.mark.parametrize("name", ["bias", "batch_first", "bidirectional", "reverse", "reset_after"])
 def test_a_grus_flags_are_booleans(name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
         gru_xp.GRU(3, 5, **{name: value})
@@ -55,6 +55,7 @@ def test_the_flags_of_calls_are_booleans(value: Any) -> None:
         "keep_tape": lambda: gru(layer.params, x, keep_tape=value),
         "batch_first": lambda: gru_gates(tape, batch_first=value),
         "bidirectional": lambda: gru(layer.params, x, bidirectional=value),
+        "reverse": lambda: gru(layer.params, x, reverse=value),
         "reset_after": lambda: gru_backward(layer.params, tape, x, reset_after=value),
     }
     for name, call in calls.items():

@@ -160,3 +160,5 @@ def test_objects_of_other_frameworks_are_refused(make: Callable[[Form], Theirs])
             read(source)
     with pytest.raises(TypeError, match=f"{write.__name__}: expected a GRU or a GRUCell, got GRU"):
         write(GRU())
+    with pytest.raises(ValueError, match=rf"{write.__name__}: a GRU that runs in reverse alone"):
+        write(ours(Form(1), reverse=True))

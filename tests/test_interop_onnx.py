@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,14 @@ from tests.library import Library
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 interop = pytest.importorskip("gru_xp.interop.onnx")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
+
+
+DIRECTIONS: dict[str, dict[str, bool]] = {
+    "forward": {},
+    "reverse": {"reverse": True},
+    "bidirectional": {"bidirectional": True},
+}
+DIRECTION = pytest.mark.parametrize("direction", DIRECTIONS)
 
 
 def run(model: Any, inputs: dict[str, Any]) -> list[Any]:
@@ -33,10 +43,8 @@ def run(model: Any, inputs: dict[str, Any]) -> list[Any]:
 def random_gru(rng: np.random.Generator) -> tuple[gru_xp.GRU[Any], dict[str, Any]]:
     """Return a GRU of random options, and an input of random shape."""
     sizes = {"input_size": int(rng.integers(1, 7)), "hidden_size": int(rng.integers(1, 10))}
-    flags = {
-        name: bool(rng.integers(2))
-        for name in ("bias", "batch_first", "bidirectional", "reset_after")
-    }
+    flags = {name: bool(rng.integers(2)) for name in ("bias", "batch_first", "reset_after")}
+    flags |= DIRECTIONS[rng.choice(list(DIRECTIONS))]
     gru = gru_xp.GRU(
         **sizes, **flags, num_layers=int(rng.integers(1, 4)), dropout=0.5, rng=rng
     ).eval()
@@ -65,10 +73,14 @@ def test_onnx_runtime_runs_what_is_saved(part: int, tmp_path: Path) -> None:
         np.testing.assert_allclose(got_h_n, h_n, rtol=1e-5, atol=2e-6)
 
 
-def test_of_an_empty_row_onnx_runtime_gives_zeros_and_we_the_initial_state(tmp_path: Path) -> None:
-    gru = gru_xp.GRU(3, 4, bidirectional=True, rng=0).eval()
+@DIRECTION
+def test_of_an_empty_row_onnx_runtime_gives_zeros_and_we_the_initial_state(
+    tmp_path: Path, direction: str
+) -> None:
+    gru = gru_xp.GRU(3, 4, **DIRECTIONS[direction], rng=0).eval()
     interop.save(gru, tmp_path / "gru.onnx", lengths=True)
-    call = {"x": np.ones((5, 2, 3), np.float32), "h0": np.ones((2, 2, 4), np.float32)}
+    states = np.ones((len(gru.params), 2, 4), np.float32)
+    call = {"x": np.ones((5, 2, 3), np.float32), "h0": states}
     lengths = np.asarray([5, 0], dtype=np.int32)
     y, h_n = gru(call["x"], call["h0"], lengths=lengths)
     got_y, got_h_n = run(str(tmp_path / "gru.onnx"), {**call, "lengths": lengths})
@@ -78,14 +90,16 @@ def test_of_an_empty_row_onnx_runtime_gives_zeros_and_we_the_initial_state(tmp_p
     assert not got_h_n[:, 1].any()
 
 
-def test_what_is_saved_is_loaded(lib: Library, tmp_path: Path) -> None:
-    options = {"bidirectional": True, "reset_after": False}
+@DIRECTION
+def test_what_is_saved_is_loaded(lib: Library, tmp_path: Path, direction: str) -> None:
+    options = {**DIRECTIONS[direction], "reset_after": False}
     gru = gru_xp.GRU(3, 5, 2, **options, rng=0, backend=lib.name, device=lib.device)
     interop.save(gru, tmp_path / "gru.onnx")
     layers = interop.load(tmp_path / "gru.onnx", backend=lib.name, device=lib.device)
     assert list(layers) == ["y_l0", "y_l1"]
     for number, layer in enumerate(layers.values()):
-        assert (layer.bidirectional, layer.reset_after) == (True, False)
+        kept = (layer.bidirectional, layer.reverse, layer.reset_after)
+        assert kept == (direction == "bidirectional", direction == "reverse", False)
         for name, array in layer.parameters().items():
             theirs = gru.parameters()[name.replace("_l0", f"_l{number}")]
             assert np.array_equal(lib.numpy(array), lib.numpy(theirs))
@@ -131,7 +145,7 @@ def assert_runs_alike(gru: gru_xp.GRU[Any], model: Any, seed: int = 0) -> None:
 
 @pytest.mark.parametrize("opset", [7, 13, 14, 21])
 @pytest.mark.parametrize("reset_after", [0, 1])
-@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@DIRECTION
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_node_becomes_a_gru(opset: int, reset_after: int, direction: str, bias: bool) -> None:
     node, arrays = node_of(
@@ -207,6 +221,27 @@ def test_a_zero_initial_state_of_the_model_is_none() -> None:
     assert_runs_alike(gru, model)
 
 
+def test_what_nodes_compute_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, (w, r, b) = node_of()
+    node.input.extend(["", "h0"])
+    zeros = numpy_helper.from_array(np.zeros((1, 2, 4), np.float32), "zeros")
+    before = [
+        helper.make_node("Identity", ["zeros"], ["h0"]),
+        helper.make_node("Identity", ["given"], ["W"]),
+    ]
+    w.name = "given"
+    computed: list[Any] = []
+
+    class Counting(interop.ReferenceEvaluator):  # type: ignore[misc, name-defined]
+        def run(self, *arguments: Any) -> Any:
+            computed.append(arguments)
+            return super().run(*arguments)
+
+    monkeypatch.setattr(interop, "ReferenceEvaluator", Counting)
+    assert interop.load(model_of(node, [w, r, b, zeros], before=before))
+    assert len(computed) == 2
+
+
 @pytest.mark.parametrize("name", ["h0", "lengths"])
 def test_states_and_lengths_in_the_model_are_refused(name: str) -> None:
     node, arrays = node_of()
@@ -241,7 +276,7 @@ GIVEN = helper.make_tensor_value_info("given", onnx.TensorProto.FLOAT, [1, 12, 4
     [
         ({"activations": ["Relu", "Tanh"]}, {}, r"activations are \['Relu', 'Tanh'\]"),
         ({"clip": 3.0}, {}, "attribute clip"),
-        ({"direction": "reverse"}, {}, "direction is 'reverse'"),
+        ({"direction": "sideways"}, {}, "direction is 'sideways'"),
         ({"hidden_size": 5}, {}, "hidden_size is 5, its weights have 4"),
         ({"direction": "bidirectional"}, {}, "bidirectional"),
         ({"directions": 2}, {}, "direction is 'forward', its weights have the shapes"),
@@ -270,6 +305,83 @@ def test_what_a_gru_cannot_express_is_refused(
 def test_activations_by_their_names_are_taken() -> None:
     node, arrays = node_of(activations=["sigmoid", "TANH"])
     assert interop.load(model_of(node, arrays))
+
+
+TORCHS = pytest.mark.parametrize(
+    "options",
+    [{}, {"bias": False}, {"num_layers": 2, "bidirectional": True, "batch_first": True}],
+    ids=str,
+)
+
+
+def exported(options: dict[str, Any], *, dynamo: bool) -> tuple[Any, dict[str, Any], Any]:
+    """Return what torch writes for one of its GRUs, an input, and the module's output for it."""
+    torch = pytest.importorskip("torch", reason="the exporter is torch's")
+    torch.manual_seed(0)
+    module = torch.nn.GRU(3, 4, **options).eval()
+    states = module.num_layers * (1 + module.bidirectional)
+    call = {"x": torch.randn(5, 2, 3), "h0": torch.randn(states, 5 if module.batch_first else 2, 4)}
+    names: dict[str, Any] = {"input_names": list(call), "output_names": ["y", "h_n"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters have some of their own
+        if dynamo:
+            pytest.importorskip("onnxscript", reason="torch's newer exporter needs onnxscript")
+            program = torch.onnx.export(module, (*call.values(),), dynamo=True, **names)
+            model = program.model_proto
+        else:
+            file = io.BytesIO()
+            torch.onnx.export(module, (*call.values(),), file, dynamo=False, **names)
+            model = onnx.load_from_string(file.getvalue())
+    return model, {k: v.numpy() for k, v in call.items()}, module(*call.values())[0].detach()
+
+
+def through_layers(grus: list[gru_xp.GRU[Any]], call: dict[str, Any], batch_first: bool) -> Any:
+    """Run GRUs one after another, the axes of whose input and output the model has swapped."""
+    y = np.swapaxes(call["x"], 0, 1) if batch_first else call["x"]
+    done = 0
+    for gru in grus:
+        states = call["h0"][done : done + len(gru.params)]
+        y, done = gru.eval()(y, states)[0], done + len(states)
+    return np.swapaxes(y, 0, 1) if batch_first else y
+
+
+@TORCHS
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_what_torch_exports_is_loaded_as_onnx_runtime_runs_it(
+    options: dict[str, Any], dynamo: bool
+) -> None:
+    """With onnxscript 0.7.0 that is not what torch computes, as `reset_after` tells."""
+    model, call, expected = exported(options, dynamo=dynamo)
+    grus = list(interop.load(model).values())
+    y = through_layers(grus, call, options.get("batch_first", False))
+    np.testing.assert_allclose(y, run(model, call)[0], rtol=1e-5, atol=2e-6)
+    assert np.allclose(y, expected, rtol=1e-5, atol=2e-6) == all(each.reset_after for each in grus)
+    assert dynamo or grus[0].reset_after
+
+
+@TORCHS
+def test_a_file_of_the_wrong_form_is_run_as_it_says_and_can_be_mended(
+    options: dict[str, Any],
+) -> None:
+    model, call, expected = exported(options, dynamo=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "linear_before_reset":
+                attribute.i = 0  # as torch's newer exporter wrote it
+    wrong = list(interop.load(model).values())
+    assert not any(each.reset_after for each in wrong)
+    batch_first = options.get("batch_first", False)
+    y = through_layers(wrong, call, batch_first)
+    np.testing.assert_allclose(y, run(model, call)[0], rtol=1e-5, atol=2e-6)
+    assert np.max(np.abs(y - expected.numpy())) > 0.01
+    mended = []
+    for each in wrong:
+        sizes = (each.input_size, each.hidden_size)
+        gru = gru_xp.GRU(*sizes, bias=each.bias, bidirectional=each.bidirectional)
+        gru.load_state_dict(each.state_dict())
+        mended.append(gru)
+    y = through_layers(mended, call, batch_first)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-6)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

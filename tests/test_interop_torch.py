@@ -153,5 +153,7 @@ def test_what_is_refused() -> None:
         interop.to_torch(whole["rnn"])
     with pytest.raises(ValueError, match="reset_after=False"):
         interop.to_torch(gru_xp.GRU(I, H, reset_after=False))
+    with pytest.raises(ValueError, match=r"reverse alone .* flip each row's steps"):
+        interop.to_torch(gru_xp.GRU(I, H, reverse=True))
     with pytest.raises(gru_xp.BackendError, match="bfloat16"):
         interop.from_torch(torch.nn.GRU(I, H, dtype=torch.bfloat16))

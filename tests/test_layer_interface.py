@@ -21,7 +21,8 @@ from tests.test_layer_values import LENGTHS, H, I, N, T, host, make_gru, padding
 def test_parameters_have_torchs_names_shapes_and_order(lib: Library) -> None:
     torch = pytest.importorskip("torch", reason="the names are torch.nn.GRU's")
     for options in ({}, {"num_layers": 2, "bidirectional": True}, {"num_layers": 2, "bias": False}):
-        ours = make_gru(lib, **options)
+        reverse = not options.get("bidirectional")  # whose names are those of forward
+        ours = make_gru(lib, reverse=reverse, **options)
         theirs = torch.nn.GRU(I, H, **options)
         want = [(name, tuple(each.shape)) for name, each in theirs.named_parameters()]
         assert [(name, tuple(each.shape)) for name, each in ours.parameters().items()] == want
@@ -286,6 +287,19 @@ def test_pickle_keeps_weights_and_options() -> None:
     np.testing.assert_array_equal(twin(x)[0], gru(x)[0])  # the masks too
     text = "GRU(2, 3, num_layers=2, dropout=0.5, bidirectional=True, reset_after=False, backend="
     assert repr(gru).startswith(text)
+    gru = gru_xp.GRU(2, 3, reverse=True, rng=0)
+    twin = pickle.loads(pickle.dumps(gru))
+    np.testing.assert_array_equal(twin(x)[0], gru(x)[0])
+    assert repr(twin) == repr(gru)
+    assert repr(gru).startswith("GRU(2, 3, reverse=True, backend=")
+
+
+def test_reverse_is_one_direction_alone() -> None:
+    with pytest.raises(ValueError, match=r"expected one of bidirectional=True.*reverse=True"):
+        gru_xp.GRU(2, 3, bidirectional=True, reverse=True)
+    positional: Any = (2, 3, 1, True, False, 0.0, False, True)
+    with pytest.raises(TypeError, match="positional"):
+        gru_xp.GRU(*positional)
 
 
 def test_a_call_that_fails_draws_no_mask(lib: Library) -> None:

@@ -37,6 +37,13 @@ def host(arrays: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     return {name: transfer.to_numpy(array) for name, array in arrays.items()}
 
 
+DIRECTIONS: dict[str, dict[str, bool]] = {
+    "forward": {},
+    "reverse": {"reverse": True},
+    "both": {"bidirectional": True},
+}
+
+
 def padding(lengths: list[int], *, batch_first: bool = False) -> np.ndarray[Any, Any]:
     mask = np.arange(T)[:, None] >= np.array(lengths)
     return mask.T if batch_first else mask
@@ -47,17 +54,29 @@ GRID = list(
         (1, 3),  # layers
         (True, False),  # bias
         (False, True),  # batch_first
-        (False, True),  # bidirectional
+        ("forward", "both"),
         (None, LENGTHS),
         (True, False),  # h0 given
     )
 )
+GRID += itertools.product(
+    (1, 3), (True,), (False, True), ("reverse",), (None, LENGTHS), (True, False)
+)
 
 
 def grid_id(case: tuple[Any, ...]) -> str:
-    layers, bias, batch_first, bidirectional, lengths, with_h0 = case
-    names = [f"{layers}l", "bias" * bias, "nf" * batch_first, "bi" * bidirectional]
+    layers, bias, batch_first, direction, lengths, with_h0 = case
+    names = [f"{layers}l", "bias" * bias, "nf" * batch_first, direction]
     return "-".join(filter(None, [*names, "ragged" * (lengths is not None), "h0" * with_h0]))
+
+
+def flipped(array: Any, lengths: Any, batch_first: bool) -> Any:
+    """Each row's steps from its last to its first, padding where it was."""
+    axes = (1, 0, 2) if batch_first else (0, 1, 2)
+    result = array.transpose(axes).copy()
+    for row, length in enumerate([T] * N if lengths is None else lengths):
+        result[:length, row] = result[:length, row][::-1].copy()
+    return result.transpose(axes)
 
 
 def torch_run(torch: Any, theirs: Any, arrays: Any, lengths: Any, batch_first: bool) -> Any:
@@ -97,34 +116,39 @@ def torch_run(torch: Any, theirs: Any, arrays: Any, lengths: Any, batch_first: b
 @pytest.mark.parametrize("case", GRID, ids=grid_id)
 def test_everything_equals_torch(lib: Library, case: tuple[Any, ...], dtype: str) -> None:
     torch = pytest.importorskip("torch", reason="the oracle is torch.nn.GRU")
-    layers, bias, batch_first, bidirectional, lengths, with_h0 = case
+    layers, bias, batch_first, direction, lengths, with_h0 = case
     options = {
         "num_layers": layers,
         "bias": bias,
         "batch_first": batch_first,
-        "bidirectional": bidirectional,
+        "bidirectional": direction == "both",
     }
-    ours = make_gru(lib, dtype=dtype, **options)
+    reverse = direction == "reverse"
+    ours = make_gru(lib, dtype=dtype, reverse=reverse, **options)
     theirs = torch.nn.GRU(I, H, dtype=torch.float64, **options)
     theirs.load_state_dict({k: torch.tensor(v) for k, v in host(ours.parameters()).items()})
 
-    lead, directions = (N, T) if batch_first else (T, N), 1 + bidirectional
+    lead, directions = (N, T) if batch_first else (T, N), 1 + (direction == "both")
     shapes = ((*lead, I), (layers * directions, N, H), (*lead, directions * H))
     x, h0, dy = (draw(*s, seed=k).astype(dtype).astype("float64") for k, s in enumerate(shapes))
     dh_n = draw(*h0.shape, seed=9).astype(dtype).astype("float64")
     if lengths is not None:
         x[padding(lengths, batch_first=batch_first)] = np.nan
         dy[padding(lengths, batch_first=batch_first)] = np.nan
-    given = (x, h0 if with_h0 else None, dy, dh_n)
+
+    def turned(array: Any) -> Any:  # torch runs forward alone
+        return flipped(array, lengths, batch_first) if reverse else array
+
+    given = (turned(x), h0 if with_h0 else None, turned(dy), dh_n)
     want_y, want_h, want_dx, want_dh0, want = torch_run(torch, theirs, given, lengths, batch_first)
 
     y, h_n = ours(lib.array(x, dtype), lib.array(h0, dtype) if with_h0 else None, lengths=lengths)
     dx, dh0 = ours.backward(lib.array(dy, dtype), lib.array(dh_n, dtype))
 
     atol = {"float32": 1e-5, "float64": 1e-13}[dtype]
-    lib.assert_close(y, want_y, atol=atol, dtype=dtype)
+    lib.assert_close(y, turned(want_y), atol=atol, dtype=dtype)
     lib.assert_close(h_n, want_h, atol=atol, dtype=dtype)
-    lib.assert_close(dx, want_dx, atol=atol, dtype=dtype)
+    lib.assert_close(dx, turned(want_dx), atol=atol, dtype=dtype)
     if with_h0:
         lib.assert_close(dh0, want_dh0, atol=atol, dtype=dtype)
     assert list(ours.gradients()) == [name for name, _ in theirs.named_parameters()]
@@ -132,16 +156,45 @@ def test_everything_equals_torch(lib: Library, case: tuple[Any, ...], dtype: str
         lib.assert_close(gradient, want[name], atol=4 * atol, dtype=dtype)
 
 
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+def test_reverse_is_the_reverse_half_of_torchs_both(lib: Library, lengths: Any) -> None:
+    torch = pytest.importorskip("torch", reason="the oracle is torch.nn.GRU")
+    torch.manual_seed(0)
+    theirs = torch.nn.GRU(I, H, bidirectional=True, dtype=torch.float64)
+    ours = make_gru(lib, reverse=True)
+    names = list(ours.parameters())
+    state = theirs.state_dict()
+    ours.load_state_dict({name: state[f"{name}_reverse"] for name in names})
+    x, h0 = draw(T, N, I, seed=0), draw(2, N, H, seed=1)
+    dy, dh_n = draw(T, N, 2 * H, seed=2), draw(2, N, H, seed=3)
+    dy[..., :H] = dh_n[0] = 0  # so that the other half has no gradients
+    want_y, want_h, want_dx, want_dh0, want = torch_run(
+        torch, theirs, (x, h0, dy, dh_n), lengths, False
+    )
+    for mode in (False, True):
+        y, h_n = ours.train(mode)(lib.array(x), lib.array(h0[1:]), lengths=lengths)
+        lib.assert_close(y, want_y[..., H:], atol=1e-13)
+        lib.assert_close(h_n, want_h[1:], atol=1e-13)
+    dx, dh0 = ours.backward(lib.array(dy[..., H:]), lib.array(dh_n[1:]))
+    lib.assert_close(dx, want_dx, atol=1e-13)
+    lib.assert_close(dh0, want_dh0[1:], atol=1e-13)
+    for name, gradient in ours.gradients().items():
+        lib.assert_close(gradient, want[f"{name}_reverse"], atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("reset_after", [True, False])
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 def test_outputs_equal_onnx_runtime(
-    lib: Library, reset_after: bool, bidirectional: bool, lengths: list[int] | None
+    lib: Library, reset_after: bool, direction: str, lengths: list[int] | None, mode: str
 ) -> None:
     run = pytest.importorskip("tests.onnx_oracle", reason="the oracle is onnxruntime").run
-    ours = make_gru(lib, dtype="float32", bidirectional=bidirectional, reset_after=reset_after)
-    x, h0 = draw(T, N, I, seed=0), draw(1 + bidirectional, N, H, seed=1)
-    want_y, want_h = run(host(ours.parameters()), x, h0, lengths, reset_after=reset_after)
+    options = {**DIRECTIONS[direction], "reset_after": reset_after}
+    ours = make_gru(lib, dtype="float32", **options).train(mode == "train")
+    x, h0 = draw(T, N, I, seed=0), draw(1 + (direction == "both"), N, H, seed=1)
+    weights, reverse = host(ours.parameters()), direction == "reverse"
+    want_y, want_h = run(weights, x, h0, lengths, reset_after=reset_after, reverse=reverse)
 
     y, h_n = ours(lib.array(x, "float32"), lib.array(h0, "float32"), lengths=lengths)
 
@@ -151,10 +204,13 @@ def test_outputs_equal_onnx_runtime(
     lib.assert_close(h_n, want_h, atol=2e-6)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("reset_after", [True, False])
-def test_one_direction_equals_the_scalar_reference(lib: Library, reset_after: bool) -> None:
+def test_one_direction_equals_the_scalar_reference(
+    lib: Library, reset_after: bool, reverse: bool
+) -> None:
     """Without torch or ONNX Runtime too."""
-    gru = make_gru(lib, reset_after=reset_after)
+    gru = make_gru(lib, reset_after=reset_after, reverse=reverse)
     x, h0, dy, dh_n = (
         draw(T, N, I, seed=0),
         draw(N, H, seed=1),
@@ -166,12 +222,16 @@ def test_one_direction_equals_the_scalar_reference(lib: Library, reset_after: bo
     dx, dh0 = gru.backward(lib.array(dy), lib.array(dh_n[None]))
 
     weights = {name.removesuffix("_l0"): a for name, a in host(gru.parameters()).items()}
-    options: dict[str, Any] = {"lengths": LENGTHS, "reset_after": reset_after}
+    options: dict[str, Any] = {
+        "lengths": LENGTHS,
+        "reset_after": reset_after,
+        "reverse": reverse,
+    }
     states = reference.states(weights, x, h0, **options)
     dy = np.where(outside[..., None], 0, dy)
     wanted = reference.gradients(weights, x, h0, dy, dh_n, **options)
     lib.assert_close(y, np.where(outside[..., None], 0, states), atol=1e-14)
-    lib.assert_close(h_n, states[None, -1], atol=1e-14)
+    lib.assert_close(h_n, states[None, 0 if reverse else -1], atol=1e-14)
     lib.assert_close(dx, wanted["x"], atol=1e-13)
     lib.assert_close(dh0, wanted["h0"][None], atol=1e-13)
     for name, gradient in gru.gradients().items():
@@ -186,6 +246,8 @@ OPTIONS = {
     "no bias": {"bias": False},
     "reset before": {"num_layers": 2, "reset_after": False, "bidirectional": True},
     "dropout": {"num_layers": 3, "dropout": 0.5},
+    "reverse": {"num_layers": 2, "reverse": True, "batch_first": True},
+    "reverse, reset before": {"num_layers": 2, "reverse": True, "reset_after": False},
 }
 
 
@@ -223,14 +285,14 @@ def test_gradients_equal_finite_differences(lib: Library, case: str, ragged: boo
         assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6, abs=1e-7), name
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_each_ragged_row_agrees_with_its_sequence_run_alone(
-    lib: Library, bidirectional: bool, dtype: str
+    lib: Library, direction: str, dtype: str
 ) -> None:
-    gru = make_gru(lib, num_layers=2, bidirectional=bidirectional, dtype=dtype)
-    x, h0 = draw(T, N, I, seed=0), draw(4 if bidirectional else 2, N, H, seed=1)
-    dy, dh_n = draw(T, N, H * (1 + bidirectional), seed=2), draw(*h0.shape, seed=3)
+    gru = make_gru(lib, num_layers=2, dtype=dtype, **DIRECTIONS[direction])
+    x, h0 = draw(T, N, I, seed=0), draw(len(gru.params), N, H, seed=1)
+    dy, dh_n = draw(T, N, H * len(h0) // 2, seed=2), draw(*h0.shape, seed=3)
     x[padding(LENGTHS)] = np.nan
     y, h_n = gru(lib.array(x, dtype), lib.array(h0, dtype), lengths=LENGTHS)
     dx, dh0 = gru.backward(lib.array(dy, dtype), lib.array(dh_n, dtype))
@@ -281,6 +343,18 @@ def test_gates_are_those_of_the_equations(lib: Library) -> None:
     np.testing.assert_allclose(n[1, T - 1, 0], want_n, atol=1e-14)
 
 
+def test_gates_in_reverse_are_of_their_own_step(lib: Library) -> None:
+    both = make_gru(lib, bidirectional=True)
+    gru = make_gru(lib, reverse=True)
+    weights = host(both.parameters())
+    gru.load_state_dict({name: weights[f"{name}_reverse"] for name in gru.parameters()})
+    x = lib.array(draw(T, N, I, seed=0))
+    _, _, wanted = both(x, lengths=LENGTHS, return_gates=True)
+    _, _, gates = gru(x, lengths=LENGTHS, return_gates=True)
+    for ours, theirs in zip(gates, wanted, strict=True):
+        lib.assert_close(ours, lib.numpy(theirs)[1:], atol=1e-14)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_gates_have_the_axes_of_the_input(lib: Library, batch_first: bool) -> None:
     gru = make_gru(lib, batch_first=batch_first).eval()
@@ -291,13 +365,14 @@ def test_gates_have_the_axes_of_the_input(lib: Library, batch_first: bool) -> No
     assert gates.z.shape == (1, N, H)  # there N is the time
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("rows", [0, N])
 @pytest.mark.parametrize("steps", [0, 1])
-def test_no_step_and_no_row(lib: Library, steps: int, rows: int) -> None:
-    gru = make_gru(lib, num_layers=2, bidirectional=True)
-    x, h0 = draw(steps, rows, I, seed=0), draw(4, rows, H, seed=1)
+def test_no_step_and_no_row(lib: Library, steps: int, rows: int, direction: str) -> None:
+    gru = make_gru(lib, num_layers=2, **DIRECTIONS[direction])
+    x, h0 = draw(steps, rows, I, seed=0), draw(len(gru.params), rows, H, seed=1)
     y, h_n = gru(lib.array(x), lib.array(h0), lengths=[steps] * rows)
-    assert y.shape == (steps, rows, 2 * H)
+    assert y.shape == (steps, rows, H * len(h0) // 2)
     dx, dh0 = gru.backward(y, lib.array(h0))
     assert dx.shape == x.shape
     if steps == 0:
@@ -305,10 +380,12 @@ def test_no_step_and_no_row(lib: Library, steps: int, rows: int) -> None:
         lib.assert_close(dh0, h0, atol=0)
 
 
-def test_unbatched_equals_a_batch_of_one(lib: Library) -> None:
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_unbatched_equals_a_batch_of_one(lib: Library, direction: str) -> None:
     for batch_first in (False, True):
-        gru = make_gru(lib, num_layers=2, bidirectional=True, batch_first=batch_first)
-        x, h0, dy = draw(T, I, seed=0), draw(4, H, seed=1), draw(T, 2 * H, seed=2)
+        gru = make_gru(lib, num_layers=2, batch_first=batch_first, **DIRECTIONS[direction])
+        x, h0 = draw(T, I, seed=0), draw(len(gru.params), H, seed=1)
+        dy = draw(T, H * len(h0) // 2, seed=2)
         y, h_n = gru(lib.array(x), lib.array(h0))
         dx, dh0 = gru.backward(lib.array(dy), lib.array(h0))
         axis = 0 if batch_first else 1

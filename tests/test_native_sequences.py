@@ -137,12 +137,12 @@ def test_a_sequence_of_another_shape_is_declined(native: Any, x: Any, h0: Any) -
     assert in_one_call(gru_xp.GRU(5, 4, rng=0).eval(), x, h0) is NotImplemented
 
 
-def test_lengths_are_declined(native: Any) -> None:
+@pytest.mark.parametrize("loop", [Loop(lengths=[3, 1]), Loop(reverse=True)])
+def test_lengths_and_a_reverse_direction_alone_are_declined(native: Any, loop: Any) -> None:
     import gru_xp_numpy
 
     gru: Any = gru_xp.GRU(5, 4, rng=0).eval()
     x, _ = arguments(gru, 3, 2, state=False)
-    loop = gru._loop([3, 1])
     assert gru_xp_numpy.sequence(x, None, gru.params, loop, gru._form) is NotImplemented
 
 

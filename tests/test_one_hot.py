@@ -42,10 +42,11 @@ def drawn(classes: int, shape: tuple[int, ...], seed: int = 0) -> Any:
 FORMS = [
     {"batch_first": False, "bidirectional": False, "reset_after": True},
     {"batch_first": True, "bidirectional": True, "reset_after": False},
+    {"batch_first": True, "bidirectional": False, "reverse": True},
 ]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=["plain", "every option"])
+@pytest.mark.parametrize("form", FORMS, ids=["plain", "every option", "reverse"])
 @pytest.mark.parametrize(
     ("classes", "steps", "rows"),
     [

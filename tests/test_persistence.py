@@ -29,6 +29,7 @@ MODELS = {
     ),
     "eleven layers": lambda **where: gru_xp.GRU(1, 2, num_layers=11, bias=False, rng=0, **where),
     "both directions": lambda **where: gru_xp.GRU(5, 1, bidirectional=True, rng=0, **where),
+    "reverse": lambda **where: gru_xp.GRU(3, 4, 2, reverse=True, rng=0, **where),
     "GRUCell": lambda **where: gru_xp.GRUCell(3, 4, rng=0, **where),
     "GRUCell, other form": lambda **where: gru_xp.GRUCell(
         3, 4, bias=False, reset_after=False, rng=0, **where
@@ -413,6 +414,16 @@ def test_a_description_that_lies_is_an_error(
     write(fields | change)
     with pytest.raises(ValueError, match=r"is no readable model: ."):
         gru_xp.load(tmp_path / f"model.{ending}")
+
+
+def test_a_description_of_reverse_alone_with_weights_of_both_directions_is_an_error(
+    tmp_path: Path,
+) -> None:
+    gru = gru_xp.GRU(3, 4, bidirectional=True, rng=0)
+    gru.reverse = True
+    gru_xp.save(gru, tmp_path / "model.npz")
+    with pytest.raises(ValueError, match=r"no readable model: .* reverse = True, its weights have"):
+        gru_xp.load(tmp_path / "model.npz")
 
 
 def test_a_safetensors_file_of_other_dtypes_is_an_error(tmp_path: Path) -> None:

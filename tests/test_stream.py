@@ -317,9 +317,11 @@ def test_a_copy_goes_on_by_itself(lib: Library, again: Any, begun: bool) -> None
     assert again(stream).state is None
 
 
-def test_a_bidirectional_gru_is_refused_with_the_reason(lib: Library) -> None:
-    with pytest.raises(ValueError, match="reverse direction starts at the last step"):
-        make_gru(lib, bidirectional=True).stream()
+@pytest.mark.parametrize("direction", ["bidirectional", "reverse"])
+def test_a_reverse_direction_is_refused_with_the_reason(lib: Library, direction: str) -> None:
+    message = f"a GRU with {direction}=True .* reverse direction starts at the last step"
+    with pytest.raises(ValueError, match=message):
+        make_gru(lib, **{direction: True}).stream()
 
 
 def test_what_is_no_step_is_refused(lib: Library) -> None:

@@ -159,7 +159,8 @@ class OptionalFunctions(Protocol):
         params : sequence of GRUParams
             Of all layers and directions; these are sound.
         loop : Loop
-            Its lengths may be anything that a user can give.
+            Of the first direction of each layer: with one alone it may run in reverse. Its lengths
+            may be anything that a user can give.
         form : Form
 
         Returns
@@ -180,7 +181,7 @@ class OptionalFunctions(Protocol):
             Of all layers; these are sound, and nobody changes them as long as the stream lives,
             which may keep them.
         loop : Loop
-            Without lengths.
+            Without lengths, from the first step to the last.
         form : Form
             Of one direction.
 

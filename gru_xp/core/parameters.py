@@ -81,6 +81,17 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def reverse_alone(value: Any, *, bidirectional: bool) -> bool:
+    """Return the flag `reverse` as a bool; an error if there are two directions besides."""
+    reverse = flag("reverse", value)
+    if reverse and bidirectional:
+        raise ValueError(
+            "expected one of bidirectional=True, which has a reverse direction besides the forward "
+            "one, and reverse=True, which has it alone, got both: leave one out"
+        )
+    return reverse
+
+
 def shapes(input_size: int, hidden_size: int, *, bias: bool = True) -> dict[str, tuple[int, ...]]:
     """Shapes of the packed arrays by torch's names, in torch's order."""
     rows = 3 * hidden_size

@@ -87,7 +87,7 @@ def forward(
     params, x, h0, masks, keep_tape
         As in `functional.gru`.
     loop : Loop
-        Of the forward directions; its lengths as they were given.
+        Of the first direction of each layer; its lengths as they were given.
     form : Form
     one_hot : bool
         Whether x is the indices of a `OneHot`.
@@ -193,7 +193,7 @@ def backward(
 ) -> tuple[list[GRUParams], Array, Array]:
     """`functional.gru_backward` for weights that are known to be sound; dx is None if unwanted.
 
-    `loop` is that of the forward directions, its lengths those of the tape.
+    `loop` is that of each layer's first direction, its lengths those of the tape.
     """
     if len(tape.tapes) != len(params):
         raise ValueError(

@@ -107,9 +107,16 @@ def weights_of(owner: str, model: Any, /) -> Stack:
     ------
     TypeError
         If `model` is neither a GRU nor a GRUCell.
+    ValueError
+        If it runs in reverse alone.
     """
     if not isinstance(model, (GRU, GRUCell)):
         raise TypeError(f"{owner}: expected a GRU or a GRUCell, got {type(model).__name__}")
+    if isinstance(model, GRU) and model.reverse:
+        raise ValueError(
+            f"{owner}: a GRU that runs in reverse alone (reverse=True) is not written: convert one "
+            "with the same weights and reverse=False, and flip each row's steps before and after"
+        )
     each = model.params if isinstance(model, GRU) else [model.params]
     host = [
         GRUParams(*(None if array is None else transfer.to_numpy(array) for array in params))

@@ -22,7 +22,7 @@ from gru_xp.layer import GRU
 __all__ = ["load", "save"]
 
 _FIRST_OPSET, _OPSET, _IR_VERSION = 7, 14, 8
-_DIRECTIONS = {"forward": [""], "bidirectional": ["", "_reverse"]}
+_DIRECTIONS = {"forward": [""], "reverse": [""], "bidirectional": ["", "_reverse"]}
 
 
 def load(
@@ -54,14 +54,14 @@ def load(
     dict of str to gru_xp.GRU
         Each of one layer, by the node's name, or if it has none, by that of its first output, in
         the order of the graph. `batch_first` is the node's ``layout``, `reset_after` its
-        ``linear_before_reset``.
+        ``linear_before_reset``, `bidirectional` and `reverse` its ``direction``.
 
     Raises
     ------
     ValueError
         If the file is no ONNX model, has no GRU node in its main graph, or one that a GRU cannot
-        express: another activation than sigmoid and tanh, ``clip``, the direction "reverse" alone,
-        or weights that depend on an input.
+        express: another activation than sigmoid and tanh, ``clip``, or weights that depend on an
+        input.
     OSError
         If the file cannot be read.
     """
@@ -162,7 +162,8 @@ def _described(
     inputs = dict(zip(["X", "W", "R", "B", "sequence_lens", "h0"], node.input, strict=False))
     for name in ("sequence_lens", "h0"):
         given = inputs.get(name)
-        if given and constants.has(given) and (name != "h0" or constants.value(given).any()):
+        value = constants.get(given) if given else None
+        if value is not None and (name != "h0" or value.any()):
             raise ValueError(
                 f"its {'lengths' if name != 'h0' else 'initial states'} {given!r} are constants of "
                 "the model, which a GRU does not keep: make them inputs"
@@ -185,6 +186,7 @@ def _described(
     return weights, {
         **sizes,
         "batch_first": bool(attributes.get("layout", 0)),
+        "reverse": direction == "reverse",
         "reset_after": bool(attributes.get("linear_before_reset", 0)),
     }
 
@@ -199,13 +201,12 @@ class _Constants:
             name: number for number, node in enumerate(model.graph.node) for name in node.output
         }
 
-    def has(self, name: str, /) -> bool:
-        """Whether a tensor depends on no input."""
+    def get(self, name: str, /) -> np.ndarray[Any, Any] | None:
+        """Value of a tensor, None where it is no constant."""
         try:
-            self.value(name)
+            return self.value(name)
         except ValueError:
-            return False
-        return True
+            return None
 
     def value(self, name: str, /) -> np.ndarray[Any, Any]:
         if name in self.initializers:
@@ -244,6 +245,7 @@ def _model(gru: GRU[Any], *, with_lengths: bool) -> onnx.ModelProto:
     ]
     kind = helper.np_dtype_to_tensor_dtype(weights[0].weight_ih.dtype)
     directions, layers = 1 + gru.bidirectional, gru.num_layers
+    direction = "bidirectional" if gru.bidirectional else "reverse" if gru.reverse else "forward"
     size = gru.hidden_size
     nodes, initializers = [], []
 
@@ -284,7 +286,7 @@ def _model(gru: GRU[Any], *, with_lengths: bool) -> onnx.ModelProto:
             ],
             [y, h_n],
             hidden_size=size,
-            direction="bidirectional" if gru.bidirectional else "forward",
+            direction=direction,
             linear_before_reset=int(gru.reset_after),
         )
         last.append(h_n)

@@ -128,7 +128,8 @@ def to_torch(model: layer.GRU[Any] | cell.GRUCell[Any], /) -> Any:
     TypeError
         If `model` is neither.
     ValueError
-        If its reset gate acts before the product, which torch's GRUs do not have.
+        If its reset gate acts before the product, or it runs in reverse alone, which torch's GRUs
+        do not have.
     """
     if not isinstance(model, (layer.GRU, cell.GRUCell)):
         raise TypeError(f"to_torch: expected a GRU or a GRUCell, got {type(model).__name__}")
@@ -137,6 +138,12 @@ def to_torch(model: layer.GRU[Any] | cell.GRUCell[Any], /) -> Any:
             "to_torch: torch's GRUs have the reset gate after the product, this model has it "
             "before (reset_after=False): there are no weights with which they would compute the "
             "same"
+        )
+    if isinstance(model, layer.GRU) and model.reverse:
+        raise ValueError(
+            "to_torch: torch has no GRU that runs in reverse alone (reverse=True): load this "
+            "model's state_dict() into a GRU without reverse=True, convert that, and flip each "
+            "row's steps before the call, and those of its output after it"
         )
     weights = {
         name: torch.from_numpy(transfer.to_numpy(array).astype("float64"))

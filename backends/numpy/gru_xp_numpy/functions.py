@@ -68,7 +68,7 @@ def sequence(
     x: Array, h0: Array | None, params: Sequence[GRUParams], loop: Loop, form: Form, /
 ) -> Any:
     """Run a whole GRU in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
-    if loop.lengths is not None:
+    if loop.lengths is not None or loop.reverse:
         return NotImplemented
     return _native.sequence(
         x, h0, tuple(params), loop.reset_after, form.batch_first, form.bidirectional

@@ -71,7 +71,11 @@ def step(
 
 def sequence(x: Any, h0: Any, params: Sequence[GRUParams], loop: Loop, form: Form, /) -> Any:
     """Run a whole GRU in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
-    if loop.lengths is not None or not are_plain(x, h0, *(each for p in params for each in p)):
+    if (
+        loop.lengths is not None
+        or loop.reverse
+        or not are_plain(x, h0, *(each for p in params for each in p))
+    ):
         return NotImplemented
     return cpu.sequence(x, h0, params, loop.reset_after, form)
 
