@@ -396,14 +396,14 @@ def test_second_derivatives_are_torchs_within_the_switch() -> None:
         assert_equal(second(ours), second(theirs), atol=0)
 
 
-def test_the_compiler_and_export_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_and_export_take_it() -> None:
     ours, _ = pair(num_layers=2, bidirectional=True)
     x = draw(T, N, I).requires_grad_()
     wanted = results(ours, x)
-    monkeypatch.setattr(torch._dynamo.config, "allow_rnn", True)
     torch._dynamo.reset()
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
-    assert_equal(results(compiled, x), wanted)
+    with torch._dynamo.config.patch(allow_rnn=True):
+        assert_equal(results(compiled, x), wanted)
     steps = torch.export.Dim("steps", min=2)
     program = torch.export.export(ours, (x.detach(),), dynamic_shapes=({0: steps}, None)[:1])
     longer = draw(2 * T, N, I)
