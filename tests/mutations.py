@@ -832,8 +832,8 @@ MUTATIONS = [
     Mutation(
         "torch: a whole call in reverse run forward",
         f"{TORCHS}.functions",
-        "if loop.lengths is not None or loop.reverse or not",
-        "if loop.lengths is not None or not",
+        "loop.lengths is None and not loop.reverse",
+        "loop.lengths is None",
         ("tests/test_layer_values.py",),
         ACCELERATED,
     ),
@@ -1094,7 +1094,7 @@ MUTATIONS = [
     Mutation(
         "a reverse direction alone given to torch",
         "gru_xp.interop.torch",
-        "    if isinstance(model, GRU) and model.reverse:\n",
+        "    if isinstance(model, layer.GRU) and model.reverse:\n",
         "    if False:\n",
         ("tests/test_interop_torch.py",),
     ),

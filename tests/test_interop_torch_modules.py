@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -433,3 +435,27 @@ def test_a_cell_is_torchs(bias: bool, batched: bool, with_state: bool, calls: li
         assert_equal([torch.jit.script(ours)(x, hx)], [theirs(x, hx)])
     with pytest.raises(RuntimeError), torch.no_grad():
         ours(draw(N, I + 1))
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_torchs_onnx_exporters_see_a_gru(dynamo: bool, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="torch's exporters need onnx")
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="torch's newer exporter needs onnxscript")
+    ours, _ = pair(dtype=torch.float32)
+    path = tmp_path / "gru.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters have some of their own
+        torch.onnx.export(ours.eval(), (draw(T, N, I, dtype=torch.float32),), path, dynamo=dynamo)
+    assert "GRU" in {node.op_type for node in onnx.load(path).graph.node}
+
+
+def test_a_compiled_model_breaks_its_graph_there_as_at_torchs_own() -> None:
+    ours, theirs = pair()
+    x = draw(T, N, I)
+    for module in (ours, theirs):
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="allow_rnn"):
+            torch.compile(module, fullgraph=True, backend="eager")(x)
+    torch._dynamo.reset()
+    assert_equal(list(torch.compile(ours, backend="eager")(x)), list(ours(x)))

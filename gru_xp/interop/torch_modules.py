@@ -7,11 +7,17 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from gru_xp.arrays.libraries import library_of
 from gru_xp.arrays.place import Place
 from gru_xp.core import stack
-from gru_xp.core.accelerators import accelerated
+from gru_xp.core.accelerators import accelerated, find
 from gru_xp.core.loop import Loop
 from gru_xp.core.parameters import Form, GRUParams
+
+# What a process finds out once, and torch.compile cannot trace.
+find("torch")
+for _each in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):
+    library_of(_each)
 
 _TORCH = Place("torch", None, torch.float32)
 """Enough to ask for an accelerator's function."""

@@ -71,13 +71,10 @@ def step(
 
 def sequence(x: Any, h0: Any, params: Sequence[GRUParams], loop: Loop, form: Form, /) -> Any:
     """Run a whole GRU in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
-    if (
-        loop.lengths is not None
-        or loop.reverse
-        or not are_plain(x, h0, *(each for p in params for each in p))
-    ):
-        return NotImplemented
-    return cpu.sequence(x, h0, params, loop.reset_after, form)
+    tensors = (x, h0, *(each for of_layer in params for each in of_layer))
+    if loop.lengths is None and not loop.reverse and are_plain(*tensors):
+        return cpu.sequence(x, h0, params, loop.reset_after, form)
+    return NotImplemented
 
 
 def describe() -> str:
