@@ -377,6 +377,25 @@ def test_a_replica_of_data_parallel_computes_with_its_own_weights() -> None:
         assert_equal(list(replica(x)), wanted)
 
 
+@OPTIONS
+@pytest.mark.parametrize("packed", [False, True])
+def test_outputs_may_be_written_to_before_the_backward(
+    options: dict[str, Any], packed: bool
+) -> None:
+    gradients = []
+    for module in pair(**options):
+        x = draw(T, N, I)
+        if packed:
+            x = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor([T] * N))
+        y, h_n = module(x)
+        y = y.data if packed else y
+        y.relu_()
+        h_n.mul_(2)
+        (y.square().sum() + h_n.sum()).backward()
+        gradients.append([each.grad for each in module.parameters()])
+    assert_equal(*gradients)
+
+
 def test_torchs_script_compiler_takes_it() -> None:
     # Within a model: alone torch.nn.GRU has no forward there either.
     model = Tagger(interop.GRU).eval()

@@ -45,8 +45,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
     - A program of ``torch.export`` contains the operator ``gru_xp::forward``: import `gru_xp_torch`
       where it is to be run.
     - ``torch.jit.script`` makes a ``torch.nn.GRU`` of it, with the same parameters.
-    - The threads are those of ``torch.set_num_threads``. Results do not depend on their number
-      but for torch's own products.
+    - The threads are those of ``torch.set_num_threads``.
 
     Examples
     --------
@@ -129,7 +128,8 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         y, h_n, _ = stack.forward(
             params, x, hx, loop, form, masks=masks, keep_tape=False, owner="GRU", place=place
         )
-        return y, h_n
+        # A script may write to y, whose memory what is kept for the backward may share.
+        return y.clone() if y.requires_grad else y, h_n
 
     def _forward_packed(self, params: list[GRUParams], input: PackedSequence, hx: Any) -> Any:
         data, batch_sizes, sorted_indices, unsorted_indices = input
