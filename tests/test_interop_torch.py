@@ -49,6 +49,11 @@ def test_a_gru_of_torch_becomes_ours(lib: Library, options: dict[str, Any], trai
     assert_outputs_equal(lib.numpy, ours.eval()(lib.array(x.numpy())), theirs.eval()(x))
 
 
+def test_dropout_of_one_layer_comes_without_torchs_warning() -> None:
+    theirs = interop.to_torch(gru_xp.GRU(I, H, dropout=0.5))
+    assert theirs.dropout == 0.5
+
+
 @OPTIONS
 @pytest.mark.parametrize("training", [True, False])
 def test_our_gru_becomes_torchs(lib: Library, options: dict[str, Any], training: bool) -> None:

@@ -158,10 +158,10 @@ def to_torch(model: layer.GRU[Any] | cell.GRUCell[Any], /) -> Any:
             model.num_layers,
             model.bias,
             model.batch_first,
-            model.dropout,
-            model.bidirectional,
+            bidirectional=model.bidirectional,
             **where,
         )
+        theirs.dropout = model.dropout  # as an argument it is warned of where there is one layer
     else:
         theirs = torch.nn.GRUCell(model.input_size, model.hidden_size, model.bias, **where)
     theirs.load_state_dict(weights)
