@@ -118,6 +118,31 @@ def test_gradients_pass_gradcheck(
     assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
 
 
+@FORMS
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_initial_state_that_meets_no_step_is_in_no_gradient_of_weights(
+    lib: Library, torch: Any, accelerator: Any, reset_after: bool, reverse: bool
+) -> None:
+    """Not even where it is no number. (Autograd through the portable loop makes 0 * NaN of it.)"""
+    flat, x = weights(lib)[:4], inputs(lib)[0]
+    gradients = []
+    for of_last_row in (0.0, np.nan):
+        h0 = draw(lib, 1, N, H, seed=2)
+        h0[:, -1] = of_last_row
+        leaves = [each.clone().requires_grad_() for each in flat]
+        y, _, _ = gru(
+            packed(leaves),
+            x,
+            h0,
+            lengths=torch.tensor([5, 2, 0]),
+            reverse=reverse,
+            reset_after=reset_after,
+            keep_tape=False,
+        )
+        gradients.append(torch.autograd.grad(y.square().sum(), leaves))
+    assert_all_close(torch, *gradients)
+
+
 def test_func_grad_is_autograds(lib: Library, torch: Any) -> None:
     flat, (x, h0) = weights(lib), inputs(lib)
     wanted = by_autograd(torch, flat, x, h0)
@@ -222,6 +247,24 @@ def test_the_operators_are_as_torch_wants_them(lib: Library, torch: Any, acceler
                 tape = [states[1:] if flags[0] else states[:-1], *gates]
                 back = (gates[0], arguments[1], tape, arguments[2], lengths, *flags[:2])
                 torch.library.opcheck(torch.ops.gru_xp.backward.default, back)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("turned", [True, False])
+def test_products_have_derivatives_of_any_order(
+    lib: Library, torch: Any, accelerator: Any, turned: bool, with_bias: bool
+) -> None:
+    a, bias = draw(lib, 4, 3), draw(lib, 2, seed=1) if with_bias else None
+    b = draw(lib, 2, 3, seed=2) if turned else draw(lib, 3, 2, seed=2)
+    leaves = [each.requires_grad_() for each in (a, b, bias) if each is not None]
+
+    def product(a: Any, b: Any, bias: Any = None) -> Any:
+        return accelerator.matmul(a, b.T if turned else b, bias)
+
+    assert torch.autograd.gradcheck(product, leaves)
+    assert torch.autograd.gradgradcheck(product, leaves)
+    product(*leaves).sum().backward()
+    assert b.grad.is_contiguous()  # as the optimizer's sums over it want it
 
 
 def second_derivative(torch: Any, run: Callable[[Any], Any], x: Any) -> Any:

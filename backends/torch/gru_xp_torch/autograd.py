@@ -134,30 +134,22 @@ def _backward_with_tape(
     """`_backward` where the arrays of the tape have gradients too.
 
     What these add to a step's gates depends on no other step. Beyond the gates it is a gradient
-    with respect to the state that the step started from, and joins that of this state.
+    with respect to the state that the step started from, and joins that of this state. In padding
+    they mean nothing, and so does their gradient, which is zero for all that is made of them.
     """
     h_prev, r, z, n, gh_n = tape
     size = r.shape[-1]
-    valid = None
-    if loop.lengths is not None:
-        valid = valid_steps(loop.lengths, r.shape[0], xp=torch, device=r.device)
-
-    def in_steps(gradient: Any) -> Any:
-        return gradient if valid is None else gradient.where(valid, 0)
-
-    dgx_n = in_steps(dtape.n * (1 - n * n))
+    dgx_n = dtape.n * (1 - n * n)
     if loop.reset_after:
-        dgh_n = dgx_n * r + in_steps(dtape.gh_n)
+        dgh_n = dgx_n * r + dtape.gh_n
         dr = dgx_n * gh_n
         dh_prev = dgh_n @ weight_hh[2 * size :]
     else:
         dgh_n = dgx_n
         drh = dgx_n @ weight_hh[2 * size :]
         dr, dh_prev = drh * h_prev, drh * r
-    dgx_rz = torch.cat(
-        [in_steps((dtape.r + dr) * r * (1 - r)), in_steps(dtape.z * z * (1 - z))], dim=-1
-    )
-    dh_prev = in_steps(dh_prev) + dgx_rz @ weight_hh[: 2 * size] + dtape.h_prev
+    dgx_rz = torch.cat([(dtape.r + dr) * r * (1 - r), dtape.z * z * (1 - z)], dim=-1)
+    dh_prev = dh_prev + dgx_rz @ weight_hh[: 2 * size] + dtape.h_prev
     none = torch.zeros_like(dh_prev[:1])
     if loop.reverse:
         later, first = [none, dh_prev[:-1]], dh_prev[-1]
