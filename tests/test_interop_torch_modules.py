@@ -17,12 +17,14 @@ import gru_xp
 from gru_xp.core import accelerators
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+tree_leaves = torch.utils._pytree.tree_leaves
 interop = pytest.importorskip("gru_xp.interop.torch")
 
 T, N, I, H = 6, 4, 3, 5  # noqa: E741
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
 ]
 OPTIONS = pytest.mark.parametrize(
@@ -375,6 +377,78 @@ def test_a_replica_of_data_parallel_computes_with_its_own_weights() -> None:
         for value in ours.parameters():
             value.zero_()
         assert_equal(list(replica(x)), wanted)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "GRUCell"])
+@pytest.mark.parametrize("needs_gradient", [True, False])
+def test_what_records_operations_sees_torchs(
+    kind: str, needs_gradient: bool, calls: list[str]
+) -> None:
+    """A trace of the engine's call would hold its result as a constant."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, other = draw(T, N, I), draw(T, N, I, seed=1)
+    if kind == "GRUCell":
+        x, other = x[0], other[0]
+    modules = [getattr(interop, kind)(I, H).double(), getattr(torch.nn, kind)(I, H).double()]
+    modules[1].load_state_dict(modules[0].state_dict())
+    counted, outcomes = [], []
+    with torch.set_grad_enabled(needs_gradient):
+        for module in modules:
+            traced = torch.jit.trace(module, (x,), check_trace=False)
+            made = make_fx(of_one_argument(module))(x)
+            outcomes.append([*tree_leaves(traced(other)), *tree_leaves(made(other))])
+            with FlopCounterMode(display=False) as counter:
+                module(x)
+            counted.append(counter.get_total_flops())
+    assert_equal(*outcomes, atol=0)
+    assert counted[0] == counted[1] > 0
+    assert calls == []
+
+
+def of_one_argument(module: Any) -> Callable[[Any], Any]:
+    def run(x: Any) -> Any:
+        return module(x)
+
+    return run
+
+
+class Tagged(torch.Tensor):  # type: ignore[misc]
+    """A subclass as libraries have them."""
+
+
+def test_tensors_that_numpy_has_not_are_as_torchs() -> None:
+    ours, theirs = pair()
+    negated = torch.fft.fft(draw(T, N, I)).conj().imag
+    assert negated.is_neg()
+    assert_equal(results(ours, negated), results(theirs, negated))
+    tagged = draw(T, N, I).as_subclass(Tagged)
+    with torch.no_grad():
+        assert_equal(list(ours(negated)), list(theirs(negated)))
+        assert [type(each) for each in ours(tagged)] == [type(each) for each in theirs(tagged)]
+        cell, torchs = interop.GRUCell(I, H), torch.nn.GRUCell(I, H)
+        torchs.load_state_dict(cell.state_dict())
+        sparse = torch.eye(3).to_sparse()
+        assert_equal([cell(sparse)], [torchs(sparse)], atol=1e-6)
+
+
+@OPTIONS
+@pytest.mark.parametrize("training", [True, False])
+def test_results_can_be_detached_in_place(options: dict[str, Any], training: bool) -> None:
+    ours, _ = pair(**options)
+    with torch.set_grad_enabled(training):
+        for each in ours(draw(T, N, I)):
+            assert not each.detach_().requires_grad
+
+
+def test_a_subclass_is_scripted_with_its_own_forward() -> None:
+    class Last(interop.GRU):  # type: ignore[misc, name-defined]
+        def forward(self, input: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return input + 1
+
+    x = draw(T, N, I)
+    assert torch.equal(torch.jit.script(Last(I, H))(x), x + 1)
 
 
 @OPTIONS

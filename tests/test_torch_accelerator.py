@@ -305,6 +305,42 @@ def test_second_derivatives_and_forward_mode_name_the_remedy(
             call()
 
 
+@pytest.mark.parametrize("keep_tape", [True, False])
+@pytest.mark.parametrize("leaf", range(6))
+def test_a_second_derivative_of_each_leaf_alone_is_refused(
+    lib: Library, torch: Any, accelerator: Any, leaf: int, keep_tape: bool
+) -> None:
+    """Also where the loss is linear in the states, and so their gradient is constant."""
+    leaves = [*weights(lib)[:4], inputs(lib)[0], draw(lib, 1, N, H)]
+    leaves[leaf].requires_grad_()
+    y, _, _ = gru(packed(leaves[:4]), *leaves[4:], keep_tape=keep_tape)
+    (gradient,) = torch.autograd.grad(y.sum(), leaves[leaf], create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(gradient.square().sum() + leaves[leaf].sum(), leaves[leaf])
+
+
+def test_a_batch_of_gradients_names_the_remedy(lib: Library, torch: Any, accelerator: Any) -> None:
+    flat, (x, h0) = weights(lib), inputs(lib)
+    y, _, _ = gru(packed(flat), x.requires_grad_(), h0, bidirectional=True)
+    dy = torch.stack([torch.ones_like(y)] * 2)
+    with pytest.raises(RuntimeError, match=r"takes no batch of gradients.*vmap"):
+        torch.autograd.grad(y, x, dy, is_grads_batched=True)
+
+
+@pytest.mark.parametrize("keep_tape", [True, False])
+def test_states_that_are_followed_may_be_written_to(
+    lib: Library, torch: Any, keep_tape: bool
+) -> None:
+    flat, (x, _) = weights(lib)[:4], inputs(lib)
+    gradients = []
+    for in_place in (True, False):
+        leaves = [each.clone().requires_grad_() for each in flat]
+        y, _, _ = gru(packed(leaves), x, keep_tape=keep_tape)
+        y = y.mul_(2) if in_place else y * 2
+        gradients.append(torch.autograd.grad(y.square().sum(), leaves))
+    assert_all_close(torch, *gradients)
+
+
 def test_an_explicit_backward_has_a_derivative(lib: Library, torch: Any) -> None:
     """`gru_backward` is a function like others: where a derivative follows it, it has one."""
     flat, (x, h0) = weights(lib), inputs(lib)

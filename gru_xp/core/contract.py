@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
 from gru_xp.core.loop import Loop
 from gru_xp.core.parameters import Form, GRUParams
@@ -108,8 +107,8 @@ class OptionalFunctions(Protocol):
     """
 
     @staticmethod
-    def serves(place: Place, /) -> bool:
-        """Whether it runs the loop for arrays of a place; those ask who have another way to."""
+    def takes(first: Array, /, *others: Array | None) -> bool:
+        """Whether it computes with such arrays here and now; those ask who have another way to."""
 
     @staticmethod
     def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:

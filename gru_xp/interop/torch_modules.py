@@ -74,21 +74,16 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
 
     def _is_ours(self, input: Any, hx: Any, weights: list[Any]) -> bool:
         """Whether the accelerator takes a call; what is wrong with one is torch's to say."""
-        if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
-            return False
         x = input.data if isinstance(input, PackedSequence) else input
-        tensors = [x, *weights] if hx is None else [x, hx, *weights]
-        if not all(isinstance(each, torch.Tensor) for each in tensors):
-            return False
-        place = Place.of(weights[0])
-        serves = accelerated("serves", place)
+        tensors = [*weights, x] if hx is None else [*weights, x, hx]
+        takes = accelerated("takes", _TORCH)
         return (
-            serves is not None
-            and serves(place)
-            and all(each.dtype == place.dtype and each.device == place.device for each in tensors)
+            takes is not None
+            and isinstance(x, torch.Tensor)
+            and takes(*tensors)
             and self._fit(input, hx)
             and not (_is_followed(tensors) and self._steps(input) < _FEW)
-            and not torch.is_autocast_enabled(x.device.type)
+            and not torch.onnx.is_in_onnx_export()
         )
 
     def _fit(self, input: Any, hx: Any) -> bool:
@@ -128,8 +123,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         y, h_n, _ = stack.forward(
             params, x, hx, loop, form, masks=masks, keep_tape=False, owner="GRU", place=place
         )
-        # A script may write to y, whose memory what is kept for the backward may share.
-        return y.clone() if y.requires_grad else y, h_n
+        return _own(y), _own(h_n)
 
     def _forward_packed(self, params: list[GRUParams], input: PackedSequence, hx: Any) -> Any:
         data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -158,8 +152,8 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         ones = x.new_ones(shape)
         return [torch.nn.functional.dropout(ones, self.dropout) for _ in range(self.num_layers - 1)]
 
-    def __prepare_scriptable__(self) -> torch.nn.GRU:
-        return _as_torchs(self, torch.nn.GRU)
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        return _as_torchs(self, torch.nn.GRU) if type(self) is GRU else self
 
 
 class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
@@ -189,8 +183,15 @@ class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
                 return result
         return super().forward(input, hx)
 
-    def __prepare_scriptable__(self) -> torch.nn.GRUCell:
-        return _as_torchs(self, torch.nn.GRUCell)
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        return _as_torchs(self, torch.nn.GRUCell) if type(self) is GRUCell else self
+
+
+def _own(tensor: Any) -> Any:
+    """Return the tensor itself, a copy if it is a view: ``detach_`` takes none."""
+    if torch.compiler.is_compiling():  # whose results are new
+        return tensor
+    return tensor.clone() if tensor._is_view() else tensor
 
 
 def _is_followed(tensors: list[Any]) -> bool:

@@ -10,10 +10,10 @@ from gru_xp_torch.functions import (
     describe,
     forward,
     sequence,
-    serves,
     step,
 )
 from gru_xp_torch.products import matmul
+from gru_xp_torch.state import are_taken as takes
 
 __all__ = [
     "OPTIONS",
@@ -22,6 +22,6 @@ __all__ = [
     "forward",
     "matmul",
     "sequence",
-    "serves",
     "step",
+    "takes",
 ]

@@ -14,6 +14,7 @@ from gru_xp.accelerator_api import Loop, Tape, valid_steps
 from gru_xp_torch import operators
 from gru_xp_torch.operators import kept, whole_tape
 from gru_xp_torch.products import matmul
+from gru_xp_torch.state import is_batched
 
 REMEDY = (
     "run the forward within gru_xp.use_accelerators(False), where the portable loop, and for "
@@ -41,10 +42,10 @@ class Recurrence(torch.autograd.Function):  # type: ignore[misc]
         reset_after: bool,
         tape_is_seen: bool,
     ) -> Any:
-        """Return h and the arrays of the tape."""
+        """Return h, a copy that may be written to, and the arrays of the tape."""
         loop = Loop(lengths=lengths, reverse=reverse, reset_after=reset_after)
         h, tape = operators.forward(gx, h0, weight_hh, b_hn, loop, keep_tape=True)
-        return h, *kept(tape)
+        return h.clone(), *kept(tape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -54,7 +55,8 @@ class Recurrence(torch.autograd.Function):  # type: ignore[misc]
         ctx.save_for_backward(weight_hh, lengths, *tape)
         ctx.set_materialize_grads(False)
         if not ctx.tape_is_seen:
-            ctx.mark_non_differentiable(*tape)
+            # But h_prev: through it a second derivative finds its way here, and is refused.
+            ctx.mark_non_differentiable(*tape[1:])
 
     @staticmethod
     def backward(ctx: Any, dh: Any, *dtape: Any) -> Any:
@@ -119,8 +121,14 @@ class RecurrenceBackward(torch.autograd.Function):  # type: ignore[misc]
 
 def _backward(dh: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> tuple[Any, Any, Any]:
     """Return dgx, dgh_n and dh0."""
-    # Nobody may want a second derivative; and the compiler takes no function within a backward.
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # which takes no function within a function's backward
+        return operators.backward(dh, None, tape, weight_hh, loop)
+    if is_batched(dh):  # without torch.func, which a rule of the operators' serves
+        raise RuntimeError(
+            "gru_xp: the accelerated loop takes no batch of gradients (is_grads_batched, "
+            f"vectorize): use torch.func.vmap or jacrev, or {REMEDY}"
+        )
+    if not torch.is_grad_enabled():  # so that nobody may want a second derivative
         return operators.backward(dh, None, tape, weight_hh, loop)
     dgx, dh0, *dgh_n = RecurrenceBackward.apply(
         dh, weight_hh, loop.lengths, loop.reverse, loop.reset_after, *kept(tape)
@@ -167,4 +175,10 @@ def _weight_gradient(dgx: Any, dgh_n: Any, tape: Tape, loop: Loop, /) -> Any:
         h_prev = h_prev.where(valid, 0)
     of_n = h_prev if loop.reset_after else tape.r * h_prev
     pairs = ((dgx[..., : 2 * h_prev.shape[-1]], h_prev), (dgh_n, of_n))
-    return torch.cat([matmul(dgh.flatten(0, 1).T, rows.flatten(0, 1)) for dgh, rows in pairs])
+    return torch.cat([matmul(_rows(dgh).T, _rows(states)) for dgh, states in pairs])
+
+
+def _rows(array: Any, /) -> Any:
+    """(T, N, K) as (T * N, K)."""
+    steps, rows, width = array.shape
+    return array.reshape(steps * rows, width)

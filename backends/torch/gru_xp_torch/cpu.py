@@ -87,7 +87,7 @@ def sequence(x: Any, h0: Any, params: Iterable[GRUParams], reset_after: bool, fo
 
 def _array(tensor: Any, /) -> Any:
     """NumPy array of a tensor's memory; None stays None."""
-    return None if tensor is None else tensor.detach().numpy()
+    return None if tensor is None else tensor.detach().resolve_neg().numpy()
 
 
 def _arrays(params: GRUParams, /) -> GRUParams:

@@ -7,19 +7,13 @@ from typing import Any
 
 import torch
 
-from gru_xp.accelerator_api import Form, GRUParams, Loop, Place, Tape
+from gru_xp.accelerator_api import Form, GRUParams, Loop, Tape
 from gru_xp_torch import cpu, cuda, operators
 from gru_xp_torch.autograd import REMEDY, PlainRecurrence, Recurrence
-from gru_xp_torch.state import are_plain, are_taken, engine, is_followed, is_transformed
+from gru_xp_torch.state import are_plain, are_taken, is_followed, is_transformed
 
 OPTIONS = frozenset({"lengths", "reverse", "reset_after"})
 """Of a `Loop`."""
-
-
-def serves(place: Place, /) -> bool:
-    """See `gru_xp.accelerator_api.OptionalFunctions`."""
-    runs = engine(place.device)
-    return runs is not None and place.dtype in runs.DTYPES
 
 
 def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gru_xp_torch import cpu
-from gru_xp_torch.state import are_taken, is_transformed
+from gru_xp_torch.state import are_taken, is_batched, is_transformed
 
 
 def matmul(a: Any, b: Any, /, bias: Any = None) -> Any:
@@ -16,7 +16,7 @@ def matmul(a: Any, b: Any, /, bias: Any = None) -> Any:
     On a GPU, and where torch transforms or compiles the call, it is torch's own.
     """
     is_torchs = a.device.type != "cpu" or not are_taken(a, b, bias)
-    if is_torchs or is_transformed() or torch.compiler.is_compiling():
+    if is_torchs or is_transformed() or torch.compiler.is_compiling() or is_batched(a):
         return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
     return _Product.apply(a, b, bias)
 
@@ -38,6 +38,6 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         da = matmul(gradient, b.T) if of_a else None
         db = None
         if of_b:  # in the memory's order of b, as a weight's gradient that is added up must be
-            is_turned = b.T.is_contiguous()
+            is_turned = b.T.is_contiguous() or is_batched(gradient)
             db = matmul(gradient.T, a).T if is_turned else matmul(a.T, gradient)
         return da, db, gradient.sum(0) if of_bias else None

@@ -21,16 +21,33 @@ def engine(device: Any, /) -> ModuleType | None:
 def are_taken(first: Any, /, *others: Any) -> bool:
     """Whether tensors are of one device and dtype, and its engine takes them; None passes.
 
-    Under autocast none are, as the products there are of another dtype.
+    Under autocast none are, as the products there are of another dtype; nor where each operation
+    counts, as in ``torch.jit.trace`` and under a dispatch mode.
     """
     dtype, device = first.dtype, first.device
     runs = engine(device)
-    if runs is None or dtype not in runs.DTYPES or 0 in first.shape:
+    if runs is None or dtype not in runs.DTYPES or 0 in first.shape or is_watched():
         return False
-    for each in others:  # no generators here: a small step takes not much longer than they do
-        if each is not None and (each.dtype is not dtype or each.device != device):
+    compiling = torch.compiler.is_compiling()
+    for each in (first, *others):  # no generator here: a small step takes not much longer
+        if each is None:
+            continue
+        if each.dtype is not dtype or each.device != device:
+            return False
+        if not compiling and (type(each) not in _KINDS or each.layout is not torch.strided):
             return False
     return not torch.is_autocast_enabled(device.type)
+
+
+_KINDS = (torch.Tensor, torch.nn.Parameter)
+"""Of tensors whose operations mean what torch's do."""
+
+
+def is_watched() -> bool:
+    """Whether somebody records or replaces the operations of a call, one by one."""
+    if torch.compiler.is_compiling():  # which takes our operators as they are
+        return False
+    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
 
 
 def is_transformed() -> bool:
@@ -57,4 +74,6 @@ def are_plain(*tensors: Any) -> bool:
     return tensors[0].device.type == "cpu" and are_taken(*tensors) and not is_followed(*tensors)
 
 
-_KINDS = (torch.Tensor, torch.nn.Parameter)
+def is_batched(tensor: Any, /) -> bool:
+    """Whether it is a batch of gradients, as ``torch.autograd.grad`` makes them on demand."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
