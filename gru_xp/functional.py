@@ -7,6 +7,11 @@ memory around them.
 Over two or more steps of torch's CPU tensors a second derivative and forward mode (``jvp``) raise;
 within ``gru_xp.use_accelerators(False)``, where the portable loop runs, they work.
 
+On JAX the loop over time of `gru` has a derivative of its own, from `gru_backward`'s loop, where
+JAX's accelerator runs it: derivatives of either mode and of any order are those of JAX to rounding,
+and ``jax.grad`` takes less time and memory than by JAX's own (``docs/performance.md``). Within
+``gru_xp.use_accelerators(False)`` JAX differentiates the portable loop, which ``jax.jit`` unrolls.
+
 The first call of a process looks for accelerators, which ``torch.compile(fullgraph=True)`` cannot
 trace: make one ordinary call before. Nor can it trace `lengths` that are no tensor.
 """

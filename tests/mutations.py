@@ -32,6 +32,7 @@ INTERFACE = ("tests/test_cell_interface.py",)
 STREAM = ("tests/test_stream.py",)
 FILES = ("tests/test_persistence.py",)
 LOOP = ("tests/test_recurrence.py",)
+DERIVATIVES = ("tests/test_jax_derivatives.py",)
 LAYOUTS = ("tests/test_layouts.py",)
 IN_TORCH = ("tests/test_torch_accelerator.py",)
 TORCH_MODULES = ("tests/test_interop_torch_modules.py",)
@@ -556,8 +557,8 @@ MUTATIONS = [
     Mutation(
         "scan: gradient not carried through padding",
         SCAN,
-        "return before if valid is None else jnp.where(valid, before, total), (total, dgh)",
-        "return before, (total, dgh)",
+        "before = before if valid is None else jnp.where(valid, before, total)",
+        "before = before + 0",
         LOOP,
         ACCELERATED,
     ),
@@ -630,8 +631,8 @@ MUTATIONS = [
     Mutation(
         "scan: reverse forgotten",
         SCAN,
-        "(gx, mask), reverse=loop.reverse)",
-        "(gx, mask), reverse=False)",
+        "h0, inputs, reverse=loop.reverse)",
+        "h0, inputs, reverse=False)",
         LOOP,
         ACCELERATED,
     ),
@@ -662,9 +663,81 @@ MUTATIONS = [
     Mutation(
         "scan: padding not masked before the product",
         SCAN,
-        "gx = jnp.where(mask, gx, jnp.zeros_like(gx))",
-        "gx = gx + 0",
+        "inputs = (_zero_in_padding(gx, mask), mask)",
+        "inputs = (gx, mask)",
         LOOP,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: the gradient before the steps in place of their totals",
+        SCAN,
+        "slopes.gates * total[:, :, None, :]",
+        "slopes.gates * dh[:, :, None, :]",
+        LOOP,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: zeros on the way back that belong to no device of a mesh",
+        SCAN,
+        "carried = jnp.zeros_like(dh[0]) if",
+        "carried = jnp.zeros(dh.shape[1:], dh.dtype) if",
+        DERIVATIVES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: JAX's own derivative in place of ours",
+        SCAN,
+        "_forward = jax.jit(_scan, ",
+        "_forward = jax.jit(_scan.fun, ",
+        DERIVATIVES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: derivative of b_hn given to the reset gate",
+        SCAN,
+        "jnp.pad(b_hn, (rz, 0))",
+        "jnp.pad(b_hn, (0, rz))",
+        DERIVATIVES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: weight_hn's derivative without the reset gate that acts before",
+        SCAN,
+        "as_rows(tape.r * tape.h_prev)",
+        "as_rows(tape.h_prev)",
+        DERIVATIVES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: initial states that no step starts from in the derivative's products",
+        SCAN,
+        "jnp.reshape(_zero_in_padding(array, mask), ",
+        "jnp.reshape(array, ",
+        DERIVATIVES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: derivative of gates in the wrong direction",
+        SCAN,
+        "[h[1:], h0[None]] if loop.reverse",
+        "[h[1:], h0[None]] if not loop.reverse",
+        DERIVATIVES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: padding in the derivative of gates",
+        SCAN,
+        "gx, h = _zero_in_padding(gx, mask), _zero_in_padding(h_prev, mask)",
+        "gx, h = gx, h_prev",
+        DERIVATIVES,
+        ACCELERATED,
+    ),
+    Mutation(
+        "scan: no derivative of gates",
+        SCAN,
+        "return (h, tape), (of_h, of_tape)",
+        "return (h, tape), (of_h, jax.tree.map(jnp.zeros_like, of_tape))",
+        DERIVATIVES,
         ACCELERATED,
     ),
     # NumPy's accelerator; its C++ has a table of its own

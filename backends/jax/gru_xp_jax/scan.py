@@ -1,4 +1,4 @@
-"""The recurrence forward and backward by ``lax.scan``."""
+"""The recurrence forward and backward by ``lax.scan``, and its derivative."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
     """See `gru_xp.accelerator_api.Accelerator`; a call of fewer than two steps is declined."""
     if gx.shape[0] < 2:
         return NotImplemented  # nothing to loop over: the portable step needs no scan
-    return _forward(gx, h0, weight_hh, b_hn, loop, keep_tape=keep_tape)
+    return _forward(gx, h0, weight_hh, b_hn, loop, keep_tape)
 
 
 def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
@@ -32,12 +32,9 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
     return _backward(dh, dh_last, tape, weight_hh, loop)
 
 
-# Compiled here, so that a call outside of the user's own jit compiles once a shape as well.
-@partial(jax.jit, static_argnames=("keep_tape",))
-def _forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, *, keep_tape: bool) -> Any:
-    mask = None if loop.lengths is None else valid_steps(loop.lengths, gx.shape[0], xp=jnp)
-    if mask is not None:
-        gx = jnp.where(mask, gx, jnp.zeros_like(gx))
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _scan(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, keep_tape: bool) -> Any:
+    mask = _mask(loop, gx.shape[0])
 
     def one_step(h: Any, inputs: Any) -> Any:
         gx_t, valid = inputs
@@ -46,21 +43,96 @@ def _forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, *, keep_ta
             h_next = jnp.where(valid, h_next, h)
         return h_next, (h_next, (h, *gates) if keep_tape else None)
 
-    _, (h_all, kept) = lax.scan(one_step, h0, (gx, mask), reverse=loop.reverse)
+    inputs = (_zero_in_padding(gx, mask), mask)
+    _, (h_all, kept) = lax.scan(one_step, h0, inputs, reverse=loop.reverse)
     return h_all, Tape(*kept) if keep_tape else None
 
 
-@jax.jit  # type: ignore[untyped-decorator]
-def _backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop) -> Any:
-    mask = None if loop.lengths is None else valid_steps(loop.lengths, dh.shape[0], xp=jnp)
+# Compiled here, so that a call outside of the user's own jit compiles once a shape as well.
+_forward = jax.jit(_scan, static_argnums=5)
+
+
+@_scan.defjvp  # type: ignore[untyped-decorator]
+def _tangents(keep_tape: bool, primals: Any, tangents: Any) -> Any:
+    """Derivative of `_scan` in forward mode, which JAX transposes for reverse mode.
+
+    The states' tangents are a linear map of those of the inputs and recurrent products. It is
+    written as the transpose of `_back`, so that reverse mode, which transposes once more, runs
+    `_back` itself, and then one product for weight_hh. JAX's own derivative of the scan keeps
+    twice as much, and adds up weight_hh's gradient step by step.
+    """
+    *arrays, loop = primals
+    of_gx, of_h0, of_weight_hh, of_b_hn, _ = tangents
+    h, tape = _scan(*arrays, loop, True)
+    of_gh = _recurrent_products(tape, of_weight_hh, of_b_hn, loop)
+
+    def back(dh: Any) -> Any:
+        dgx, dgh_n, dh0 = _back(dh, None, tape, arrays[2], loop)
+        dgh = jnp.concatenate([dgx[..., : -dh.shape[-1]], dgh_n], axis=-1)
+        return dgx, dgh, dh0
+
+    (of_h,) = jax.linear_transpose(back, h)((of_gx, of_gh, of_h0))
+    if not keep_tape:
+        return (h, None), (of_h, None)
+    _, of_tape = jax.jvp(partial(_tape, loop=loop), (*arrays, h), (*tangents[:4], of_h))
+    return (h, tape), (of_h, of_tape)
+
+
+def _recurrent_products(tape: Tape, weight_hh: Any, b_hn: Any, loop: Loop) -> Any:
+    """``W_hh h_prev + b_hn`` of all steps at once, (T, N, 3H), from the states on a tape."""
+    steps, rows, size = tape.h_prev.shape
+    mask, rz = _mask(loop, steps), 2 * size
+
+    def as_rows(array: Any) -> Any:
+        # In padding it may hold an initial state that is not finite, or what came of it.
+        return jnp.reshape(_zero_in_padding(array, mask), (steps * rows, size))
+
+    if loop.reset_after:
+        products = as_rows(tape.h_prev) @ weight_hh.T
+    else:
+        of_rz = as_rows(tape.h_prev) @ weight_hh[:rz].T
+        of_n = as_rows(tape.r * tape.h_prev) @ weight_hh[rz:].T
+        products = jnp.concatenate([of_rz, of_n], axis=1)
+    if b_hn is not None:
+        products = products + jnp.pad(b_hn, (rz, 0))
+    return jnp.reshape(products, (steps, rows, 3 * size))
+
+
+def _tape(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, h: Any, *, loop: Loop) -> Tape:
+    """Tape of all steps at once, from their states: for the derivative of gates, if it is taken."""
+    h_prev = jnp.concatenate([h[1:], h0[None]] if loop.reverse else [h0[None], h[:-1]])
+    mask = _mask(loop, gx.shape[0])
+    gx, h = _zero_in_padding(gx, mask), _zero_in_padding(h_prev, mask)
+    _, gates = portable.step(gx, h, weight_hh, b_hn, loop, xp=jnp)
+    return Tape(h_prev, *gates)
+
+
+def _back(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop) -> Any:
+    steps, rows, size = dh.shape
+    mask = _mask(loop, steps)
     slopes = portable.backward_slopes(tape, loop, xp=jnp)
-    carried = jnp.zeros(dh.shape[1:], dh.dtype) if dh_last is None else dh_last
+    carried = jnp.zeros_like(dh[0]) if dh_last is None else dh_last
 
     def one_step(carried: Any, inputs: Any) -> Any:
         dh_t, of_step, valid = inputs
         total = dh_t + carried
         dgh, before = portable.step_back(total, of_step, weight_hh, loop, xp=jnp)
-        return before if valid is None else jnp.where(valid, before, total), (total, dgh)
+        before = before if valid is None else jnp.where(valid, before, total)
+        return before, (total, None if loop.reset_after else dgh)
 
     dh0, (total, dgh) = lax.scan(one_step, carried, (dh, slopes, mask), reverse=not loop.reverse)
+    if dgh is None:  # three times as large as the totals, of which it is made without a product
+        dgh = jnp.reshape(slopes.gates * total[:, :, None, :], (steps, rows, 3 * size))
     return (*portable.input_gradients(dgh, total, slopes, mask, xp=jnp), dh0)
+
+
+_backward = jax.jit(_back)
+
+
+def _mask(loop: Loop, steps: int) -> Any:
+    """Mask of the steps that are no padding; None where there is none."""
+    return None if loop.lengths is None else valid_steps(loop.lengths, steps, xp=jnp)
+
+
+def _zero_in_padding(array: Any, mask: Any) -> Any:
+    return array if mask is None else jnp.where(mask, array, jnp.zeros_like(array))
