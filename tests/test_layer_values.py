@@ -426,11 +426,12 @@ def test_what_is_not_finite_stays_out_of_padding_and_of_empty_rows(
     np.testing.assert_allclose(lib.numpy(dh0)[:, empty], given["dh_n"][:, empty], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("reset_after", [True, False])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_empty_rows_state_that_is_not_finite_reaches_no_gradient(
-    lib: Library, value: float
+    lib: Library, value: float, reset_after: bool
 ) -> None:
-    gru = make_gru(lib)
+    gru = make_gru(lib, reset_after=reset_after)
     states = draw(1, N, H, seed=1)
     x, dy = lib.array(draw(T, N, I, seed=0)), lib.array(draw(T, N, H, seed=2))
     gradients = []

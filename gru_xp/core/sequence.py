@@ -85,11 +85,10 @@ def backward(
         dweight_ih = matmul(dgx_rows.T, _rows(x, xp=xp), place=place)
         if with_dx:
             dx = _steps(matmul(dgx_rows, params.weight_ih, place=place), x, xp=xp)
-    h_prev = tape.h_prev
-    if loop.lengths is not None:  # in padding it may hold an initial state that is not finite
+    valid = None
+    if loop.lengths is not None:  # in padding there may be what came of a state that is not finite
         valid = valid_steps(loop.lengths, dh.shape[0], xp=xp, device=place.device)
-        h_prev = zero_in_padding(h_prev, valid, xp=xp)
-    h_rows = _rows(h_prev, xp=xp)
+    h_rows = _rows(zero_in_padding(tape.h_prev, valid, xp=xp), xp=xp)
     # A gate's recurrent product and its input projection have the same gradient, but for n. So one
     # product does for all three where the rows can be joined: in the place of dgx, which nobody
     # needs any more, or where that is smaller than joining the results.
@@ -102,7 +101,9 @@ def backward(
         dgh_rows = xp.concat([dgx_rows[:, :rz], dgh_n_rows], axis=1)
         dweight_hh = matmul(dgh_rows.T, h_rows, place=place)
     else:
-        n_rows = h_rows if loop.reset_after else _rows(tape.r * h_prev, xp=xp)
+        n_rows = h_rows
+        if not loop.reset_after:
+            n_rows = _rows(zero_in_padding(tape.r * tape.h_prev, valid, xp=xp), xp=xp)
         dweight_hh = xp.concat(
             [
                 matmul(dgx_rows[:, :rz].T, h_rows, place=place),

@@ -170,10 +170,10 @@ def _backward_with_tape(
 def _weight_gradient(dgx: Any, dgh_n: Any, tape: Tape, loop: Loop, /) -> Any:
     """Gradient of weight_hh, (3H, H)."""
     h_prev = tape.h_prev
-    if loop.lengths is not None:  # in padding it may hold an initial state that is not finite
-        valid = valid_steps(loop.lengths, dgx.shape[0], xp=torch, device=dgx.device)
-        h_prev = h_prev.where(valid, 0)
     of_n = h_prev if loop.reset_after else tape.r * h_prev
+    if loop.lengths is not None:  # in padding there may be what came of a state that is not finite
+        valid = valid_steps(loop.lengths, dgx.shape[0], xp=torch, device=dgx.device)
+        h_prev, of_n = h_prev.where(valid, 0), of_n.where(valid, 0)
     pairs = ((dgx[..., : 2 * h_prev.shape[-1]], h_prev), (dgh_n, of_n))
     return torch.cat([matmul(_rows(dgh).T, _rows(states)) for dgh, states in pairs])
 
