@@ -331,7 +331,7 @@ MUTATIONS = [
     Mutation(
         "workers that became too many in a call stay",
         THREADS,
-        "pool().shrink(chosen - 1);",
+        "pool().shrink(std::max(chosen, caller_limit) - 1);",
         "(void)chosen;",
     ),
     Mutation(

@@ -199,6 +199,28 @@ def test_what_is_no_count_of_threads_is_an_error(count: Any) -> None:
     assert gru_xp.get_num_threads() == before
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="there is no /proc here")
+@pytest.mark.parametrize(
+    ("of_all", "of_call", "more"), [(1, 2, 1), (2, 1, 0), (2, 0, 1), (1, 0, 0), (3, 2, 1)]
+)
+def test_a_call_has_a_number_of_threads_of_its_own(
+    native: Any, of_all: int, of_call: int, more: int
+) -> None:
+    """Whatever has been set for all, which it leaves as it is; 0 asks for that."""
+    code = f"""
+import os
+import numpy as np
+from gru_xp_numpy import _native
+
+a = np.ones((900, 900), np.float32)
+_native.set_num_threads({of_all})
+before = len(os.listdir("/proc/self/task"))
+_native.matmul(a, a, None, {of_call})
+print(len(os.listdir("/proc/self/task")) - before, _native.num_threads())
+"""
+    assert python(code).stdout == f"{more} {of_all}\n"
+
+
 @pytest.mark.parametrize("count", [1, 7, np.int8(3)])
 def test_a_count_of_threads_that_was_set_is_what_one_gets(native: Any, count: Any) -> None:
     gru_xp.set_num_threads(count)

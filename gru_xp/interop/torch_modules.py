@@ -33,8 +33,8 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
     initial values, dropout's random numbers and errors are those of torch, whose subclass it is,
     and so are results, within rounding. What the accelerator does not take runs torch's own code,
     at torch's speed: dtypes other than float32 and float64, autocast, devices other than the CPU,
-    tracing by ``torch.jit`` or for ONNX, sequences of fewer than five steps that need a gradient,
-    and all calls within ``gru_xp.use_accelerators(False)``.
+    tracing by ``torch.jit`` or for ONNX, sequences of fewer than five steps outside of
+    ``torch.no_grad()``, and all calls within ``gru_xp.use_accelerators(False)``.
 
     Notes
     -----
@@ -60,6 +60,8 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run over whole sequences; see ``torch.nn.GRU``."""
+        if _is_followed() and self._steps(input) < _FEW:
+            return super().forward(input, hx)
         weights = [getattr(self, name) for names in self._all_weights for name in names]
         if not self._is_ours(input, hx, weights):
             return super().forward(input, hx)
@@ -82,7 +84,6 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
             and isinstance(x, torch.Tensor)
             and takes(*tensors)
             and self._fit(input, hx)
-            and not (_is_followed(tensors) and self._steps(input) < _FEW)
             and not torch.onnx.is_in_onnx_export()
         )
 
@@ -104,10 +105,11 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         return list(hx.shape) == [number, *rows, self.hidden_size]
 
     def _steps(self, input: Any) -> Any:
-        """How many there are; torch may trace it."""
+        """How many there are, which torch may trace; 0 where there is no such axis."""
         if isinstance(input, PackedSequence):
             return len(input.batch_sizes)
-        return input.shape[1 if input.ndim == 3 and self.batch_first else 0]
+        shape = getattr(input, "shape", ())
+        return shape[1 if len(shape) == 3 and self.batch_first else 0] if shape else 0
 
     def _run(
         self, params: list[GRUParams], x: Any, hx: Any, masks: Any, lengths: Any = None
@@ -157,10 +159,10 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
 
 
 class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
-    """A ``torch.nn.GRUCell`` whose step runs in gru_xp's accelerator where no gradient is needed.
+    """A ``torch.nn.GRUCell`` whose step runs in gru_xp's accelerator within ``torch.no_grad()``.
 
-    As `GRU` it takes the place of torch's in a script. A step that autograd follows is torch's own,
-    which is as fast.
+    As `GRU` it takes the place of torch's in a script. A step that autograd may follow is torch's
+    own.
 
     Examples
     --------
@@ -175,6 +177,8 @@ class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """One step; see ``torch.nn.GRUCell``."""
+        if _is_followed():
+            return super().forward(input, hx)
         weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         quick = accelerated("step", _TORCH)
         if quick is not None:
@@ -194,10 +198,9 @@ def _own(tensor: Any) -> Any:
     return tensor.clone() if tensor._is_view() else tensor
 
 
-def _is_followed(tensors: list[Any]) -> bool:
-    if torch.compiler.is_compiling():  # the number of steps may be anything
-        return False
-    return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+def _is_followed() -> bool:
+    """Whether autograd may follow what is computed. In a trace the number of steps is any."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _as_torchs(module: Any, kind: type) -> Any:
