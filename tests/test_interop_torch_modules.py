@@ -282,11 +282,12 @@ def test_wrong_shapes_get_torchs_words(x: Any, hx: Any) -> None:
 
 
 def test_wrong_dtypes_and_kinds_get_torchs_words() -> None:
-    for x in (draw(T, N, I, dtype=torch.float32), np.ones((T, N, I)), None):
+    x, h = draw(T, N, I), draw(1, N, H)
+    for arguments in ((x.float(),), (np.ones((T, N, I)),), (None,), (x, (h, h)), (x, h.float())):
         words = []
         for module in pair():
             with pytest.raises(Exception) as caught:  # noqa: PT011
-                module(x)
+                module(*arguments)
             words.append((caught.type, str(caught.value)))
         assert words[0] == words[1]
 

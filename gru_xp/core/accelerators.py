@@ -119,8 +119,10 @@ def _load(library: str) -> Found:
             _let_torch_compile_ask()
     except Exception as error:  # whatever it is, the portable loop still runs
         reason = f"accelerator {point.value} failed to load: {type(error).__name__}: {error}"
+        # torch's fails with NumPy's, which it is built on, and for one reason there is one warning.
+        is_told = any(str(error) in each.reason for each in _found.values())
         _found[library] = Found(None, reason)  # before a warning that may be an error
-        if are_on():
+        if are_on() and not is_told:
             warnings.warn(
                 f"gru_xp: {reason}; the portable loop runs instead (GRU_XP_ACCELERATORS=0 in the "
                 "environment silences this)",

@@ -81,7 +81,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         takes = accelerated("takes", _TORCH)
         return (
             takes is not None
-            and isinstance(x, torch.Tensor)
+            and all(isinstance(each, torch.Tensor) for each in tensors)
             and takes(*tensors)
             and self._fit(input, hx)
             and not torch.onnx.is_in_onnx_export()
