@@ -940,11 +940,8 @@ MUTATIONS = [
         PRODUCTS,
         "return product if bias is None else product + bias",
         "return product",
-        (
-            *LOOP,
-            "tests/test_native_products.py::"
-            "test_products_go_to_the_accelerator_unless_it_is_off",  # for NumPy's column
-        ),
+        LOOP,
+        PORTABLE,  # torch's accelerator and NumPy's have a product for all that comes here
     ),
     Mutation(
         "accelerators asked though they are off",
