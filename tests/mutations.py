@@ -877,6 +877,7 @@ MUTATIONS = [
         "            pass",
         TORCH_MODULES,
         ACCELERATED,
+        unseen_on=frozenset({"numpy", "array_api_strict", "jax"}),  # torch's modules
     ),
     Mutation(
         "torch module: rows of a packed sequence not put back",
@@ -885,6 +886,7 @@ MUTATIONS = [
         "h_n",
         TORCH_MODULES,
         ACCELERATED,
+        unseen_on=frozenset({"numpy", "array_api_strict", "jax"}),  # torch's modules
     ),
     Mutation(
         "torch module: few steps by the loop",
@@ -893,6 +895,7 @@ MUTATIONS = [
         "_FEW = 4",
         TORCH_MODULES,
         ACCELERATED,
+        unseen_on=frozenset({"numpy", "array_api_strict", "jax"}),  # torch's modules
     ),
     Mutation(
         "torch: autocast ignored",
