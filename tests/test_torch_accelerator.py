@@ -327,6 +327,17 @@ def test_a_batch_of_gradients_names_the_remedy(lib: Library, torch: Any, acceler
         torch.autograd.grad(y, x, dy, is_grads_batched=True)
 
 
+def test_a_batch_of_gradients_goes_through_one_step(lib: Library, torch: Any) -> None:
+    """Whose products are the engine's, but in the backward of a batch."""
+    flat, (x, _) = weights(lib)[:4], inputs(lib)
+    leaves = [each.requires_grad_() for each in (*flat, x)]
+    y, _, _ = gru(packed(leaves[:4]), leaves[4][:1])
+    dy = draw(lib, 2, *y.shape, seed=5)
+    batched = torch.autograd.grad(y, leaves, dy, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(y, leaves, one, retain_graph=True) for one in dy]
+    assert_all_close(torch, batched, [torch.stack(one) for one in zip(*each, strict=True)])
+
+
 @pytest.mark.parametrize("keep_tape", [True, False])
 def test_states_that_are_followed_may_be_written_to(
     lib: Library, torch: Any, keep_tape: bool

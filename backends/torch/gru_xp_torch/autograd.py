@@ -130,10 +130,8 @@ def _backward(dh: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> tuple[Any, 
         )
     if not torch.is_grad_enabled():  # so that nobody may want a second derivative
         return operators.backward(dh, None, tape, weight_hh, loop)
-    dgx, dh0, *dgh_n = RecurrenceBackward.apply(
-        dh, weight_hh, loop.lengths, loop.reverse, loop.reset_after, *kept(tape)
-    )
-    return dgx, dgh_n[0] if dgh_n else dgx[..., 2 * dh.shape[-1] :], dh0
+    options = loop.lengths, loop.reverse, loop.reset_after
+    return operators.gradients(*RecurrenceBackward.apply(dh, weight_hh, *options, *kept(tape)))
 
 
 def _backward_with_tape(

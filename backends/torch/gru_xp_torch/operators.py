@@ -42,10 +42,14 @@ def backward(
 ) -> tuple[Any, Any, Any]:
     """See `gru_xp.accelerator_api.Accelerator`."""
     options = loop.lengths, loop.reverse, loop.reset_after
-    dgx, dh0, *dgh_n = torch.ops.gru_xp.backward.default(
-        dh, dh_last, kept(tape), weight_hh, *options
+    return gradients(
+        *torch.ops.gru_xp.backward.default(dh, dh_last, kept(tape), weight_hh, *options)
     )
-    return dgx, dgh_n[0] if dgh_n else dgx[..., 2 * dh.shape[-1] :], dh0
+
+
+def gradients(dgx: Any, dh0: Any, dgh_n: Any = None, /) -> tuple[Any, Any, Any]:
+    """Return dgx, dgh_n and dh0 of what the operator returns, where dgh_n may be a part of dgx."""
+    return dgx, dgx[..., 2 * dh0.shape[-1] :] if dgh_n is None else dgh_n, dh0
 
 
 def kept(tape: Any, /) -> list[Any]:

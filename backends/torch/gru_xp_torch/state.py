@@ -24,17 +24,19 @@ def are_taken(first: Any, /, *others: Any) -> bool:
     Under autocast none are, as the products there are of another dtype; nor where each operation
     counts, as in ``torch.jit.trace`` and under a dispatch mode.
     """
+    kinds = None if torch.compiler.is_compiling() else _KINDS  # the compiler has its own
+    if kinds and type(first) not in kinds:
+        return False
     dtype, device = first.dtype, first.device
     runs = engine(device)
     if runs is None or dtype not in runs.DTYPES or 0 in first.shape or is_watched():
         return False
-    compiling = torch.compiler.is_compiling()
     for each in (first, *others):  # no generator here: a small step takes not much longer
         if each is None:
             continue
-        if each.dtype is not dtype or each.device != device:
+        if kinds and (type(each) not in kinds or each.layout is not torch.strided):
             return False
-        if not compiling and (type(each) not in _KINDS or each.layout is not torch.strided):
+        if each.dtype is not dtype or each.device != device:
             return False
     return not torch.is_autocast_enabled(device.type)
 
@@ -66,12 +68,9 @@ def is_followed(*tensors: Any) -> bool:
 
 def are_plain(*tensors: Any) -> bool:
     """Whether they are ordinary CPU tensors that are taken, and nothing follows or traces them."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not are_taken(*tensors):
         return False
-    for each in tensors:
-        if each is not None and type(each) not in _KINDS:
-            return False
-    return tensors[0].device.type == "cpu" and are_taken(*tensors) and not is_followed(*tensors)
+    return tensors[0].device.type == "cpu" and not is_followed(*tensors)
 
 
 def is_batched(tensor: Any, /) -> bool:
