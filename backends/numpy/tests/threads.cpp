@@ -341,9 +341,10 @@ void test_fork() {
 }
 
 // What a child finds that is made while the parent's other threads compute, ask for the count and
-// set it.
+// set it. Not with AddressSanitizer: its allocator's locks stay locked in a child, if another thread
+// holds one at the fork (the C library's are reset).
 void test_fork_at_work() {
-#ifndef GRU_XP_THREAD_SANITIZER
+#if !defined(GRU_XP_THREAD_SANITIZER) && !defined(GRU_XP_ADDRESS_SANITIZER)
     begin_case("a fork while others compute");
     std::atomic<bool> enough{false};
     std::vector<std::thread> threads;
