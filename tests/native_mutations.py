@@ -301,8 +301,32 @@ MUTATIONS = [
     Mutation(
         "who sleeps is not woken",
         THREADS,
-        "if (sleepers_.load() > 0) wake(wake_up);",
+        "if (wake_up > 0 && sleepers_.load() > 0) wake(wake_up);",
         "(void)wake_up;",
+    ),
+    Mutation(
+        "lent threads are not used",
+        THREADS,
+        "    size_ = lender_ ? wanted",
+        "    lender_ = nullptr, size_ = lender_ ? wanted",
+    ),
+    Mutation(
+        "lent to calls without a limit too",
+        THREADS,
+        "if (caller_limit > 0) lender_ = ",
+        "lender_ = ",
+    ),
+    Mutation(
+        "workers join lent threads",
+        THREADS,
+        "const int given = lender ? work.pieces - 1 : 0;",
+        "const int given = 0;",
+    ),
+    Mutation(
+        "a child borrows threads of its parent",
+        THREADS,
+        "        current_lender.store(nullptr);\n",
+        "",
     ),
     Mutation(
         "work goes on after a failure",

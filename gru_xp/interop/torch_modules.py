@@ -45,7 +45,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
     - A program of ``torch.export`` contains the operator ``gru_xp::forward``: import `gru_xp_torch`
       where it is to be run.
     - ``torch.jit.script`` makes a ``torch.nn.GRU`` of it, with the same parameters.
-    - The threads are those of ``torch.set_num_threads``.
+    - It runs on torch's threads (``torch.set_num_threads``).
 
     Examples
     --------

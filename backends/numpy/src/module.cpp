@@ -386,6 +386,7 @@ NB_MODULE(_native, m) {
     });
     m.def("num_threads", [] { return thread_count(); });
     m.def("set_num_threads", [](int count) { set_thread_count(count); });
+    m.def("set_lender", [](uintptr_t address) { set_lender(reinterpret_cast<Lender>(address)); });
     m.def("isa", [] { return std::string(instruction_set().name); });
     m.def("set_isa", [](const std::string& name) {
         return choose_instruction_set(name.c_str()) != nullptr;

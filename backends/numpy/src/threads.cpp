@@ -65,7 +65,7 @@ class Event {
     void add(int wake_up) {
         value_.fetch_add(1);
         // Who goes to sleep says so first and looks at the number then; both see one of the two.
-        if (sleepers_.load() > 0) wake(wake_up);
+        if (wake_up > 0 && sleepers_.load() > 0) wake(wake_up);
     }
 
   private:
@@ -168,7 +168,8 @@ class Pool {
         turn_.add(INT_MAX);
     }
 
-    bool run(const Team::Work& work) {
+    // On workers of its own, or on `size` threads that are lent.
+    bool run(const Team::Work& work, Lender lender, int size) {
         const uint32_t turn = turn_.value() + 1;
         body_.store(work.body, std::memory_order_relaxed);
         context_.store(work.context, std::memory_order_relaxed);
@@ -180,9 +181,14 @@ class Pool {
         done_.store(0, std::memory_order_relaxed);
         for (int piece = 0; piece < work.pieces; ++piece)
             places_[piece].word.store(Place(turn, 0).word(), std::memory_order_relaxed);
-        tickets_.store(uint64_t(turn) << 32, std::memory_order_relaxed);
-        turn_.add(std::min(work.pieces - 1, workers_));
-        help(turn, 0);
+        const int own_workers = lender ? 0 : std::min(work.pieces - 1, workers_);
+        const int given = lender ? work.pieces - 1 : 0;  // of the workers' tickets: all, or none
+        tickets_.store(uint64_t(turn) << 32 | uint64_t(given), std::memory_order_relaxed);
+        turn_.add(own_workers);
+        if (lender)
+            help_on_lent(turn, lender, std::min(work.pieces, size));
+        else
+            help(turn, 0);
         return !failed_.load(std::memory_order_relaxed);
     }
 
@@ -239,6 +245,20 @@ class Pool {
         }
     }
 
+    // The same on so many threads that are lent, or fewer; all have left it afterwards.
+    void help_on_lent(uint32_t turn, Lender lender, int count) {
+        struct Borrowed {
+            Pool& pool;
+            uint32_t turn;
+            std::atomic<int> piece{0};
+        } borrowed{*this, turn};
+        const auto body = [](void* context) {
+            auto& [pool, of_turn, piece] = *static_cast<Borrowed*>(context);
+            pool.help(of_turn, piece.fetch_add(1));
+        };
+        lender(body, &borrowed, unsigned(count), 0);
+    }
+
     // Does a stage of a piece, if there is one to do.
     Found search(uint32_t turn, int own, uint64_t done) {
         const int pieces = pieces_.load(std::memory_order_relaxed);
@@ -292,14 +312,19 @@ class Pool {
 };
 
 std::atomic<Pool*> current_pool{nullptr};
+std::atomic<Lender> current_lender{nullptr};
 
 // What follows is set when the library is loaded, not when it is first asked for: a fork in the
 // middle of that would leave the child with a value that nobody finishes.
 
-// A fork has the pool's memory, but not its threads: the child starts with a new one.
+// A fork has the pool's memory, but not its threads: the child starts with a new one. Nor does it
+// have the lender's, which would wait for them.
 #if defined(__unix__) || defined(__APPLE__)
 [[maybe_unused]] const int watched =
-    pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
+    pthread_atfork(nullptr, nullptr, [] {
+        current_pool.store(nullptr);
+        current_lender.store(nullptr);
+    });
 #endif
 
 const int most = std::max(256, 4 * int(std::thread::hardware_concurrency()));
@@ -369,6 +394,8 @@ ThreadLimit::ThreadLimit(int count) { caller_limit = std::min(std::max(count, 0)
 
 ThreadLimit::~ThreadLimit() { caller_limit = 0; }
 
+void set_lender(Lender lender) { current_lender.store(lender); }
+
 void set_thread_count(int count) {
     chosen_count.store(std::min(count, most_threads()), std::memory_order_relaxed);
     const int workers = thread_count() - 1;
@@ -417,7 +444,10 @@ double cpu_quota(const char* groups, const char* root) {
 
 Team::Team(int wanted) {
     if (wanted <= 1 || !pool().try_take()) return;
-    size_ = std::min(wanted, pool().grow(std::min(wanted, most_threads()) - 1) + 1);
+    wanted = std::min(wanted, most_threads());
+    if (caller_limit > 0) lender_ = current_lender.load();
+    size_ = lender_ ? wanted : pool().grow(wanted - 1) + 1;
+    size_ = std::min(size_, wanted);
     if (size_ == 1) pool().give_back();
 }
 
@@ -431,7 +461,7 @@ Team::~Team() {
 bool Team::run(const Work& work) {
     if (size_ > 1 && work.pieces > 1 && work.pieces <= most_threads() && work.stages > 0 &&
         work.stages <= most_stages)
-        return pool().run(work);
+        return pool().run(work, lender_, size_);
     for (ptrdiff_t stage = 0; stage < work.stages; ++stage)
         for (int piece = 0; piece < work.pieces; ++piece)
             if (!work.body(work.context, piece, stage)) return false;

@@ -25,13 +25,20 @@ class ThreadLimit {
     ThreadLimit& operator=(const ThreadLimit&) = delete;
 };
 
+// Runs body(context) on `count` threads, the calling thread among them, or on fewer, and returns once
+// all have come back from it; `flags` are 0. GOMP_parallel of an OpenMP library is such a function.
+using Lender = void (*)(void (*body)(void*), void* context, unsigned count, unsigned flags);
+// From then on calls within a `ThreadLimit` run on the lender's threads, which wait awake for its
+// own work and would keep workers from the processors; null: on workers again, as in a fork's child.
+void set_lender(Lender lender);
+
 // CPUs' worth of time that a control group, of /proc/self/cgroup's text, may use; 0 for no limit.
 // `root` is where control groups are mounted.
 double cpu_quota(const char* groups, const char* root);
 
-// The calling thread and as many workers as are to be had, at most `wanted` together. While
-// another caller has the workers, a team is the calling thread alone. No team may be made within
-// a team's work.
+// The calling thread and as many workers, or lent threads, as are to be had, at most `wanted`
+// together. While another caller has them, a team is the calling thread alone. No team may be made
+// within a team's work.
 //
 // Work is pieces, each of which goes through stages, one after another. Who is free takes a piece
 // that nobody has and does its next stage, its own piece before others'. So nobody waits for a
@@ -72,6 +79,7 @@ class Team {
     bool run(const Work& work);
 
     int size_ = 1;
+    Lender lender_ = nullptr;
 };
 
 // Memory aligned to 64 bytes and not initialised, given back at the end of the scope; at most four

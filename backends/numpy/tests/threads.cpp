@@ -81,6 +81,56 @@ void test_teams(int rounds) {
     expect(wrong == 0, text("%d teams were wrong", wrong.load()));
 }
 
+// Threads of a library that lends them: so many are asked for, and there may be fewer.
+std::atomic<int> lent_calls{0}, lent_count{0}, lent_most{INT_MAX};
+
+void lend(void (*body)(void*), void* context, unsigned count, unsigned flags) {
+    expect(flags == 0, "flags");
+    ++lent_calls;
+    lent_count = int(count);
+    std::vector<std::thread> threads;
+    for (int i = 1; i < std::min(int(count), lent_most.load()); ++i)
+        threads.emplace_back(body, context);
+    body(context);
+    for (auto& thread : threads) thread.join();
+}
+
+void test_lent_threads() {
+    begin_case("lent threads");
+    gru_xp::set_thread_count(1);  // no workers are left
+    gru_xp::set_lender(lend);
+    expect(team_is_right(3) && lent_calls == 0, "lent to a call without a limit of its own");
+    for (int fewer : {3, 2, 1}) {
+        lent_most = fewer;
+        lent_calls = 0;
+        const gru_xp::ThreadLimit limit(3);
+        expect(team_is_right(3), text("%d of 3 threads", fewer));
+        expect(lent_calls > 0, "not lent");
+        gru_xp::Team team(3);
+        expect(team.size() == 3, text("size %d", team.size()));
+        expect(work_is_right(team, 2, 3, 3) && lent_count == 2, "more threads than pieces");
+    }
+    begin_case("lent threads, and workers that are awake");
+    gru_xp::set_thread_count(4);
+    lent_most = 1;
+    const auto caller = std::this_thread::get_id();
+    std::atomic<int> by_others{0};
+    for (int round = 0; round < 100; ++round) {
+        expect(team_is_right(3), "a team of workers");
+        const gru_xp::ThreadLimit limit(3);
+        const bool ran = gru_xp::Team(3).run(3, 4, 4, [&](int, index) {
+            if (std::this_thread::get_id() != caller) ++by_others;
+            return true;
+        });
+        expect(ran, "a team of lent threads");
+    }
+    expect(by_others == 0, text("workers did %d stages", by_others.load()));
+    gru_xp::set_lender(nullptr);
+    lent_calls = 0;
+    const gru_xp::ThreadLimit limit(3);
+    expect(team_is_right(3) && lent_calls == 0, "lent nothing");
+}
+
 void test_failures() {
     begin_case("a body that fails");
     for (int fails : {0, 1, 2}) {
@@ -326,15 +376,20 @@ void test_fork() {
     begin_case("a team after a fork");
     expect(team_is_right(3), "a team of the parent");
     std::fflush(nullptr);
+    gru_xp::set_lender(lend);  // whose threads a child has not
+    const int lent_before = lent_calls;
     const pid_t child = fork();
     if (child == 0) {
         alarm(20);
         bool right = team_is_right(3);
+        const gru_xp::ThreadLimit limit(3);
+        right = right && team_is_right(3) && lent_calls == lent_before;
         right = right && gru_xp::Team(2).size() == 2;
         _exit(right ? 0 : 1);
     }
     int status = -1;
     waitpid(child, &status, 0);
+    gru_xp::set_lender(nullptr);
     expect(status == 0, text("the child ended with status %d", status));
     expect(team_is_right(3), "a team of the parent afterwards");
 #endif
@@ -460,6 +515,7 @@ void test_processors() {
 
 void test_threads(const Options& options) {
     test_teams(options.quick ? 40 : 400);
+    test_lent_threads();
     test_failures();
     test_claims();
     test_sleepers();

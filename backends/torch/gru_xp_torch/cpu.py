@@ -1,10 +1,12 @@
 """CPU tensors through the C++ engine, on shared memory.
 
-A call uses at most as many threads as torch's own operations do (``torch.set_num_threads``).
+A call uses at most as many threads as torch's own operations do (``torch.set_num_threads``), and
+the same ones where torch's are OpenMP's.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +16,24 @@ from gru_xp_numpy import _native
 from gru_xp.accelerator_api import Form, GRUParams, Loop, Tape
 
 DTYPES = frozenset({torch.float32, torch.float64})
+
+
+def _lend_threads() -> None:
+    """Have the engine's calls for tensors run on torch's threads.
+
+    Those wait awake for some milliseconds after each operation of torch's, and threads of the
+    engine's own would get half of a processor, or less.
+    """
+    if "ATen parallel backend: OpenMP" not in torch.__config__.parallel_info():
+        return
+    try:  # whichever OpenMP library torch has loaded: its symbols are found through torch's
+        parallel = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (AttributeError, OSError):  # one without it
+        return
+    _native.set_lender(ctypes.cast(parallel, ctypes.c_void_p).value or 0)
+
+
+_lend_threads()
 
 
 def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
