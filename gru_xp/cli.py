@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -261,6 +262,9 @@ def info() -> None:
         if each.usable:
             print(f"    devices: {', '.join(each.devices)}")
             print(f"    recurrence: {accelerators.running(each.name)}")
+            explain = getattr(accelerators.find(each.name).module, "explain", None)
+            if explain and accelerators.are_on():
+                print(textwrap.indent(explain(), "    "))
         else:
             print(f"    not usable: {each.reason}")
     print(f"auto is {libraries.resolve('auto')[0]}")

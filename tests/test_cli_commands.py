@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -20,6 +21,7 @@ for name in ("click", "filelock", "matplotlib", "rich", "safetensors", "threadpo
 import gru_xp  # noqa: E402
 from gru_xp import checking, cli  # noqa: E402
 from gru_xp.arrays import libraries  # noqa: E402
+from gru_xp.core import accelerators  # noqa: E402
 from gru_xp.training import checkpoint, session  # noqa: E402
 
 TINY = ("--hidden-size", "8", "--steps", "10", "--batch-size", "3", "--seq-len", "5")
@@ -201,6 +203,17 @@ def test_info_tells_versions_backends_devices_and_threads(run: Run) -> None:
         assert each.reason in ran.out
     for word in ("python 3", "gru-xp ", "threadpoolctl", "recurrence: ", "auto is", "threads"):
         assert word in ran.out
+
+
+def test_info_tells_what_an_accelerator_explains(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    explaining = SimpleNamespace(explain=lambda: "small calls: this way\nlarge calls: that way")
+    found = accelerators.Found(explaining, "made up")
+    monkeypatch.setitem(accelerators._found, "numpy", found)
+    with gru_xp.use_accelerators(True):
+        told = run("info").out
+    assert "recurrence: made up\n    small calls: this way\n    large calls: that way\n" in told
+    with gru_xp.use_accelerators(False):
+        assert "small calls" not in run("info").out
 
 
 def test_info_tells_the_limits_of_threads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

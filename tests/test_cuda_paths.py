@@ -161,12 +161,17 @@ def test_it_tells_what_a_step_is_expected_to_take(machine: Machine, cuda: Any) -
 
     taken = cuda.expected_step(5, 40, "float16")
     assert taken == {
-        way: persistent.expected(f"persistent_{way}", 5, 40, "float16")[0]
+        way: persistent.expected(f"persistent_{way}", 5, 40, "float16").one_launch
         for way in ("forward", "backward")
     }
     assert 0 < taken["forward"] < HOPPER_STEPS.host
+    told = cuda.explain()
+    assert told.startswith("forward ")
+    assert "one " in told
     with cuda.use_persistent_kernel(False):
         assert set(cuda.expected_step(5, 40, "float16").values()) == {HOPPER_STEPS.host}
+        assert cuda.explain().startswith("All calls take two launches a step")
+        assert cuda.explain().endswith(told)
     assert set(cuda.expected_step(5, 40, "float64").values()) == {HOPPER_STEPS.host}
     assert cuda.expected_step(5, 40, "int32") == {}
 

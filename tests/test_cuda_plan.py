@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -120,7 +121,7 @@ def test_the_kernel_does_what_the_cost_model_counts(
     counted = [machine.counts()]
     persistent.backward(case.dh, None, tape, case.forward[2], case.loop)
     counted.append(machine.counts())
-    for function, count, arrivals in zip(persistent._GATES, counted, arrived, strict=True):
+    for function, count, arrivals in zip(persistent.GATES, counted, arrived, strict=True):
         launch = persistent._launch(function, rows, hidden, dtype)
         assert launch is not None
         way, _ = launch
@@ -205,3 +206,74 @@ def test_the_faster_path_is_expected_to_be(machine: Machine) -> None:
     assert len(right) >= 20
     assert geometric_mean(each for each, *_ in right) < 1.05
     assert max(right)[0] < 1.3, max(right)
+
+
+DEVICES = {
+    "H100": (132, 227 << 10, 90),
+    "A100": (108, 163 << 10, 80),
+    "RTX 4090": (128, 99 << 10, 89),
+    "an older one": TURING,
+    "one without cooperative launch": (132, 227 << 10, 90, False),
+}
+CHOICES = {  # of N = 1, 16, 64 and 256
+    ("H100", "forward", "float16, H = 1024"): ["one", "one", "one", "two"],
+    ("H100", "forward", "float16, H = 2048"): ["one", "one", "one", "two"],
+    ("H100", "backward", "float16, H = 2048"): ["one", "one", "two", "two"],
+    ("H100", "forward", "TF32, H = 2048"): ["one*", "one*", "two", "two"],
+    ("H100", "forward", "float32, H = 1024"): ["one", "one", "two", "two"],
+    ("A100", "forward", "float16, H = 1024"): ["one", "one", "one", "two"],
+    ("A100", "forward", "float16, H = 2048"): ["one*", "two", "two", "two"],
+    ("A100", "backward", "float32, H = 1024"): ["one*", "two", "two", "two"],
+    ("RTX 4090", "forward", "float16, H = 2048"): ["one*", "one*", "two", "two"],
+    ("RTX 4090", "forward", "TF32, H = 1024"): ["one", "one*", "one*", "two"],
+    ("an older one", "forward", "TF32, H = 1024"): ["two"] * 4,
+    ("one without cooperative launch", "forward", "float16, H = 512"): ["two"] * 4,
+}
+
+
+def cells(text: str, function: str, sizes: str) -> list[str]:
+    """Cells of a row of `gru_xp_cupy.choices.table`."""
+    _, _, of_function = text.partition(function)
+    (row,) = re.findall(rf"^{re.escape(sizes)} +(.+)$", of_function.partition("backward")[0], re.M)
+    return re.findall(r"[a-z]+\*? \S+ \([^)]*\)", row)
+
+
+@pytest.mark.parametrize(("device", "function", "sizes"), CHOICES)
+def test_the_table_tells_which_way_is_taken(
+    machine: Machine, device: str, function: str, sizes: str
+) -> None:
+    from gru_xp_cupy.choices import table
+    from gru_xp_cupy.plan import Device
+
+    told = cells(table(Device(*DEVICES[device])), function, sizes)
+    assert [each.split()[0] for each in told] == CHOICES[device, function, sizes]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_table_tells_why(machine: Machine, device: str) -> None:
+    """The way that is taken is the faster one, and its time the model's; a dash is no time."""
+    from gru_xp_cupy.choices import table
+    from gru_xp_cupy.plan import Device, plan, step_of_two_launches
+
+    properties = Device(*DEVICES[device])
+    lines = table(properties).splitlines()
+    assert re.sub(" +", " ", lines[0]) == "forward N = 1 N = 16 N = 64 N = 256"
+    compared = 0
+    for number, line in enumerate(lines):
+        found = re.match(r"(float16|TF32|float32), H = (\d+)", line)
+        if not found:
+            continue
+        name, size = found[1], int(found[2])
+        dtype, tf32 = ("float32", True) if name == "TF32" else (name, False)
+        gates = 3 if number <= 15 else 1
+        for rows, cell in zip((1, 16, 64, 256), line[18:].split(")"), strict=False):
+            way = plan(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=properties)
+            two = step_of_two_launches(rows, size, dtype=dtype, tf32=tf32, device=properties)
+            one = "-" if way is None else f"{'one*' if way.streams else 'one'} {way.step:.3g}"
+            first, _, other = cell.strip().partition(" (")
+            taken = [f"two {two:.3g}", one]
+            if way is not None and way.step < 0.99 * two:
+                taken.reverse()
+            assert [first, other] == taken
+            compared += 1
+    assert compared == 2 * 15 * 4

@@ -194,6 +194,10 @@ class OptionalFunctions(Protocol):
         """Say what this is in some words, for the list of backends."""
 
     @staticmethod
+    def explain() -> str:
+        """Tell which way calls take here and why, in lines for ``gru-xp info``."""
+
+    @staticmethod
     def set_num_threads(count: int, /) -> None:
         """Set how many threads a call uses at most; see `gru_xp.set_num_threads`."""
 

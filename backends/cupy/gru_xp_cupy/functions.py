@@ -11,13 +11,12 @@ from typing import Any
 
 from gru_xp.accelerator_api import Loop, Tape
 from gru_xp_cupy import blas, persistent, steps
+from gru_xp_cupy.choices import GATES, MANY, table
 from gru_xp_cupy.sources import NUMBERS
 from gru_xp_cupy.trust import trusted
 
 OPTIONS = frozenset({"lengths", "reverse"})
 """Of a `Loop`."""
-
-_MANY = 1000  # steps
 
 RECORDED = frozenset({90})
 """Compute capabilities of devices that have run the persistent kernel; see ``RECORD.md``."""
@@ -82,10 +81,10 @@ def persistent_kernel_runs(rows: int, hidden: int, dtype: str, /, *, training: b
     training : bool
         Whether the backward, run by it too, counts as part of the call.
     """
-    functions = ("persistent_forward", "persistent_backward")[: 1 + training]
+    functions = tuple(GATES)[: 1 + training]
     if dtype not in NUMBERS:
         return False
-    faster = all(persistent.is_faster(each, _MANY, rows, hidden, dtype) for each in functions)
+    faster = all(persistent.is_faster(each, MANY, rows, hidden, dtype) for each in functions)
     return faster and _is_trusted(persistent, rows, hidden, dtype)
 
 
@@ -98,10 +97,10 @@ def expected_step(rows: int, hidden: int, dtype: str, /) -> dict[str, float]:
     if dtype not in NUMBERS:
         return {}
     times = {}
-    for function in ("persistent_forward", "persistent_backward"):
-        persistent_step, step = persistent.expected(function, rows, hidden, dtype)
-        if _uses_persistent() and persistent_step is not None:
-            step = min(step, persistent_step)
+    for function in GATES:
+        one_launch, step, _ = persistent.expected(function, rows, hidden, dtype)
+        if _uses_persistent() and one_launch is not None:
+            step = min(step, one_launch)
         times[function.removeprefix("persistent_")] = step
     return times
 
@@ -110,15 +109,26 @@ def describe() -> str:
     """Say what this is, for the list of backends."""
     if not _uses_persistent():
         return "CUDA, a kernel a step"
-    tested = persistent.compute_capability() in RECORDED
+    tested = persistent.current_device().compute_capability in RECORDED
     return "CUDA, persistent kernel" + ("" if tested else ": experimental")
+
+
+def explain() -> str:
+    """Tell which way calls of many sizes take on the current device, and why."""
+    of_all = table(persistent.current_device())
+    if _uses_persistent():
+        return of_all
+    return (
+        "All calls take two launches a step, as the persistent kernel is off here; with "
+        f"GRU_XP_PERSISTENT_KERNEL=1:\n{of_all}"
+    )
 
 
 def _uses_persistent() -> bool:
     for asked in (_persistent.get(), _FROM_START):
         if asked is not None:
             return asked
-    return persistent.compute_capability() in RECORDED
+    return persistent.current_device().compute_capability in RECORDED
 
 
 def _paths(function: str, weight_hh: Any, sequence: Any, /, *others: Any) -> Iterator[ModuleType]:

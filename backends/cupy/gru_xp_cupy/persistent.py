@@ -13,21 +13,12 @@ from gru_xp.accelerator_api import Loop, Tape
 from gru_xp_cupy import compiled
 from gru_xp_cupy.arrays import NULL, aligned, contiguous, initial_states, states_of, tape_arrays
 from gru_xp_cupy.blas import rounds_to_tf32
-from gru_xp_cupy.plan import (
-    COUNT_WORDS,
-    THREADS,
-    Device,
-    Plan,
-    plan,
-    start_of_one_launch,
-    step_of_two_launches,
-)
+from gru_xp_cupy.choices import GATES, Expected
+from gru_xp_cupy.choices import expected as expected_of
+from gru_xp_cupy.plan import COUNT_WORDS, THREADS, Device, Plan, plan
 from gru_xp_cupy.trust import Proof
 
 NAME = "persistent kernel"
-
-_GATES = {"persistent_forward": 3, "persistent_backward": 1}
-"""Gates whose products a kernel's block sums up apart."""
 
 
 def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
@@ -85,7 +76,7 @@ def proof(rows: int, size: int, dtype: str, /) -> Proof | None:
 
 @cache
 def _proof(rows: int, size: int, dtype: str, tf32: bool, device: int) -> Proof | None:
-    launches = [_launch(function, rows, size, dtype) for function in _GATES]
+    launches = [_launch(function, rows, size, dtype) for function in GATES]
     ways = [way[:-1] for way, _ in filter(None, launches)]
     return Proof((tf32, *ways), rows, size) if all(launches) else None
 
@@ -95,24 +86,26 @@ def is_faster(function: str, steps: int, rows: int, size: int, dtype: str, /) ->
 
     `function` is "persistent_forward" or "persistent_backward".
     """
-    own, two_launches = expected(function, rows, size, dtype)
-    if own is None:
-        return False
-    start = start_of_one_launch(size, dtype=dtype, gates=_GATES[function])
-    return start + steps * own < steps * two_launches
+    return expected(function, rows, size, dtype).favours_one_launch(steps)
 
 
-def expected(function: str, rows: int, size: int, dtype: str, /) -> tuple[float | None, float]:
-    """Return the microseconds of a step in a kernel, None where it does not fit, and otherwise."""
+def expected(function: str, rows: int, size: int, dtype: str, /) -> Expected:
+    """Return what a call is expected to take on the current device."""
     launch = _launch(function, rows, size, dtype)
-    device = _device(cupy.cuda.Device().id)
-    other = step_of_two_launches(rows, size, dtype=dtype, tf32=rounds_to_tf32(), device=device)
-    return (None if launch is None else launch[0].step), other
+    return expected_of(
+        launch and launch[0],
+        rows,
+        size,
+        dtype=dtype,
+        gates=GATES[function],
+        tf32=rounds_to_tf32(),
+        device=current_device(),
+    )
 
 
-def compute_capability() -> int:
-    """Return the current device's, such as 90."""
-    return _device(cupy.cuda.Device().id).compute_capability
+def current_device() -> Device:
+    """Return what the plan needs to know of it."""
+    return _device(cupy.cuda.Device().id)
 
 
 def _launch(function: str, rows: int, size: int, dtype: str) -> tuple[Plan, Any] | None:
@@ -124,7 +117,7 @@ def _launch(function: str, rows: int, size: int, dtype: str) -> tuple[Plan, Any]
 def _launch_on(
     number: int, tf32: bool, function: str, rows: int, size: int, dtype: str
 ) -> tuple[Plan, Any] | None:
-    device, gates = _device(number), _GATES[function]
+    device, gates = _device(number), GATES[function]
     way = plan(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device)
     if way is None:
         return None
