@@ -6,6 +6,7 @@ and on GitHub. Notebooks are shown with the outputs that they store.
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from docutils import nodes
@@ -59,11 +60,13 @@ html_theme_options = {
     "footer_end": [],
 }
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
-html_sidebars = {"docs/index": []}
+html_sidebars: dict[str, list[str]] = {"README": [], "docs/index": [], "docs/equations": []}
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False
 html_extra_path = ["_redirect"]
+html_static_path = ["_static", str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
+html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 
 _converter = LatexToMathML(fancy_error=False)
@@ -83,7 +86,8 @@ def _visit_math(translator: HTML5Translator, node: nodes.math) -> None:
 
 
 def _visit_math_block(translator: HTML5Translator, node: nodes.math_block) -> None:
-    translator.body.append(f"<div class='math-block'>{_mathml(node.astext(), node, block=True)}</div>")
+    mathml = _mathml(node.astext(), node, block=True)
+    translator.body.append(f'<div class="math-block">{mathml}</div>')
     raise nodes.SkipNode
 
 

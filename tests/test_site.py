@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, and a browser finds nothing wrong with it."""
+"""The documentation site: it builds without a warning, and a browser finds nothing wrong in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ ADDRESS = "http://site.localhost"
 """Where the browser believes that the pages are; no server runs, they are read from the disk."""
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-NEEDED = ("sphinx", "numpydoc", "myst_nb", "pydata_sphinx_theme", "math_core", "onnx", "torch")
+NEEDED = (
+    "sphinx",
+    "numpydoc",
+    "myst_nb",
+    "pydata_sphinx_theme",
+    "math_core",
+    "ziamath",
+    "onnx",
+    "torch",
+)
 
 LOOK = """() => {
     const all = (css) => Array.from(document.querySelectorAll(css));
@@ -35,6 +44,10 @@ LOOK = """() => {
         images: all("img").filter((each) => !each.complete || !each.naturalWidth)
             .map((each) => each.src),
         formulas: boxes.length,
+        level: all("math msub").map((each) => Array.from(each.children, (part) => {
+            const box = part.getBoundingClientRect();
+            return box.top + box.bottom;
+        })).filter(([base, below]) => below <= base).length,
         flat: boxes.filter((box) => box.width <= 0 || box.height <= 0).length,
         text: page.textContent,
     };
@@ -58,6 +71,10 @@ class Site(NamedTuple):
         def note(what: str) -> None:
             self.complaints.append(f"{path}: {what}")
 
+        def log(kind: str, text: str) -> None:
+            if kind in ("error", "warning"):
+                note(text)
+
         def answer(route: Any) -> None:
             url = route.request.url
             file = self.folder / self.path(url)
@@ -71,7 +88,7 @@ class Site(NamedTuple):
                 route.fulfill(status=404)
 
         page.route("**/*", answer)
-        page.on("console", lambda each: each.type in ("error", "warning") and note(each.text))
+        page.on("console", lambda each: log(each.type, each.text))
         page.on("pageerror", lambda error: note(str(error)))
         page.on("requestfailed", lambda each: note(f"{each.url} failed"))
         page.goto(f"{ADDRESS}/{path}", wait_until="networkidle")
@@ -165,6 +182,7 @@ def test_formulas_are_drawn_and_no_tex_is_left(site: Site) -> None:
     assert site.seen["notebooks/01_gru_cell_by_hand.html"]["formulas"] > 50
     for path, each in site.seen.items():
         assert each["flat"] == 0, path
+        assert each["level"] == 0, f"{path}: subscripts that are not below; no font for formulas?"
         for tex in ("$", "\\frac", "\\odot", "\\begin", "\\("):
             assert tex not in each["text"], path
 
