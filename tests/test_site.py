@@ -44,10 +44,9 @@ LOOK = """() => {
         images: all("img").filter((each) => !each.complete || !each.naturalWidth)
             .map((each) => each.src),
         formulas: boxes.length,
-        level: all("math msub").map((each) => Array.from(each.children, (part) => {
-            const box = part.getBoundingClientRect();
-            return box.top + box.bottom;
-        })).filter(([base, below]) => below <= base).length,
+        level: all("math msub").map((each) => Array.from(each.children,
+            (part) => part.getBoundingClientRect().bottom)
+        ).filter(([base, below]) => below <= base).length,
         flat: boxes.filter((box) => box.width <= 0 || box.height <= 0).length,
         text: page.textContent,
     };
