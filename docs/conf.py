@@ -1,4 +1,4 @@
-"""The documentation site: ``sphinx-build -W -c docs . site`` from the root of a clone.
+"""The documentation site: ``sphinx-build -W -c docs . build/site`` from the root of a clone.
 
 The root of the clone is the source folder, so that a link from page to page is the same on the site
 and on GitHub. Notebooks are shown with the outputs that they store.
