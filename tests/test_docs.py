@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,25 @@ def run(block: str, names: dict[str, Any]) -> None:
         if re.search(rf"^(import|from) {name}\b|gru_xp\.interop\.{name}\b", block, re.MULTILINE):
             imported(name)
     exec(compile(block, "docs", "exec"), names)
+
+
+# --- The site's own pages
+
+
+@pytest.mark.parametrize("page", ["index.md", "equations.md"])
+def test_the_code_of_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = blocks(page)
+    assert code
+    for block in code:
+        run(block, {})
+
+
+def test_the_version_of_the_package_is_that_of_its_metadata() -> None:
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    assert gru_xp.__version__ == project["version"]
 
 
 # --- Which bias goes where
@@ -101,7 +121,7 @@ def test_the_table_is_that_of_the_layouts() -> None:
     assert not lines[first + len(table())].startswith("|")
 
 
-@pytest.mark.parametrize("page", ["biases.md", "from-a-course.md"])
+@pytest.mark.parametrize("page", [path.name for path in sorted(DOCS.glob("*.md"))])
 def test_the_links_of_a_page_lead_to_files(page: str) -> None:
     for link in re.findall(r"\]\((?!http)([^)#]+)", (DOCS / page).read_text()):
         assert (DOCS / link).exists(), link
