@@ -142,13 +142,14 @@ def run(code: str, path: Any, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def write_accelerator(path: Any, source: str) -> None:
-    """Install an accelerator for NumPy by what an installer writes: module and entry point."""
+def write_accelerator(path: Any, source: str, *libraries: str) -> None:
+    """Install an accelerator by what an installer writes: module and entry point; for NumPy's."""
     (path / "gru_xp_fake.py").write_text(source)
     metadata = path / "gru_xp_fake-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: gru-xp-fake\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[gru_xp.backends]\nnumpy = gru_xp_fake\n")
+    points = [f"{library} = gru_xp_fake\n" for library in libraries or ("numpy",)]
+    (metadata / "entry_points.txt").write_text("[gru_xp.backends]\n" + "".join(points))
 
 
 STEP = (
@@ -175,6 +176,32 @@ def test_an_accelerator_that_fails_to_load_warns_once_and_steps_aside(tmp_path: 
     assert done.stdout == f"(1, 3) (1, 3)\n{reason}\n"
     assert done.stderr.count("RuntimeWarning") == 1
     assert f"{reason}; the portable loop runs instead" in done.stderr
+
+
+FIND = "import gru_xp\nfrom gru_xp.core.accelerators import find\n"
+
+
+@pytest.mark.parametrize(
+    ("libraries", "code", "warnings"),
+    [
+        # An error without words, after another library's accelerator has been found.
+        (["array_api_strict"], "find('numpy')\nfind('array_api_strict')\n", 1),
+        (["numpy", "array_api_strict"], "find('numpy')\nfind('array_api_strict')\n", 1),
+        (
+            ["numpy", "array_api_strict"],
+            "with gru_xp.use_accelerators(False):\n    find('numpy')\nfind('array_api_strict')\n",
+            1,
+        ),
+        (["numpy"], "with gru_xp.use_accelerators(False):\n    find('numpy')\n", 0),
+    ],
+)
+def test_one_reason_is_told_once_to_who_has_not_switched_them_off(
+    tmp_path: Any, libraries: list[str], code: str, warnings: int
+) -> None:
+    write_accelerator(tmp_path, "raise ImportError\n", *libraries)
+    done = run(FIND + code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("RuntimeWarning") == warnings
 
 
 @pytest.mark.parametrize(

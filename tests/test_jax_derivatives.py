@@ -235,33 +235,112 @@ def test_reverse_mode_keeps_no_more_than_its_way_back_needs(lib: Library, jax: A
     assert kept - 2 * weights < 7.5 * steps * rows * size
 
 
-def test_rows_spread_by_shard_map_have_the_same_gradients(lib: Library, jax: Any) -> None:
+SPREAD = {  # what is spread over the devices: params, x, h0, lengths
+    "x and h0": (False, True, True, False),
+    "x": (False, True, False, False),
+    "h0": (False, False, True, False),
+    "weights": (True, False, False, False),
+    "lengths": (False, False, False, True),
+}
+
+
+@pytest.mark.parametrize("reset_after", BOTH["reset_after"])
+@pytest.mark.parametrize("spread", SPREAD)
+def test_what_shard_map_spreads_has_the_same_gradients(
+    lib: Library, jax: Any, spread: str, reset_after: bool
+) -> None:
+    """Whichever of the arrays it is; with x alone, also where the initial state is left out."""
     if len(jax.devices()) < 2:
         pytest.skip("JAX has one device here")
     _, (params, x, h0) = problem(lib, rows=4)
-
-    def loss(params: Any, x: Any, h0: Any) -> Any:
-        y, _, tape = gru(params, x, h0)
-        return (y**2).sum() + (gru_gates(tape).r ** 2).sum()
-
-    def back(params: Any, x: Any, h0: Any) -> Any:
-        y, _, tape = gru(params, x, h0)
-        return gru_backward(params, tape, y)[1:]
-
-    everywhere, rows = (jax.sharding.PartitionSpec(*axes) for axes in ((), (None, "rows")))
-    spread = partial(
-        jax.shard_map,
-        mesh=jax.sharding.Mesh(jax.devices()[:2], ("rows",)),
-        in_specs=(everywhere, rows, rows),
+    lengths = lib.array([5, 0, 3, 2], "int32")
+    on_host = jax.device_get((params, x, h0, lengths))  # so that the mesh places them
+    P = jax.sharding.PartitionSpec
+    halves = dict(zip(("params", "x", "h0", "lengths"), SPREAD[spread], strict=True))
+    if halves["params"]:  # two models
+        on_host = (jax.tree.map(lambda a: np.stack([a, 2 * a]), on_host[0]), *on_host[1:])
+    specs = (
+        P("rows") if halves["params"] else P(),
+        P(None, "rows") if halves["x"] else P(),
+        P(None, "rows") if halves["h0"] else P(),
+        P("rows") if halves["lengths"] else P(),
     )
-    total = spread(lambda *point: jax.lax.psum(loss(*point), "rows"), out_specs=everywhere)
-    cases = (
-        (jax.grad(total, (0, 1, 2)), jax.grad(loss, (0, 1, 2))),
-        (spread(back, out_specs=(rows, rows)), back),
-    )
-    on_host = jax.device_get((params, x, h0))  # so that the mesh places them
-    for function, alone in cases:
-        got = jax.device_get(jax.jit(function)(*on_host))
-        wanted = without_accelerator(alone)(params, x, h0)
+
+    def of_part(number: Any, params: Any, x: Any, h0: Any, lengths: Any) -> tuple[Any, ...]:
+        """What a device has, of arrays of which it may have only its part, or all."""
+
+        def rows(array: Any, axis: int, is_half: bool) -> Any:
+            return array if is_half else jax.lax.dynamic_slice_in_dim(array, 2 * number, 2, axis)
+
+        if halves["params"]:
+            params = jax.tree.map(lambda a: a[0], params)
+        elif any(halves.values()):
+            x, h0 = rows(x, 1, halves["x"]), rows(h0, 1, halves["h0"])
+            lengths = rows(lengths, 0, halves["lengths"])
+        return params, x, h0, lengths
+
+    def loss(params: Any, x: Any, h0: Any, lengths: Any) -> Any:
+        options = {"lengths": lengths, "reset_after": reset_after}
+        y, _, tape = gru(params, x, h0, **options)
+        total = (y**2).sum() + (gru_gates(tape).r ** 2).sum()
+        return total + (gru(params, x, keep_tape=False, **options)[0] ** 2).sum()
+
+    def back(params: Any, x: Any, h0: Any, lengths: Any) -> Any:
+        y, _, tape = gru(params, x, h0, lengths=lengths, reset_after=reset_after)
+        return jax.tree.map(
+            lambda a: a[None], gru_backward(params, tape, y, reset_after=reset_after)
+        )
+
+    def spread_out(function: Any, out: Any, *, is_sum: bool) -> Any:
+        def on_device(*arguments: Any) -> Any:
+            part = of_part(jax.lax.axis_index("rows"), *arguments)
+            found = function(*part)
+            return jax.lax.psum(found, "rows") if is_sum else found
+
+        mesh = jax.sharding.Mesh(jax.devices()[:2], ("rows",))
+        return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=out)
+
+    gradient = jax.grad(spread_out(loss, P(), is_sum=True), (0, 1, 2))
+    # Another function, as a compiled one keeps the way that it has been traced with.
+    plain = jax.grad(spread_out(lambda *all: loss(*all), P(), is_sum=True), (0, 1, 2))
+    cases = [(gradient, without_accelerator(plain))]
+    cases += [
+        (
+            spread_out(back, P("rows"), is_sum=False),
+            without_accelerator(spread_out(lambda *all: back(*all), P("rows"), is_sum=False)),
+        )
+    ]
+    for function, plainly in cases:
+        got, wanted = (jax.device_get(jax.jit(each)(*on_host)) for each in (function, plainly))
         for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(one, lib.numpy(other), rtol=0, atol=1e-13)
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("reset_after", BOTH["reset_after"])
+def test_a_state_that_no_step_starts_from_reaches_no_derivative(
+    lib: Library, jax: Any, reset_after: bool
+) -> None:
+    """A row of length 0 passes it on; forward mode, and twice in reverse."""
+    _, (params, x, h0) = problem(lib, ragged=True)
+    spoilt = h0.at[:, 1].set(np.nan)
+    lengths = lib.array([T, 0, 3], "int32")
+
+    def last(h0: Any) -> Any:
+        return gru(params, x, h0, lengths=lengths, reset_after=reset_after)[1]
+
+    _, tangent = jax.jvp(last, (spoilt,), (lib.array(np.ones(h0.shape), "float64"),))
+    np.testing.assert_array_equal(lib.numpy(tangent)[:, 1], 1)
+    assert np.isfinite(lib.numpy(tangent)).all()
+
+    def outputs(params: Any, h0: Any) -> Any:
+        return (gru(params, x, h0, lengths=lengths, reset_after=reset_after)[0] ** 2).sum()
+
+    def of_gradient(params: Any, h0: Any) -> Any:
+        found = jax.grad(outputs)(params, h0)
+        return sum((each**2).sum() for each in jax.tree.leaves(found))
+
+    for one, other in zip(
+        *(jax.tree.leaves(jax.grad(of_gradient)(params, each)) for each in (spoilt, h0)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(lib.numpy(one), lib.numpy(other))

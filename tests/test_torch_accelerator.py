@@ -120,8 +120,14 @@ def test_gradients_pass_gradcheck(
 
 @FORMS
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("through_gates", [False, True])
 def test_an_initial_state_that_meets_no_step_is_in_no_gradient_of_weights(
-    lib: Library, torch: Any, accelerator: Any, reset_after: bool, reverse: bool
+    lib: Library,
+    torch: Any,
+    accelerator: Any,
+    reset_after: bool,
+    reverse: bool,
+    through_gates: bool,
 ) -> None:
     """Not even where it is no number. (Autograd through the portable loop makes 0 * NaN of it.)"""
     flat, x = weights(lib)[:4], inputs(lib)[0]
@@ -130,16 +136,19 @@ def test_an_initial_state_that_meets_no_step_is_in_no_gradient_of_weights(
         h0 = draw(lib, 1, N, H, seed=2)
         h0[:, -1] = of_last_row
         leaves = [each.clone().requires_grad_() for each in flat]
-        y, _, _ = gru(
+        y, _, tape = gru(
             packed(leaves),
             x,
             h0,
             lengths=torch.tensor([5, 2, 0]),
             reverse=reverse,
             reset_after=reset_after,
-            keep_tape=False,
+            keep_tape=through_gates,
         )
-        gradients.append(torch.autograd.grad(y.square().sum(), leaves))
+        total = y.square().sum()
+        if through_gates:
+            total = total + sum(each.square().sum() for each in gru_gates(tape))
+        gradients.append(torch.autograd.grad(total, leaves))
     assert_all_close(torch, *gradients)
 
 

@@ -92,6 +92,7 @@ def find(library: str, /) -> Found:
 
 
 _found: dict[str, Found] = {}  # a plain dict, which torch.compile can trace, unlike a cache
+_told: set[tuple[type[Exception], str]] = set()  # errors that a warning was given of
 
 
 def running(library: str, /) -> str:
@@ -120,10 +121,11 @@ def _load(library: str) -> Found:
             _let_torch_compile_ask()
     except Exception as error:  # whatever it is, the portable loop still runs
         reason = f"accelerator {point.value} failed to load: {type(error).__name__}: {error}"
-        # torch's fails with NumPy's, which it is built on, and for one reason there is one warning.
-        is_told = any(str(error) in each.reason for each in _found.values())
         _found[library] = Found(None, reason)  # before a warning that may be an error
-        if are_on() and not is_told:
+        # torch's fails with NumPy's, which it is built on, and for one reason there is one warning.
+        cause = type(error), str(error)
+        if are_on() and cause not in _told:
+            _told.add(cause)
             warnings.warn(
                 f"gru_xp: {reason}; the portable loop runs instead (GRU_XP_ACCELERATORS=0 in the "
                 "environment silences this)",

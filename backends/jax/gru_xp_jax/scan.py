@@ -22,14 +22,30 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
     """See `gru_xp.accelerator_api.Accelerator`; a call of fewer than two steps is declined."""
     if gx.shape[0] < 2:
         return NotImplemented  # nothing to loop over: the portable step needs no scan
-    return _forward(gx, h0, weight_hh, b_hn, loop, keep_tape)
+    return _forward(*_alike((gx, h0, weight_hh, b_hn, loop)), keep_tape)
 
 
 def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
     """See `gru_xp.accelerator_api.Accelerator`; a call of fewer than two steps is declined."""
     if dh.shape[0] < 2:
         return NotImplemented
-    return _backward(dh, dh_last, tape, weight_hh, loop)
+    return _backward(*_alike((dh, dh_last, tape, weight_hh, loop)))
+
+
+def _alike(arguments: Any, /) -> Any:
+    """Let all arrays vary over the axes of a ``shard_map`` that any of them varies over.
+
+    A scan's carry must not change in that. The derivative of it adds up what belongs together.
+    """
+    leaves, tree = jax.tree.flatten(arguments)
+    # Versions of JAX without such types say it in another way, and are left as they are.
+    types = [getattr(jax.typeof(each), "manual_axis_type", None) for each in leaves]
+    varies = [frozenset() if each is None else each.varying for each in types]
+    of_all = frozenset().union(*varies)
+    return tree.unflatten(
+        lax.pcast(each, tuple(of_all - own), to="varying") if of_all - own else each
+        for each, own in zip(leaves, varies, strict=True)
+    )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
@@ -81,11 +97,10 @@ def _tangents(keep_tape: bool, primals: Any, tangents: Any) -> Any:
 def _recurrent_products(tape: Tape, weight_hh: Any, b_hn: Any, loop: Loop) -> Any:
     """``W_hh h_prev + b_hn`` of all steps at once, (T, N, 3H), from the states on a tape."""
     steps, rows, size = tape.h_prev.shape
-    mask, rz = _mask(loop, steps), 2 * size
+    tape, rz = _finite(tape, loop), 2 * size
 
     def as_rows(array: Any) -> Any:
-        # In padding it may hold an initial state that is not finite, or what came of it.
-        return jnp.reshape(_zero_in_padding(array, mask), (steps * rows, size))
+        return jnp.reshape(array, (steps * rows, size))
 
     if loop.reset_after:
         products = as_rows(tape.h_prev) @ weight_hh.T
@@ -109,7 +124,7 @@ def _tape(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, h: Any, *, loop: Loop) ->
 
 def _back(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop) -> Any:
     steps, rows, size = dh.shape
-    mask = _mask(loop, steps)
+    mask, tape = _mask(loop, steps), _finite(tape, loop)
     slopes = portable.backward_slopes(tape, loop, xp=jnp)
     carried = jnp.zeros_like(dh[0]) if dh_last is None else dh_last
 
@@ -132,6 +147,15 @@ _backward = jax.jit(_back)
 def _mask(loop: Loop, steps: int) -> Any:
     """Mask of the steps that are no padding; None where there is none."""
     return None if loop.lengths is None else valid_steps(loop.lengths, steps, xp=jnp)
+
+
+def _finite(tape: Tape, loop: Loop) -> Tape:
+    """Zero a tape in padding, where it may hold an initial state that is not finite.
+
+    Times a derivative of zero, that is not zero.
+    """
+    mask = _mask(loop, tape.r.shape[0])
+    return Tape(*(None if each is None else _zero_in_padding(each, mask) for each in tape))
 
 
 def _zero_in_padding(array: Any, mask: Any) -> Any:

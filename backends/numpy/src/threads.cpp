@@ -110,6 +110,8 @@ int processor() { return -1; }
 void leave(int) {}
 #endif
 
+thread_local int caller_limit = 0;  // of a `ThreadLimit`, or 0
+
 // Where a piece of work is: the turn that it belongs to, its next stage, and whether it is taken: as
 // somebody has it, or it is done. In one word, so that a claim that is late by a turn fails.
 class Place {
@@ -168,8 +170,8 @@ class Pool {
         turn_.add(INT_MAX);
     }
 
-    // On workers of its own, or on `size` threads that are lent.
-    bool run(const Team::Work& work, Lender lender, int size) {
+    // On workers of its own, or on threads that are lent.
+    bool run(const Team::Work& work, Lender lender) {
         const uint32_t turn = turn_.value() + 1;
         body_.store(work.body, std::memory_order_relaxed);
         context_.store(work.context, std::memory_order_relaxed);
@@ -186,7 +188,7 @@ class Pool {
         tickets_.store(uint64_t(turn) << 32 | uint64_t(given), std::memory_order_relaxed);
         turn_.add(own_workers);
         if (lender)
-            help_on_lent(turn, lender, std::min(work.pieces, size));
+            help_on_lent(turn, lender, work.pieces);
         else
             help(turn, 0);
         return !failed_.load(std::memory_order_relaxed);
@@ -245,18 +247,21 @@ class Pool {
         }
     }
 
-    // The same on so many threads that are lent, or fewer; all have left it afterwards.
-    void help_on_lent(uint32_t turn, Lender lender, int count) {
+    // The same on threads that are lent, at most one for each piece; all have left it afterwards.
+    // As many are asked for as the lender's own work has: an OpenMP library ends those that a call
+    // leaves over, and has to make them again.
+    void help_on_lent(uint32_t turn, Lender lender, int pieces) {
         struct Borrowed {
             Pool& pool;
             uint32_t turn;
-            std::atomic<int> piece{0};
-        } borrowed{*this, turn};
+            int pieces;
+            std::atomic<int> next{0};
+        } borrowed{*this, turn, pieces};
         const auto body = [](void* context) {
-            auto& [pool, of_turn, piece] = *static_cast<Borrowed*>(context);
-            pool.help(of_turn, piece.fetch_add(1));
+            auto& [pool, of_turn, of_pieces, next] = *static_cast<Borrowed*>(context);
+            if (const int piece = next.fetch_add(1); piece < of_pieces) pool.help(of_turn, piece);
         };
-        lender(body, &borrowed, unsigned(count), 0);
+        lender(body, &borrowed, unsigned(caller_limit), 0);
     }
 
     // Does a stage of a piece, if there is one to do.
@@ -339,7 +344,6 @@ Pool& pool() {
 }
 
 std::atomic<int> chosen_count{0};
-thread_local int caller_limit = 0;  // of a `ThreadLimit`, or 0
 
 // OMP_NUM_THREADS, of a list for nested levels the first, or 0. Later another thread may be changing
 // the environment.
@@ -461,7 +465,7 @@ Team::~Team() {
 bool Team::run(const Work& work) {
     if (size_ > 1 && work.pieces > 1 && work.pieces <= most_threads() && work.stages > 0 &&
         work.stages <= most_stages)
-        return pool().run(work, lender_, size_);
+        return pool().run(work, lender_);
     for (ptrdiff_t stage = 0; stage < work.stages; ++stage)
         for (int piece = 0; piece < work.pieces; ++piece)
             if (!work.body(work.context, piece, stage)) return false;

@@ -43,7 +43,8 @@ double cpu_quota(const char* groups, const char* root);
 // Work is pieces, each of which goes through stages, one after another. Who is free takes a piece
 // that nobody has and does its next stage, its own piece before others'. So nobody waits for a
 // thread that the scheduler keeps from running, unless it was stopped in the middle of a stage:
-// where other processes want the processors too, the caller does what no worker comes to do.
+// where other processes want the processors too, the caller does what no worker comes to do. Of
+// lent threads the lender waits until each has come, though there may be nothing left for it to do.
 class Team {
   public:
     explicit Team(int wanted);

@@ -144,6 +144,9 @@ def _backward_with_tape(
     they mean nothing, and so does their gradient, which is zero for all that is made of them.
     """
     h_prev, r, z, n, gh_n = tape
+    if loop.lengths is not None:  # in padding there may be what came of a state that is not finite
+        valid = valid_steps(loop.lengths, r.shape[0], xp=torch, device=r.device)
+        h_prev, r, z, n, gh_n = whole_tape(*(each.where(valid, 0) for each in kept(tape)))
     size = r.shape[-1]
     dgx_n = dtape.n * (1 - n * n)
     if loop.reset_after:
