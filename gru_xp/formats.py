@@ -171,11 +171,12 @@ def format_of(path: Path, owner: str, /) -> Format:
     found = FORMATS.get(path.suffix)
     if found is None:
         message = f"{owner}: {path} ends in neither {' nor '.join(FORMATS)}"
-        if path.suffix in _OF_TORCH:
+        if path.suffix in _OF_TORCH and owner == "load":
             message = (
-                f"{owner}: {path} is torch's own format, which can hold code. In torch, convert it "
-                f'with\n    state = torch.load("{path.name}", weights_only=True)\n    '
-                f'safetensors.torch.save_file(state, "{path.stem}.safetensors")'
+                f"{owner}: {path} is torch's own format, which can hold code. Convert it with\n"
+                "    import torch, safetensors.torch\n"
+                f"    state = torch.load({str(path)!r}, weights_only=True)\n"
+                f"    safetensors.torch.save_file(state, {str(path.with_suffix('.safetensors'))!r})"
             )
         raise ValueError(message)
     if path.suffix == ".safetensors":

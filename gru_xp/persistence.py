@@ -135,6 +135,11 @@ def load(
     """
     path = Path(path)
     if path.is_dir():
+        if not (path / _CHECKPOINT).exists():
+            raise FileNotFoundError(
+                f"load: the folder {path} has no {_CHECKPOINT}: expected a file that gru_xp.save "
+                "has written, or a folder of gru-xp train"
+            )
         path /= _CHECKPOINT
         prefix = _PREFIX_THERE if prefix is None else prefix
     reader = format_of(path, "load").reader
