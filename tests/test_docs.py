@@ -48,6 +48,8 @@ def test_the_code_of_a_page_runs(
 def test_the_version_of_the_package_is_that_of_its_metadata() -> None:
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
     assert gru_xp.__version__ == project["version"]
+    assert f"\nversion: {project['version']}\n" in (DOCS.parent / "CITATION.cff").read_text()
+    assert f"({project['version']})" in (DOCS.parent / "CHANGELOG.md").read_text()
 
 
 # --- Which bias goes where
