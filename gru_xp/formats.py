@@ -96,7 +96,8 @@ class _Npz:
     def to_bytes(arrays: Arrays, description: str) -> bytes:
         buffer = io.BytesIO()
         text = np.frombuffer(description.encode(), dtype=np.uint8)
-        np.savez(buffer, allow_pickle=False, **{_KEY: text}, **arrays)
+        # Without allow_pickle, which NumPy 2.0 takes for the name of an array: these hold numbers.
+        np.savez(buffer, **{_KEY: text}, **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
 
     @classmethod
