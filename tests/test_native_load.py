@@ -66,6 +66,7 @@ def sequence(steps: int, rows: int, inputs: int, size: int) -> Callable[[], Any]
     return train
 
 
+@pytest.mark.alone
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="this machine has one processor")
 @pytest.mark.parametrize("others", [1, 2])
 @pytest.mark.parametrize(

@@ -189,6 +189,7 @@ def test_nan_and_infinities_spread_as_in_numpys_product(
     np.testing.assert_allclose(native.matmul(a, b, bias), wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.alone
 def test_the_peak_is_what_a_product_comes_near_to_and_does_not_pass(native: Any) -> None:
     import gru_xp_numpy  # where there is one, as the fixture has seen
 
