@@ -193,10 +193,14 @@ def test_ratios_are_of_medians() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--sizes 1x1x1x1", "--stream has no sequences, and no sizes: name units by --steps"),
-        ("--random 5", "--stream has no sequences"),
+        (
+            "--sizes 1x1x1x1",
+            "--stream cannot be combined with --sizes or --random. Choose the hidden units with "
+            "--steps",
+        ),
+        ("--random 5", "--stream cannot be combined with --sizes or --random"),
         ("--repeats 1000001", "1000001 is not in the range 1<=x<=1000000"),
-        ("--steps 0", "'0' is no integer from 1"),
+        ("--steps 0", "expected an integer from 1 to 1000000, got '0'"),
         ("--plot plot.txt", ".png, .svg"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Pictures: how many times faster gru_xp is than each other, how a stream's times are spread."""
+"""Plots of time ratios, and histograms of the step times of streams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def save(document: Document, path: Path, /) -> None:
-    """Draw grouped bars, one panel for each number of threads, in the format of the suffix."""
+    """Plot grouped bars, one panel per number of threads, in the format given by the suffix."""
     parts = document["threads"]
     cases = max(len(part["cases"]) for part in parts)
     figure = _figure(max(7, 0.9 * cases), 4 * len(parts))
@@ -29,10 +29,10 @@ def save(document: Document, path: Path, /) -> None:
 
 
 def save_map(document: Document, path: Path, /) -> None:
-    """Draw a point for each size over hidden units and rows, its colour the ratio.
+    """Plot a point for each size over hidden units and rows, with the ratio as its colour.
 
-    One panel for each number of threads, peer and kind of case; without a peer, for the portable
-    form.
+    There is one panel per number of threads, peer and kind of case. Without peers, the panels are
+    for the other forms of gru_xp.
     """
     from matplotlib.colors import CenteredNorm
 
@@ -63,36 +63,36 @@ def save_map(document: Document, path: Path, /) -> None:
             if ratio < 1:
                 axes.annotate(f"{ratio:.2f}", (x, y), fontsize="xx-small", va="bottom")
         axes.set(title=title, xscale="log", yscale="log", xlabel="H", ylabel="N")
-    bar = figure.colorbar(points, ax=grid, extend="both", label=f"times as long as {OWN}")
+    bar = figure.colorbar(points, ax=grid, extend="both", label=f"time relative to {OWN}")
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{2**value:.2g}")
     _write(figure, path)
 
 
 def save_histograms(document: Document, path: Path, /) -> None:
-    """Draw how often a step of a stream took how long.
+    """Plot histograms of the times of a stream's steps.
 
-    One panel for each case and number of threads, a line for each contestant.
+    There is one panel per case and number of threads, with a line per contestant.
     """
     parts = document["threads"]
     columns = len(parts[0]["cases"])
     figure = _figure(5 * columns, 3.6 * len(parts))
     grid = figure.subplots(len(parts), columns, squeeze=False, sharex=True, sharey=True)
     cases = [(part, case) for part in parts for case in part["cases"]]
-    lines: dict[str, Any] = {}  # not every case has every contestant
+    lines: dict[str, Any] = {}  # by contestant, as not every case has all of them
     for axes, (part, case) in zip(grid.ravel(), cases, strict=True):
         for name, numbers in case["contestants"].items():
             shares = np.asarray(numbers["histogram"]) / numbers["steps"]
             colour = lines[name].get_edgecolor() if name in lines else f"C{len(lines)}"
             lines[name] = axes.stairs(shares, case["histogram_edges_us"], color=colour)
         axes.set(title=f"{case_of(case)}, {threads_of(part)}", xscale="log", yscale="log")
-        axes.set(xlabel="µs a step", ylabel="share of the steps", xlim=_range_of_times(cases))
+        axes.set(xlabel="µs per step", ylabel="share of steps", xlim=_range_of_times(cases))
         axes.grid(alpha=0.3)
     figure.legend(lines.values(), lines, loc="outside upper center", ncols=len(lines))
     _write(figure, path)
 
 
 def _range_of_times(cases: list[tuple[Document, Document]]) -> tuple[float, float]:
-    """Return the µs between which all histograms have their steps."""
+    """Return the range in µs that contains the steps of all histograms."""
     counts = sum(
         np.asarray(numbers["histogram"])
         for _, case in cases
@@ -107,7 +107,7 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # without pyplot: no display is looked for
+    FigureCanvasAgg(figure)  # without pyplot, which looks for a display
     return figure
 
 
@@ -128,13 +128,13 @@ def _draw(axes: Any, part: Document) -> None:
             if name in each["contestants"]
         ]
         at, ratios = (np.asarray(column) for column in zip(*found, strict=True))
-        # From 1 up or down: on a logarithmic axis there is no 0 for a bar to stand on.
+        # Bars start at 1, because a logarithmic axis has no 0.
         axes.bar(at + (place + 0.5) * width - 0.4, ratios - 1, width, bottom=1, label=name)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     labels = [str(case_of(each)).replace(" ", "\n", 1) for each in part["cases"]]
     axes.set_xticks(range(len(labels)), labels, fontsize="x-small", rotation=30)
-    axes.set_ylabel(f"times as long as {OWN}\n(above 1: {OWN} is faster)")
+    axes.set_ylabel(f"time relative to {OWN}\n(above 1: {OWN} is faster)")
     axes.set_title(threads_of(part))
     axes.grid(axis="y", alpha=0.3)
