@@ -389,7 +389,7 @@ def test_the_floor_and_the_gpu_are_in_the_tables_and_in_the_document(
     assert (job.sizes, job.cells, job.threads, job.dtype) == (GPU_SIZES, (), 1, "float32")
     assert len(GPU_SIZES) == 20
     out = capsys.readouterr().out
-    words = ("tf32", "NVIDIA H100", "floor µs", "a lower bound", "gru_xp persistent (experimental)")
+    words = ("tf32", "NVIDIA H100", "floor µs", "lower bound", "gru_xp persistent (experimental)")
     for word in words:
         assert word in out
     document = json.loads(Path("all.json").read_text())

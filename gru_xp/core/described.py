@@ -60,8 +60,8 @@ def described(shapes: Shapes, /, *, prefix: str = "") -> Described:
     for name in [*expected, *shapes]:
         if shapes.get(name) != expected.get(name):
             raise ValueError(
-                f"expected {name} to be {_told(expected.get(name))} in a GRU with the other "
-                f"weights of the file, got one that is {_told(shapes.get(name))}"
+                f"{name} is {_told(shapes.get(name))}, but should be {_told(expected.get(name))} "
+                "in a GRU with the other weights"
             )
     sizes: dict[str, int | bool] = {"input_size": inputs, "hidden_size": width, "bias": bias}
     return Described(
@@ -72,7 +72,7 @@ def described(shapes: Shapes, /, *, prefix: str = "") -> Described:
 def _matrix(shapes: Shapes, name: str) -> tuple[int, int]:
     shape = shapes.get(name)
     if shape is None or len(shape) != 2:
-        raise ValueError(f"expected {name} to be 2-D, got one that is {_told(shape)}")
+        raise ValueError(f"{name} is {_told(shape)}, but should be 2-D")
     return shape[0], shape[1]
 
 

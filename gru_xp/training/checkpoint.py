@@ -265,4 +265,4 @@ def _check_numbers(arrays: dict[str, np.ndarray[Any, Any]], config: TrainingConf
         and (made < config.steps or len(told) > 0)
     )
     if not sound:
-        raise ValueError("its counts of steps and updates are inconsistent")
+        raise ValueError("its counts of steps and updates or its loss scale are invalid")
