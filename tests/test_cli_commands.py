@@ -87,7 +87,7 @@ def test_a_model_of_layers_with_dropout_trains_and_writes(run: Run) -> None:
 def test_a_run_in_16_bits_trains_resumes_and_writes(run: Run) -> None:
     ran = run("train", "text", *TINY, "--dtype", "float16", "--backend", "numpy")
     assert ran.status == 0
-    assert "weights of float16" in ran.out
+    assert "weights in float16" in ran.out
     assert checkpoint.load(Path("gru-xp-model")).config.dtype == "float16"
     assert run("train", "--resume", "--dtype", "float16").status == 0
     refused = run("train", "--resume", "--dtype", "float32")
@@ -141,7 +141,7 @@ def test_a_finished_run_is_not_written_again_nor_made_longer(trained: Run) -> No
     longer = trained("train", "--resume", "--steps", "20")
     assert longer.status == 2
     assert "is complete: its learning rate has reached zero after 10 steps" in longer.err
-    assert "begin another run with --steps 20" in longer.err
+    assert "start a new run with --steps 20" in longer.err
     after = {each: each.stat().st_mtime_ns for each in folder.iterdir() if each.name[0] != "."}
     assert after == before
 
@@ -171,7 +171,7 @@ def test_options_of_a_resumed_run_must_be_its_own(trained: Run) -> None:
     assert trained("train", "text", *TINY, "--resume").status == 0
     refused = trained("train", "--resume", "--lr", "0.1")
     assert refused.status == 2
-    assert "learning rate 0.012, not 0.1" in refused.err
+    assert "expected learning rate 0.012, as in the run in gru-xp-model, got 0.1" in refused.err
 
 
 def test_sample_goes_on_from_the_prompt(trained: Run) -> None:

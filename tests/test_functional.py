@@ -354,7 +354,7 @@ class TestLayers:
         with pytest.raises(ValueError, match="at least one layer, got 0"):
             gru([], x)
         with pytest.raises(
-            ValueError, match=r"expected params\[1\] to take input size 4 to hidden"
+            ValueError, match=r"expected params\[1\] to have input size 4 and hidden"
         ):
             gru(params[:2], x)
         broken = params[2]._replace(weight_hh=params[2].weight_hh[:-1, ...])

@@ -149,7 +149,7 @@ def test_an_attribute_that_a_cell_does_not_know_cannot_be_assigned(lib: Library,
 def test_the_attribute_that_was_meant_is_told() -> None:
     with pytest.raises(AttributeError, match=r"Did you mean .*Wrx"):
         gru_xp.GRUCell(2, 3).Wrxx = 1  # type: ignore[attr-defined]
-    with pytest.raises(AttributeError, match=r"did you mean .*batch_first"):
+    with pytest.raises(AttributeError, match=r"Did you mean .*batch_first"):
         gru_xp.GRU(2, 3).batchfirst = True  # type: ignore[attr-defined]
 
 
@@ -254,7 +254,7 @@ def test_one_thing_is_no_sequence_of_them(lib: Library) -> None:
     gru, x = make_gru(lib, num_layers=2), lib.array(draw(T, N, I, seed=0))
     with pytest.raises(TypeError, match="params to be a sequence of GRUParams, got a single"):
         functional.gru(gru.params[0], x)
-    with pytest.raises(TypeError, match="masks to be a sequence of arrays, got one alone"):
+    with pytest.raises(TypeError, match="masks to be a sequence of arrays, got a single ndarray"):
         functional.gru(gru.params, x, masks=x)
     mask = lib.array(np.ones((T, N, 3)))
     functional.gru(gru.params, x, masks=(each for each in [mask]))

@@ -629,7 +629,7 @@ def test_params_that_do_not_fit_each_other_are_refused() -> None:
         from_params(layouts.TORCH, params._replace(bias_hh=params.bias_hh[:-3]))
     with pytest.raises(ValueError, match=r"GRUParams: expected .*; missing \['bias_hh'\]"):
         from_params(layouts.TORCH, params._replace(bias_hh=None))
-    with pytest.raises(TypeError, match="params must be a GRUParams, got tuple"):
+    with pytest.raises(TypeError, match="expected a GRUParams, got tuple"):
         from_params(layouts.TORCH, tuple(params))
 
 

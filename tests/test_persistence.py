@@ -203,7 +203,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"expected a file name ending in \.safetensors or \.npz"):
         gru_xp.save(gru_xp.GRU(3, 4), tmp_path / name)
-    with pytest.raises(ValueError, match=r"ends in neither"):
+    with pytest.raises(ValueError, match=r"expected a file name ending in"):
         gru_xp.load(tmp_path / name)
 
 
@@ -435,7 +435,9 @@ def test_a_description_of_reverse_alone_with_weights_of_both_directions_is_an_er
     gru = gru_xp.GRU(3, 4, bidirectional=True, rng=0)
     gru.reverse = True
     gru_xp.save(gru, tmp_path / "model.npz")
-    with pytest.raises(ValueError, match=r"no readable model: .* reverse = True, its weights have"):
+    with pytest.raises(
+        ValueError, match=r"cannot read a model from .* reverse=True, but its weights are"
+    ):
         gru_xp.load(tmp_path / "model.npz")
 
 
