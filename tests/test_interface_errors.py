@@ -254,7 +254,7 @@ def test_one_thing_is_no_sequence_of_them(lib: Library) -> None:
     gru, x = make_gru(lib, num_layers=2), lib.array(draw(T, N, I, seed=0))
     with pytest.raises(TypeError, match="params to be a sequence of GRUParams, got a single"):
         functional.gru(gru.params[0], x)
-    with pytest.raises(TypeError, match="masks to be a sequence of arrays, got a single ndarray"):
+    with pytest.raises(TypeError, match="masks to be a sequence of arrays, got a single"):
         functional.gru(gru.params, x, masks=x)
     mask = lib.array(np.ones((T, N, 3)))
     functional.gru(gru.params, x, masks=(each for each in [mask]))

@@ -67,7 +67,9 @@ def as_device(library: str, device: Device | str | int | None, /) -> Device | No
         try:
             return namespace(library).empty(0, device=device).device
         except Exception as error:
-            raise BackendError(f"torch cannot use device {device!r}: {error}") from error
+            raise BackendError(
+                f"torch has no device {device!r} on this machine: {error}"
+            ) from error
     known = devices(library)
     for index, each in enumerate(known):
         if device is each or device == each or str(device).lower() in _names(library, each, index):

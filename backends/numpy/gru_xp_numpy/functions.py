@@ -15,8 +15,8 @@ except ImportError as error:
     raise ImportError(
         f"its C++ extension is missing ({error}), probably because no suitable compiler was found "
         "during installation. Install GCC or clang (on Windows clang-cl, because Visual C++ has no "
-        "vector types), and repeat the pip install command with --force-reinstall --no-deps "
-        "--no-cache-dir"
+        "vector types), then run pip install --force-reinstall --no-deps --no-cache-dir with the "
+        "same arguments as before"
     ) from error
 
 
