@@ -60,13 +60,7 @@ def test_a_block_of_the_page_on_biases_runs(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    if "model.onnx" in block:
-        imported("onnx")
-        from gru_xp.interop import onnx
-
-        onnx.save(gru_xp.GRU(3, 4), "model.onnx")
-    run(block, names)
+    run(block, {})
 
 
 def table() -> list[str]:
