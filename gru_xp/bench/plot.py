@@ -14,10 +14,10 @@ from gru_xp.files import write_whole
 
 Ratios = dict[str, list[float | None]]
 SUFFIXES = (".png", ".svg", ".pdf")
-SLOWER = f"times as long as {OWN} (above 1: {OWN} is faster)"
+SLOWER = f"times as long as {OWN}\n(above 1: {OWN} is faster)"
 """Of the axis of ratios."""
 
-_WIDTH = 6.0  # inches: the text is readable where a phone shows the picture
+_WIDTH = 4.6  # inches: the text is readable where a phone shows the picture
 _BAR = 0.17
 _COLOURS = {
     OWN: "C0",
@@ -48,26 +48,26 @@ def save(document: Document, path: Path, /) -> None:
 
 
 def save_bars(panels: list[tuple[str, list[str], Ratios]], path: Path, /) -> None:
-    """Draw panels of bars one below another.
+    """Draw panels of bars side by side.
 
     Parameters
     ----------
     panels : list of tuple
-        The title of each, the labels of its groups, and the ratios of each series: one for each
-        label, None where there is none. A series is named after a contestant; one that ends in
-        ", training" is paler.
+        The title of each, the labels of its groups, which are the same for all panels, and the
+        ratios of each series: one for each label, None where there is none. A series is named
+        after a contestant; one that ends in ", training" is paler.
     path : Path
         Its suffix is the format.
     """
-    heights = [len(labels) * (len(ratios) + 1) * _BAR for _, labels, ratios in panels]
-    figure = _figure(_WIDTH, sum(heights) + 0.6 + 0.6 * len(panels))
-    stacked = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (title, labels, ratios) in zip(stacked, panels, strict=True):
+    most = max(len(labels) * (len(ratios) + 1) for _, labels, ratios in panels)
+    figure = _figure(_WIDTH * len(panels), most * _BAR + 1.3)
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, labels, ratios) in zip(grid, panels, strict=True):
         _draw(axes, labels, ratios)
-        axes.set_title(title)
-    stacked[-1].set_xlabel(SLOWER)
-    handles = stacked[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=min(3, len(handles[0])))
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel(SLOWER)
+    handles = grid[0].get_legend_handles_labels()
+    _add_legend(figure, *handles)
     _write(figure, path)
 
 
@@ -118,7 +118,7 @@ def save_histograms(document: Document, path: Path, /) -> None:
     """
     parts = document["threads"]
     rows = len(parts[0]["cases"])
-    figure = _figure(_WIDTH * len(parts), 0.5 + 2.3 * rows)
+    figure = _figure(_WIDTH * len(parts), 0.6 + 1.8 * rows)
     grid = figure.subplots(rows, len(parts), squeeze=False, sharex=True, sharey=True)
     cases = [(part, case) for part in parts for case in part["cases"]]
     lines: dict[str, Any] = {}  # not every case has every contestant
@@ -127,12 +127,14 @@ def save_histograms(document: Document, path: Path, /) -> None:
             shares = np.asarray(numbers["histogram"]) / numbers["steps"]
             edges, colour = case["histogram_edges_us"], _COLOURS.get(name)
             lines[name] = axes.stairs(shares, edges, color=colour)
-        axes.set(title=f"{case_of(case)}, {threads_of(part)}", xscale="log", yscale="log")
-        axes.set(ylabel="share of the steps", xlim=_range_of_times(cases))
+        axes.set_title(f"{case_of(case)}, {threads_of(part)}", fontsize="medium")
+        axes.set(
+            xscale="log", yscale="log", ylabel="share of the steps", xlim=_range_of_times(cases)
+        )
         axes.grid(alpha=0.3)
     for axes in grid[-1]:
         axes.set_xlabel("µs a step")
-    figure.legend(lines.values(), lines, loc="outside upper center", ncols=min(3, len(lines)))
+    _add_legend(figure, list(lines.values()), list(lines))
     _write(figure, path)
 
 
@@ -154,6 +156,11 @@ def _figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # without pyplot: no display is looked for
     return figure
+
+
+def _add_legend(figure: Any, handles: list[Any], names: list[str]) -> None:
+    columns = min(2, len(names))
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, fontsize="small")
 
 
 def _write(figure: Any, path: Path) -> None:
@@ -181,7 +188,7 @@ def _draw(axes: Any, labels: list[str], series: Ratios) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.margins(x=0.1, y=0.01)
+    axes.margins(x=0.15)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
-    axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
