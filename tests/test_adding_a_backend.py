@@ -203,6 +203,11 @@ def test_the_steps_of_the_page_add_an_array_library(tmp_path: Path) -> None:
 
     for name, diff in files(LIBRARY, "diff"):
         change(clone / name, diff)
+    (clone / "mylib").rename(clone / "elsewhere")
+    missing = run(check, path=clone, cwd=clone)
+    assert "mylib is not installed: pip install mylib" in missing.stderr
+    (clone / "elsewhere").rename(clone / "mylib")
+
     checked = run(check, path=clone, cwd=clone)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert row(checked.stdout, "mylib ", " device1 ", " float64 ", " portable ").endswith(" ok")
