@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import gru_xp
 from gru_xp.arrays import libraries
 
 ROOT = Path(__file__).parents[1]
@@ -173,7 +172,7 @@ def cloned(folder: Path) -> Path:
     import array_api_strict
 
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(gru_xp.__file__).parent, folder / "gru_xp", ignore=ignored)
+    shutil.copytree(ROOT / "gru_xp", folder / "gru_xp", ignore=ignored)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", folder)
     shutil.copytree(Path(array_api_strict.__file__).parent, folder / "mylib", ignore=ignored)

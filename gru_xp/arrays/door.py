@@ -147,9 +147,14 @@ def _of_another_library(owner: str, place: Place, name: str, value: Any) -> Type
             f"{owner}: expected {name} to be an array of {ours}, as the weights are, got "
             f"{type(value).__name__}: pass {_example(ours)}"
         )
+    other_way = (
+        f"move the weights with .to(backend={theirs!r})"
+        if theirs in NAMESPACES
+        else f"pass {theirs}'s arrays to gru_xp.functional, weights too"
+    )
     return TypeError(
         f"{owner}: {name} is an array of {theirs}, the weights are of {ours}: convert {name} "
-        f"({_example(ours)}) or move the weights with .to(backend={theirs!r})"
+        f"({_example(ours)}) or {other_way}"
     )
 
 

@@ -109,7 +109,7 @@ def resolve(name: str, /) -> tuple[str, str]:
 def library_of(value: object, /) -> str | None:
     """Return the name of the library that a value is an array of; None where it is no array.
 
-    The name is a backend's, or that of another library which array-api-compat knows.
+    The name is a backend's; of another library that array-api-compat knows, its package's.
     """
     kind = type(value)
     return _of_type[kind] if kind in _of_type else _library_of_new_type(value)
@@ -124,7 +124,7 @@ def _library_of_new_type(value: object) -> str | None:
         return None
     xp = array_api_compat.array_namespace(value)
     known = (name for name, path in NAMESPACES.items() if xp.__name__ in (name, path))
-    name = next(known, xp.__name__.rpartition(".")[2])
+    name = next(known, type(value).__module__.partition(".")[0])
     _namespaces.setdefault(name, xp)
     _of_type[type(value)] = name
     return name

@@ -26,7 +26,7 @@ def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
     Raises
     ------
     TypeError
-        If it is no array.
+        If it is no array, or of a library whose arrays NumPy does not read.
     """
     import array_api_compat
 
@@ -43,7 +43,13 @@ def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
     if library == "array_api_strict":
         host = namespace(library).Device("CPU_DEVICE")
         array = array_api_compat.to_device(array, host)
-    return np.array(array)
+    copy = np.array(array)
+    if copy.dtype == object:  # NumPy wraps what it cannot read
+        raise TypeError(
+            f"to_numpy: NumPy cannot read an array of {library}: convert it with {library}'s own "
+            "function"
+        )
+    return copy
 
 
 def private(array: Array, place: Place, /) -> Array:
