@@ -1,5 +1,4 @@
 """Arrays of any library: what libraries there are, where an array lives, what is asked of one.
 
-Nothing here knows of a GRU. To add an array library, add it to `libraries.NAMESPACES`, and what is
-its own to `devices`, `dtypes` and `transfer`.
+Nothing here knows of a GRU. To add an array library, follow the steps in ``backends/README.md``.
 """
