@@ -54,13 +54,15 @@ numpydoc_show_class_members = False
 html_theme = "pydata_sphinx_theme"
 html_theme_options = {
     "logo": {"text": html_title},
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 7,
     "show_prev_next": False,
     "footer_start": ["copyright"],
     "footer_end": [],
 }
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
-html_sidebars: dict[str, list[str]] = {"README": [], "docs/index": [], "docs/equations": []}
+html_sidebars: dict[str, list[str]] = {  # none where there is nothing below a page
+    page: [] for page in ("README", "docs/index", "docs/equations", "docs/support")
+}
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False

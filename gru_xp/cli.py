@@ -284,7 +284,8 @@ def info() -> None:
     usable = len(affinity(0)) if affinity else os.cpu_count()
     print(f"processors: {os.cpu_count()}, usable by this process: {usable}")
     for pool in threadpool_info():
-        print(f"{pool['internal_api']} {pool['version']}: {pool['num_threads']} threads")
+        name = " ".join(filter(None, (pool["internal_api"], pool["version"])))
+        print(f"{name}: {pool['num_threads']} threads")
     limits = [f"{name}={value}" for name, value in os.environ.items() if "_NUM_THREADS" in name]
     print(f"limits in the environment: {', '.join(sorted(limits)) or 'none'}")
 

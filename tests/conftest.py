@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ import gru_xp
 import tests.environment  # noqa: F401  (before all that imports an array library)
 from gru_xp.arrays import libraries
 from gru_xp.core.accelerators import find, use_accelerators
-from tests import cuda
+from tests import cuda, support
 from tests.cuda import Machine
 from tests.library import Library
 
@@ -37,6 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=["portable", "accelerated"],
         help="run with the accelerators off, or with those backends alone that have one",
     )
+    parser.addoption(
+        "--support", type=Path, metavar="FILE", help="write which features passed on which library"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,6 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
         for name in libraries.NAMESPACES:
             if not libraries.unusable(name):
                 find(name)
+    if (file := config.getoption("--support")) is not None:
+        config.pluginmanager.register(support.Recorder(file))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -799,6 +799,14 @@ MUTATIONS = [
         ACCELERATED,
     ),
     Mutation(
+        "torch: states of padding seen by the tape's gradients",
+        f"{TORCHS}.autograd",
+        "h_prev, r, z, n, gh_n = whole_tape(*(each.where(valid, 0) for each in kept(tape)))",
+        "pass",
+        IN_TORCH,
+        ACCELERATED,
+    ),
+    Mutation(
         "torch: the tape's gradient shifted the other way",
         f"{TORCHS}.autograd",
         "later, first = [dh_prev[1:], none], dh_prev[0]",

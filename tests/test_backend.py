@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import gru_xp
 from gru_xp.arrays import devices, libraries
 from gru_xp.arrays.place import Place, runs_there
 from gru_xp.arrays.transfer import private
+from gru_xp.arrays.typing import Backend
 from gru_xp.core import stack, step
 from tests.library import Library
 
@@ -42,6 +43,10 @@ def test_backends_tells_of_every_known_library() -> None:
         assert each.usable == (not each.reason)
         assert each.usable == bool(each.devices)
         assert (each.accelerator is None) == bool(each.accelerator_reason)
+
+
+def test_the_type_of_the_argument_backend_names_every_library() -> None:
+    assert get_args(Backend) == (*libraries.NAMESPACES, "auto")
 
 
 def test_backends_names_jaxs_accelerator_where_it_is_on(lib: Library) -> None:

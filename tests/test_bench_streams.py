@@ -45,7 +45,7 @@ def test_a_benchmark_of_gru_xp_alone_prints_and_writes_everything(run: Run) -> N
         assert word in ran.out
     assert "1 thread, stream of 4\n" in ran.err
     drawn = Path("a.svg").read_text()
-    for text in ("stream of 6, 2 layers, 1 thread", "gru_xp portable", "share of steps"):
+    for text in ("stream of 6, 2 layers, 1 thread", "gru_xp portable", "share of the steps"):
         assert f"<!-- {text} -->" in drawn
 
     document = json.loads(Path("a.json").read_text())

@@ -61,6 +61,7 @@ def test_integers_are_cast_to_the_weights_dtype(lib: Library, dtype: str) -> Non
     lib.assert_close(dh, lib.numpy(wanted_dh), atol=0)
 
 
+@pytest.mark.feature("cell")
 @pytest.mark.parametrize("reset_after", [True, False])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bit_floats_compute_in_16_bits_where_the_library_has_them(

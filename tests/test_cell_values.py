@@ -46,6 +46,7 @@ def host(arrays: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     return {name: transfer.to_numpy(array) for name, array in arrays.items()}
 
 
+@pytest.mark.feature("cell")
 @pytest.mark.parametrize("reset_after", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, N])
@@ -69,6 +70,7 @@ def test_states_and_gradients_equal_the_scalar_reference(
         lib.assert_close(gradient, wanted[name], atol=1e-14)
 
 
+@pytest.mark.feature("cell")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [None, N])
 @pytest.mark.parametrize("bias", [True, False])

@@ -201,6 +201,7 @@ def test_info_tells_versions_backends_devices_and_threads(run: Run) -> None:
         assert f"backend {each.name}" in ran.out
         assert all(device in ran.out for device in each.devices)
         assert each.reason in ran.out
+    assert "None" not in ran.out
     for word in ("python 3", "gru-xp ", "threadpoolctl", "recurrence: ", "auto is", "threads"):
         assert word in ran.out
 

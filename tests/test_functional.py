@@ -135,6 +135,7 @@ class TestJax:
             pytest.skip("about JAX's transformations")
         return pytest.importorskip("jax", reason="about JAX")
 
+    @pytest.mark.feature("cell", under="jit")
     @pytest.mark.parametrize("reset_after", [True, False])
     def test_jit_gives_the_same_state_and_gradients(
         self, lib: Library, jax: Any, reset_after: bool
@@ -182,6 +183,7 @@ class TestJax:
         for name, gradient in jax.jit(jax.grad(loss))(params).named().items():
             lib.assert_close(gradient, wanted[name], atol=1e-12)
 
+    @pytest.mark.feature("vmap")
     @pytest.mark.parametrize("reset_after", [True, False])
     def test_vmap_gives_per_sample_gradients(
         self, lib: Library, jax: Any, reset_after: bool
@@ -198,6 +200,7 @@ class TestJax:
             assert one.shape == (N, *other.shape)
             lib.assert_close(one.sum(axis=0), lib.numpy(other), atol=1e-14)
 
+    @pytest.mark.feature("higher")
     def test_jvp_agrees_with_the_vjp(self, lib: Library, jax: Any) -> None:
         params, (x, h, delta) = make_params(lib), inputs(lib)
         tangent = lib.array(draw(N, I, seed=30))
@@ -240,6 +243,7 @@ class TestTorch:
         leaves = tuple(leaf.requires_grad_() for leaf in (*params, x, h))
         assert torch.autograd.gradgradcheck(lambda *v: step(GRUParams(*v[:4]), *v[4:])[0], leaves)
 
+    @pytest.mark.feature("cell", under="compile")
     @pytest.mark.parametrize("reset_after", [True, False])
     def test_compile_traces_through_in_one_graph(
         self, lib: Library, torch: Any, reset_after: bool
@@ -270,6 +274,7 @@ class TestLayers:
         shapes = ((T, N, I), (len(params), N, H), (T, N, H * len(params) // 2), (len(params), N, H))
         return params, *(lib.array(draw(*shape, seed=k)) for k, shape in enumerate(shapes))
 
+    @pytest.mark.feature("layers", "lengths", "gates")
     def test_it_gives_what_the_layer_gives(self, lib: Library) -> None:
         layer, params, x, h0 = self.make(lib)
         dy, dh_n = lib.array(draw(T, N, 2 * H, seed=2)), lib.array(draw(4, N, H, seed=3))
@@ -361,6 +366,7 @@ class TestLayers:
         with pytest.raises(ValueError, match=r"gru: params\[2\]: weight_hh must have shape"):
             gru([*params[:2], broken, params[3]], x, **self.options)
 
+    @pytest.mark.feature("layers", "lengths", "dropout", "autograd", under="jit")
     @pytest.mark.parametrize("reset_after", [True, False])
     @pytest.mark.parametrize("direction", ["bidirectional", "reverse"])
     def test_jit_and_grad_go_through_it(
@@ -391,6 +397,7 @@ class TestLayers:
         for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
             lib.assert_close(one, lib.numpy(other), atol=1e-12)
 
+    @pytest.mark.feature("autograd")
     @pytest.mark.parametrize("reset_after", [True, False])
     @pytest.mark.parametrize("direction", ["bidirectional", "reverse"])
     def test_torch_autograd_goes_through_it(
@@ -427,6 +434,7 @@ def test_weights_of_no_floating_dtype_or_on_two_devices_are_refused(lib: Library
             gru_cell(moved, x, h)
 
 
+@pytest.mark.feature("devices")
 def test_arrays_spread_over_several_devices_go_through(lib: Library) -> None:
     if lib.name != "jax":
         pytest.skip("about JAX's shardings")
@@ -446,6 +454,7 @@ def test_arrays_spread_over_several_devices_go_through(lib: Library) -> None:
     np.testing.assert_allclose(transfer.to_numpy(spread), wanted, rtol=0, atol=1e-14)
 
 
+@pytest.mark.feature("devices")
 @pytest.mark.parametrize("ragged", [False, True])
 def test_input_spread_over_several_devices_goes_through(lib: Library, ragged: bool) -> None:
     if lib.name != "jax":

@@ -35,6 +35,7 @@ SMALL = {
     "STEPS": "4",
     "LAYOUTS": "2",
     "TESTS": "tests/test_cuda_gpu.py -k 1x1x8",
+    "FEATURES": "--collect-only tests/test_cell_dtypes.py",  # the stand-in's arrays are NumPy's
     "FEW": "--few",
     "TRAIN": "--help",
 }
@@ -119,6 +120,8 @@ def test_truth(folder: Path) -> None:
         *("float32", "tf32", "float16", "bfloat16", "float64"),
     }
     assert "16 passed" in told["tests"]
+    assert "test_16_bit_floats_compute_in_16_bits" in told["features"]
+    assert "float16" in json.loads(told["support"])
     for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
         for path in ("steps", "persistent"):
             text = told[f"{tool}-{path}"]

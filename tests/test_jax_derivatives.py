@@ -81,6 +81,8 @@ def assert_same(jax: Any, lib: Library, got: Any, wanted: Any, *, roundings: flo
         lib.assert_close(one, expected, atol=roundings * EPS[dtype] * scale, dtype=dtype)
 
 
+@pytest.mark.feature("autograd", under="jit")
+@pytest.mark.feature("autograd")
 @pytest.mark.parametrize(("dtype", "gates"), [("float32", False), ("float64", True)])
 @pytest.mark.parametrize("ragged", BOTH["ragged"])
 @pytest.mark.parametrize("reset_after", BOTH["reset_after"])
@@ -95,6 +97,7 @@ def test_gradients_equal_jaxs_own(
     assert_same(jax, lib, jax.jit(gradients)(*point), wanted, roundings=64)
 
 
+@pytest.mark.feature("higher", under="jit")
 @pytest.mark.parametrize("ragged", BOTH["ragged"])
 @pytest.mark.parametrize("reset_after", BOTH["reset_after"])
 def test_forward_mode_equals_jaxs_own(
@@ -108,6 +111,7 @@ def test_forward_mode_equals_jaxs_own(
     assert_same(jax, lib, jax.jit(derivative)(point, tangents), wanted, roundings=64)
 
 
+@pytest.mark.feature("higher", under="jit")
 @pytest.mark.parametrize("reset_after", BOTH["reset_after"])
 def test_second_derivatives_equal_jaxs_own(lib: Library, jax: Any, reset_after: bool) -> None:
     value, point = problem(lib, steps=3, gates=True, ragged=True, reset_after=reset_after)
@@ -129,6 +133,7 @@ def test_second_derivatives_equal_jaxs_own(lib: Library, jax: Any, reset_after: 
     assert_same(jax, lib, jax.jit(reverse_over_reverse)(point), wanted, roundings=256)
 
 
+@pytest.mark.feature("vmap")
 @pytest.mark.parametrize("reset_after", BOTH["reset_after"])
 def test_vmap_of_grad_and_grad_of_vmap(lib: Library, jax: Any, reset_after: bool) -> None:
     value, (params, x, h0) = problem(lib, reset_after=reset_after)
@@ -244,6 +249,7 @@ SPREAD = {  # what is spread over the devices: params, x, h0, lengths
 }
 
 
+@pytest.mark.feature("devices", under="jit")
 @pytest.mark.parametrize("reset_after", BOTH["reset_after"])
 @pytest.mark.parametrize("spread", SPREAD)
 def test_what_shard_map_spreads_has_the_same_gradients(

@@ -139,6 +139,7 @@ class TestDropout:
         gru = make_gru(lib, 2, 64, num_layers=2, dropout=0.25, **options)
         return gru, lib.array(draw(T, N, 2, seed=0))
 
+    @pytest.mark.feature("dropout")
     def test_one_seed_gives_numpys_numbers(self, lib: Library) -> None:
         gru, x = self.run(lib)
         numpys = gru_xp.GRU(2, 64, 2, dropout=0.25, dtype="float64", rng=3)

@@ -112,6 +112,7 @@ def torch_run(torch: Any, theirs: Any, arrays: Any, lengths: Any, batch_first: b
     return y.detach().numpy(), h_n.detach().numpy(), dx, dh0, gradients
 
 
+@pytest.mark.feature("layers")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", GRID, ids=grid_id)
 def test_everything_equals_torch(lib: Library, case: tuple[Any, ...], dtype: str) -> None:
@@ -204,6 +205,7 @@ def test_outputs_equal_onnx_runtime(
     lib.assert_close(h_n, want_h, atol=2e-6)
 
 
+@pytest.mark.feature("layers")
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("reset_after", [True, False])
 def test_one_direction_equals_the_scalar_reference(
@@ -285,6 +287,7 @@ def test_gradients_equal_finite_differences(lib: Library, case: str, ragged: boo
         assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6, abs=1e-7), name
 
 
+@pytest.mark.feature("lengths")
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_each_ragged_row_agrees_with_its_sequence_run_alone(
@@ -321,6 +324,7 @@ def test_each_ragged_row_agrees_with_its_sequence_run_alone(
         )
 
 
+@pytest.mark.feature("gates")
 def test_gates_are_those_of_the_equations(lib: Library) -> None:
     gru = make_gru(lib, num_layers=2, bidirectional=True)
     x, h0 = draw(T, N, I, seed=0), draw(4, N, H, seed=1)

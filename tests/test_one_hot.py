@@ -46,6 +46,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.feature("OneHot")
 @pytest.mark.parametrize("form", FORMS, ids=["plain", "every option", "reverse"])
 @pytest.mark.parametrize(
     ("classes", "steps", "rows"),
@@ -209,6 +210,7 @@ def test_the_classes_and_a_step_refuse_it_by_name() -> None:
             call()
 
 
+@pytest.mark.feature("OneHot", library="jax", under="jit")
 def test_jax_jits_and_differentiates_it() -> None:
     jax = pytest.importorskip("jax", reason="jax is what is tested here")
     lib = Library("jax")
@@ -233,6 +235,7 @@ def test_jax_jits_and_differentiates_it() -> None:
                 lib.assert_close(gradient, lib.numpy(getattr(other, name)), atol=1e-4)
 
 
+@pytest.mark.feature("OneHot", library="torch", under="compile")
 def test_torch_compiles_it_without_a_warning() -> None:
     torch = pytest.importorskip("torch", reason="torch is what is tested here")
     lib = Library("torch")
@@ -246,6 +249,7 @@ def test_torch_compiles_it_without_a_warning() -> None:
     lib.assert_close(compiled(indices), lib.numpy(wanted), atol=1e-14)
 
 
+@pytest.mark.feature("OneHot", library="torch")
 def test_torch_differentiates_it() -> None:
     torch = pytest.importorskip("torch", reason="torch is what is tested here")
     lib = Library("torch")

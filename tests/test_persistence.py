@@ -54,6 +54,7 @@ def assert_same(loaded: Any, model: Any) -> None:
         assert got[name].tobytes() == array.tobytes(), name
 
 
+@pytest.mark.feature("files")
 @MODEL
 @ENDING
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

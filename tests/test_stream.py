@@ -40,6 +40,7 @@ def empty(lib: Library, *shape: int, dtype: str = "float64") -> Any:
     return lib.xp.empty(shape, dtype=lib.dtype(dtype), device=lib.device)
 
 
+@pytest.mark.feature("Stream")
 @OPTIONS
 @pytest.mark.parametrize("with_h0", [True, False])
 @pytest.mark.parametrize("rows", [None, 1, N])

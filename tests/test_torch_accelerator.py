@@ -60,8 +60,9 @@ def packed(flat: Any) -> list[GRUParams]:
     return [GRUParams(*flat[start : start + 4]) for start in range(0, len(flat), 4)]
 
 
-def loss(flat: Any, x: Any, h0: Any) -> Any:
-    y, h_n, _ = gru(packed(flat), x, h0, bidirectional=True, keep_tape=False)
+def loss(flat: Any, x: Any, h0: Any, *, lengths: Any = None, keep_tape: bool = False) -> Any:
+    options = {"bidirectional": True, "keep_tape": keep_tape}
+    y, h_n, _ = gru(packed(flat), x, h0, lengths=lengths, **options)
     return (y * y).sum() + h_n.sum()
 
 
@@ -76,11 +77,11 @@ def assert_all_close(torch: Any, actual: Any, expected: Any) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-def by_autograd(torch: Any, flat: Any, x: Any, h0: Any) -> Any:
+def by_autograd(torch: Any, flat: Any, x: Any, h0: Any, lengths: Any = None) -> Any:
     """Gradients of the loss by torch's autograd through the portable loop."""
     leaves = [each.clone().requires_grad_() for each in (*flat, x, h0)]
     with gru_xp.use_accelerators(False):
-        gradients = torch.autograd.grad(loss(leaves[:-2], *leaves[-2:]), leaves)
+        gradients = torch.autograd.grad(loss(leaves[:-2], *leaves[-2:], lengths=lengths), leaves)
     return list(gradients[:-2]), *gradients[-2:]
 
 
@@ -89,6 +90,7 @@ def inputs(lib: Library, *examples: int) -> tuple[Any, Any]:
     return draw(lib, *examples, T, N, I, seed=1), draw(lib, *examples, number, N, H, seed=2)
 
 
+@pytest.mark.feature("autograd")
 @FORMS
 @RAGGED
 @pytest.mark.parametrize("through", ["states", "gates", "all of the tape", "the tape alone"])
@@ -158,6 +160,7 @@ def test_func_grad_is_autograds(lib: Library, torch: Any) -> None:
     assert_all_close(torch, torch.func.grad(loss, argnums=(0, 1, 2))(flat, x, h0), wanted)
 
 
+@pytest.mark.feature("vmap")
 @pytest.mark.parametrize("batched", ["inputs", "states", "weights", "all"])
 def test_vmap_of_grad_is_one_gradient_after_another(lib: Library, torch: Any, batched: str) -> None:
     count = 3
@@ -207,22 +210,24 @@ def test_vmap_takes_axes_and_lengths_of_each_example(lib: Library, torch: Any) -
     assert_all_close(torch, got, wanted)
 
 
+@pytest.mark.feature("layers", "lengths", "autograd", under="compile")
+@RAGGED
 @pytest.mark.parametrize("keep_tape", [True, False])
 def test_the_compiler_takes_forward_and_backward_in_one_graph(
-    lib: Library, torch: Any, keep_tape: bool
+    lib: Library, torch: Any, keep_tape: bool, lengths: Any
 ) -> None:
     flat, (x, h0) = weights(lib), inputs(lib)
-    wanted = by_autograd(torch, flat, x, h0)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    wanted = by_autograd(torch, flat, x, h0, lengths)
     leaves = [each.clone().requires_grad_() for each in (*flat, x, h0)]
     loss(flat, x, h0)  # which finds the accelerator
 
-    def run(*leaves: Any) -> Any:
-        y, h_n, _ = gru(packed(leaves[:-2]), *leaves[-2:], bidirectional=True, keep_tape=keep_tape)
-        return (y * y).sum() + h_n.sum()
+    def run(lengths: Any, *leaves: Any) -> Any:
+        return loss(leaves[:-2], *leaves[-2:], lengths=lengths, keep_tape=keep_tape)
 
     torch._dynamo.reset()
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    gradients = torch.autograd.grad(compiled(*leaves), leaves)
+    gradients = torch.autograd.grad(compiled(lengths, *leaves), leaves)
     assert_all_close(torch, gradients, wanted)
 
 

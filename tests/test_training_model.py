@@ -86,6 +86,7 @@ def test_forward_is_cell_steps_and_a_projection(lib: Library) -> None:
     assert tape is not None
 
 
+@pytest.mark.feature("training")
 @pytest.mark.parametrize("name", list(CharModel.initial(1, 1, LAYERS, rng=0, place=HOST).params))
 def test_gradients_are_those_of_finite_differences(lib: Library, name: str) -> None:
     model, given = build(lib), on(lib, *chunk())
@@ -104,6 +105,7 @@ def test_gradients_are_those_of_finite_differences(lib: Library, name: str) -> N
     assert np.sum(lib.numpy(gradients[name]) * direction) == pytest.approx(slope, abs=1e-9)
 
 
+@pytest.mark.feature("training")
 def test_a_training_step_is_torchs(lib: Library) -> None:
     torch = pytest.importorskip("torch", reason="torch is the oracle here")
     model, (inputs, targets, h0) = build(lib), chunk()

@@ -1,5 +1,5 @@
 """Arrays of any library: the supported libraries, devices, dtypes, transfers and checks.
 
-Nothing here is specific to GRUs. To add an array library, add it to `libraries.NAMESPACES`, and
-its special cases to `devices`, `dtypes` and `transfer`.
+Nothing here is specific to GRUs. To add an array library, follow the steps in
+``backends/README.md``.
 """

@@ -153,10 +153,14 @@ def _of_another_library(owner: str, place: Place, name: str, value: Any) -> Type
             f"{owner}: expected {name} to be an array of {ours}, like the weights, got "
             f"{type(value).__name__}. Convert it with {_example(ours)}"
         )
+    other_way = (
+        f"move the weights with .to(backend={theirs!r})"
+        if theirs in NAMESPACES
+        else f"pass {theirs}'s arrays to gru_xp.functional, weights too"
+    )
     return TypeError(
         f"{owner}: expected {name} to be an array of {ours}, like the weights, got an array of "
-        f"{theirs}. Convert {name} with {_example(ours)}, or move the weights with "
-        f".to(backend={theirs!r})"
+        f"{theirs}. Convert {name} with {_example(ours)}, or {other_way}"
     )
 
 

@@ -109,7 +109,8 @@ def resolve(name: str, /) -> tuple[str, str]:
 def library_of(value: object, /) -> str | None:
     """Return the name of the library to which an array belongs; None if it is not an array.
 
-    The name is that of a backend, or of another library that array-api-compat supports.
+    The name is that of a backend or, for another library that array-api-compat supports, that of
+    its package.
     """
     kind = type(value)
     return _of_type[kind] if kind in _of_type else _library_of_new_type(value)
@@ -124,7 +125,7 @@ def _library_of_new_type(value: object) -> str | None:
         return None
     xp = array_api_compat.array_namespace(value)
     known = (name for name, path in NAMESPACES.items() if xp.__name__ in (name, path))
-    name = next(known, xp.__name__.rpartition(".")[2])
+    name = next(known, type(value).__module__.partition(".")[0])
     _namespaces.setdefault(name, xp)
     _of_type[type(value)] = name
     return name

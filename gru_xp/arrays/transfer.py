@@ -35,7 +35,7 @@ def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
     Raises
     ------
     TypeError
-        If the argument is not an array.
+        If the argument is not an array, or NumPy cannot read arrays of its library.
     """
     import array_api_compat
 
@@ -52,7 +52,13 @@ def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
     if library == "array_api_strict":
         host = namespace(library).Device("CPU_DEVICE")
         array = array_api_compat.to_device(array, host)
-    return np.array(array)
+    copy = np.array(array)
+    if copy.dtype == object:  # NumPy wraps objects that it cannot read
+        raise TypeError(
+            f"to_numpy: NumPy cannot read an array of {library}. Convert it with {library}'s own "
+            "function"
+        )
+    return copy
 
 
 def private(array: Array, place: Place, /) -> Array:

@@ -82,6 +82,10 @@ truth() {
     finish
     read -ra tests <<<"${TESTS:-tests/test_cuda_gpu.py}"
     start tests "$python" -m pytest -q -W default --backend cupy "${tests[@]}"
+    # For the documentation's table of what works where: support.json belongs into the record.
+    read -ra features <<<"${FEATURES:-$(grep -l 'mark\.feature' tests/test_*.py | tr '\n' ' ')}"
+    start features "$python" -m pytest -q -W default --backend cupy -m feature \
+        --support="$work/$part/support.json" "${features[@]}"
     for tool in memcheck racecheck synccheck initcheck; do
         local watch=(compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" "$scripts/paths.py")
         # What cuBLAS writes in 16 bits on Hopper, initcheck does not see.
