@@ -92,7 +92,7 @@ def test_a_run_in_16_bits_trains_resumes_and_writes(run: Run) -> None:
     assert run("train", "--resume", "--dtype", "float16").status == 0
     refused = run("train", "--resume", "--dtype", "float32")
     assert refused.status == 2
-    assert "dtype float16, not float32" in refused.err
+    assert "expected dtype float16, as in the run in gru-xp-model, got float32" in refused.err
     ran = run("sample", "--length", "20")
     assert ran.status == 0
     assert len(ran.out) == 21

@@ -259,7 +259,7 @@ def test_one_thing_is_no_sequence_of_them(lib: Library) -> None:
     mask = lib.array(np.ones((T, N, 3)))
     functional.gru(gru.params, x, masks=(each for each in [mask]))
     y, _, tape = functional.gru(gru.params, x)
-    with pytest.raises(ValueError, match="forward with these 1 GRUParams, got one of 2"):
+    with pytest.raises(ValueError, match="forward with 1 GRUParams, got one of a forward with 2"):
         gru_backward(gru.params[:1], tape, y)
 
 
