@@ -1,9 +1,9 @@
-"""GRUs on any array library: one code for NumPy, CuPy, PyTorch and JAX arrays.
+"""GRUs for any array library: one implementation for NumPy, CuPy, PyTorch and JAX arrays.
 
-`GRUCell` is one step of a gated recurrent unit, `GRU` whole sequences through layers and
-directions, forward and backward, written once against the Array API; `functional` has the same as
-pure functions. `save` and `load` keep models in files; `backends` lists the array libraries of
-this machine.
+`GRUCell` computes one step of a gated recurrent unit. `GRU` runs whole sequences through several
+layers and directions. Both have a forward and a backward pass, written once against the Array API
+standard. `functional` provides the same computations as pure functions, `save` and `load` store
+models in files, and `backends` lists the array libraries on this machine.
 """
 
 from gru_xp import functional

@@ -1,4 +1,4 @@
-"""``python -m gru_xp`` is the command line, ``gru-xp``."""
+"""``python -m gru_xp`` runs the command line ``gru-xp``."""
 
 import sys
 

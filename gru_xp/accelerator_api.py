@@ -1,8 +1,9 @@
-"""What writers of accelerators import; it stays where it is.
+"""The stable interface for authors of accelerators.
 
-`Accelerator` and `OptionalFunctions` say which functions an accelerator has. A `Loop` is what it is
-to run, a `Tape` what its forward leaves for its backward. `portable` is the loop in standard array
-operations, and its parts for those who run them in a loop of their own. See ``backends/README.md``.
+`Accelerator` and `OptionalFunctions` define the functions of an accelerator. A `Loop` holds the
+options of the loop over time, and a `Tape` the values that its forward stores for its backward.
+`portable` is the loop in standard array operations; its parts can be used in other loops. See
+``backends/README.md``.
 """
 
 from gru_xp.arrays.place import Place

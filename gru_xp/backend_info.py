@@ -1,4 +1,4 @@
-"""The list of backends: what each array library is here, and what runs its loop over time."""
+"""The list of backends: the state of each array library, and what runs its loop over time."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from gru_xp.core.accelerators import are_on, find, running
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What `backends` tells of one array library."""
+    """Information about one array library, as returned by `backends`."""
 
     name: str
     usable: bool
     reason: str
-    """Why it is not usable; empty where it is."""
+    """Why the library is not usable; empty if it is."""
     version: str | None
     devices: tuple[str, ...]
     accelerator: str | None
-    """The module that runs its recurrence; None where the portable loop does, as where
-    accelerators are switched off."""
+    """Name and description of the accelerator that runs the recurrence. None if the portable loop
+    runs it, which is also the case while accelerators are switched off."""
     accelerator_reason: str
-    """Why none does; empty where one does."""
+    """Why there is no accelerator; empty if there is one."""
 
 
 def backends() -> list[BackendInfo]:
-    """List every known array library: usable or not and why, version, devices, accelerator.
+    """List all supported array libraries, with their version, devices and accelerator.
 
-    Imports each library that is installed.
+    Every installed library is imported.
+
+    Returns
+    -------
+    list of BackendInfo
+        One entry per library. Libraries that are not usable are included, with the reason.
     """
     return [_info(name) for name in libraries.NAMESPACES]
 
@@ -55,13 +60,13 @@ def _info(name: str) -> BackendInfo:
 
 
 def _version(name: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # loaded late: slow
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
 
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         try:
             return str(importlib.import_module(name).__version__)
         except Exception:
-            pass  # installed but broken: unusable() says why
+            pass  # installed but broken; unusable() reports the reason
     try:
         return version(name.replace("_", "-"))
     except PackageNotFoundError:

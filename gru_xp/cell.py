@@ -1,4 +1,4 @@
-"""GRUCell: one step of a gated recurrent unit, with memory for its backward."""
+"""GRUCell: one step of a gated recurrent unit, with stored state for its backward pass."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class GRUCell(Module[A]):
-    """A gated recurrent unit, one step a call.
+    """A gated recurrent unit cell that computes one time step per call.
 
-    For the equations see `gru_xp.core.equations`. Two vocabularies name one storage: that of
-    ``torch.nn.GRUCell`` (``cell(x, h)``, ``weight_ih``, ``state_dict()``) and that of a
-    well-known teaching exercise (``forward(x, h_prev_t)``, ``backward(delta)``, ``Wrx``,
-    ``dWrx``). The packed weights hold the numbers, gates in the order r, z, n; the twelve names
-    ``Wrx Wzx Wnx Wrh Wzh Wnh brx bzx bnx brh bzh bnh`` are views of them.
+    The equations are given in `gru_xp.core.equations`. The weights can be accessed by two sets of
+    names: those of ``torch.nn.GRUCell`` (``cell(x, h)``, ``weight_ih``, ``state_dict()``) and
+    those of a well-known teaching exercise (``forward(x, h_prev_t)``, ``backward(delta)``,
+    ``Wrx``, ``dWrx``). The packed weights are the storage, with the gates in the order r, z, n.
+    The twelve names ``Wrx Wzx Wnx Wrh Wzh Wnh brx bzx bnx brh bzh bnh`` are views of it.
 
     Parameters
     ----------
@@ -36,19 +36,23 @@ class GRUCell(Module[A]):
     hidden_size : int
         Number of hidden units, H.
     bias : bool
-        Without it both biases, and their names, are None.
+        If False, the cell has no biases, and all bias attributes are None.
     reset_after : bool
-        Whether the reset gate acts after the recurrent product, as in torch and cuDNN, or, if
-        False, before it, as in Cho et al. (2014).
+        If True, the reset gate is applied after the recurrent matrix product, as in torch and
+        cuDNN. If False, it is applied before the product, as in Cho et al. (2014).
     backend : str
-        Array library: "numpy", "cupy", "torch", "jax", "array_api_strict", or "auto": CuPy where a
-        CUDA device is usable, NumPy otherwise. `gru_xp.backends` tells why.
+        Array library: "numpy", "cupy", "torch", "jax", "array_api_strict" or "auto". "auto"
+        selects CuPy if a CUDA device is usable, and NumPy otherwise; `gru_xp.backends` reports
+        the reason.
     device : optional
-        Device of the weights: a name, an index or the library's own object; None for its default.
+        Device of the weights: a name, an index or the library's own device object. None selects
+        the library's default.
     dtype : optional
-        A name ("float32", the default, "float64", "float16", "bfloat16") or the library's own.
+        Dtype of the weights: "float32" (the default), "float64", "float16", "bfloat16" or the
+        library's own dtype object.
     rng : int or numpy.random.Generator, optional
-        Seed of the initial weights; one seed gives the same numbers on every backend.
+        Seed or generator for the initial weights. The same seed gives the same weights on every
+        backend.
 
     Attributes
     ----------
@@ -61,31 +65,31 @@ class GRUCell(Module[A]):
     brx, bzx, bnx, brh, bzh, bnh : array, (H,), or None
         Biases.
     x, hidden : array
-        Input of the last `forward` in training, and the state that it started from (copies).
+        Copies of the input and of the initial state of the last `forward` in training mode.
     r, z, n : array, (H,) or (N, H)
-        Its reset gate, update gate and candidate.
+        Reset gate, update gate and candidate of that call.
     dWrx, dWzx, dWnx, dWrh, dWzh, dWnh, dbrx, dbzx, dbnx, dbrh, dbzh, dbnh : array
-        Gradients of the last `backward`: of that call alone, not accumulated.
+        Gradients computed by the last `backward`. They are not accumulated over calls.
     dr, dz, dn : array
-        Its gradients with respect to the gates.
+        Gradients with respect to the gates, of the last `backward`.
     training : bool
-        Set by `train` and `eval`.
+        Whether the cell is in training mode; set by `train` and `eval`.
 
     Raises
     ------
     TypeError, ValueError
-        If a size is no positive integer, or `dtype` no floating dtype.
+        If a size is not a positive integer, or `dtype` is not a floating dtype.
     BackendError
-        If the library, device or dtype cannot be had here.
+        If the library, device or dtype is not available.
 
     Notes
     -----
-    The initial weights are drawn from U(-1/sqrt(H), 1/sqrt(H)), as torch draws them.
+    The initial weights are drawn from U(-1/sqrt(H), 1/sqrt(H)), as in torch.
 
-    Where arrays are mutable, a change in place, ``cell.Wrx[0, 0] = 1``, shows in the packed weights
-    and in the next call. JAX arrays are not: there write
-    ``cell.Wrx = cell.Wrx.at[0, 0].set(1)``. `to` and `init_weights` make new storage: views taken
-    before belong to the old.
+    In libraries with mutable arrays, an in-place change such as ``cell.Wrx[0, 0] = 1`` also changes
+    the packed weights and takes effect in the next call. JAX arrays are immutable; there, write
+    ``cell.Wrx = cell.Wrx.at[0, 0].set(1)`` instead. `to` and `init_weights` allocate new storage;
+    views taken before the call keep referring to the old storage.
 
     Examples
     --------
@@ -144,10 +148,10 @@ class GRUCell(Module[A]):
     _params: GRUParams
     _tape: CellTape | None
     _delta: tuple[CellTape, Array, Array | None] | None
-    """Tape and `delta` of the last backward, for the gates' gradients, which few ask for; also
-    ``W_nh`` as it was then, where these need it: it may change before they are asked for."""
+    """Tape and `delta` of the last backward, from which the gradients of the gates are computed on
+    request. With reset_after=False also a copy of ``W_nh``, which may change before the request."""
     _of_gates: GateGradients | None
-    """These, once asked for."""
+    """Gradients with respect to the gates, cached after the first request."""
 
     @overload
     def __init__(
@@ -216,7 +220,7 @@ class GRUCell(Module[A]):
 
     @property
     def params(self) -> GRUParams:
-        """The packed weights themselves, as the functional form takes them."""
+        """The packed weights (not copies), in the form that `gru_xp.functional` takes."""
         return self._params
 
     def __call__(self, x: A, h: A | None = None) -> A:
@@ -224,15 +228,16 @@ class GRUCell(Module[A]):
         return self.forward(x, h)
 
     def forward(self, x: A, h_prev_t: A | None = None) -> A:
-        """One step; in training, store `x`, `hidden`, `r`, `z` and `n` for `backward`.
+        """Compute one step. In training mode, store `x`, `hidden`, `r`, `z` and `n`.
 
         Parameters
         ----------
         x : array, (I,) or (N, I)
-            Input, of the weights' library and device. A wider or narrower float computes in the
-            promoted dtype; integers and booleans are cast to the weights' dtype.
+            Input, of the same library and on the same device as the weights. If its floating dtype
+            differs from that of the weights, the step is computed in the promoted dtype. Integers
+            and booleans are cast to the dtype of the weights.
         h_prev_t : array, (H,) or (N, H), optional
-            State before the step; None means zeros.
+            State before the step. None means zeros.
 
         Returns
         -------
@@ -242,9 +247,9 @@ class GRUCell(Module[A]):
         Raises
         ------
         ValueError
-            If a shape or device does not fit.
+            If a shape or device does not match the weights.
         TypeError
-            If an argument is no array, or one of another library or of a complex dtype.
+            If an argument is not an array, belongs to another library or has a complex dtype.
         """
         h_t: A
         place, training = self._place, self.training
@@ -269,16 +274,17 @@ class GRUCell(Module[A]):
 
     @explains_leaked_tracers
     def backward(self, delta: A) -> tuple[A, A]:
-        """Gradients of the last `forward`; may be called more than once after it.
+        """Compute the gradients of the last `forward`.
 
         Stores the gradients with respect to the weights (``dWrx`` ... ``dbnh``, and packed in
-        `gradients`) and to the gates (``dr``, ``dz``, ``dn``). They are of this call alone.
+        `gradients`) and with respect to the gates (``dr``, ``dz``, ``dn``). They replace those of
+        the previous call. `backward` may be called several times after one `forward`.
 
         Parameters
         ----------
         delta : array, (H,) or (N, H)
-            Gradient with respect to ``h_t``. Its rank decides that of the results: (1, H) is
-            allowed after a forward of (I,).
+            Gradient with respect to ``h_t``. The results have the same number of dimensions as
+            `delta`; (1, H) is allowed after a `forward` with input (I,).
 
         Returns
         -------
@@ -290,10 +296,10 @@ class GRUCell(Module[A]):
         Raises
         ------
         RuntimeError
-            If no `forward` has run in training before.
+            If `forward` has not been called in training mode.
         ValueError, TypeError
-            If `delta` has another shape, library or device than ``h_t``, or `reset_after` has
-            changed since the forward.
+            If the shape, library or device of `delta` differs from that of ``h_t``, or if
+            `reset_after` has changed since the forward.
         """
         tape = self._tape_for_backward(self._tape)
         place = self._place
@@ -325,20 +331,22 @@ class GRUCell(Module[A]):
         bzh: Array | None = None,
         bnh: Array | None = None,
     ) -> None:
-        """Replace all twelve weights by copies, and take on their (promoted) dtype.
+        """Replace all twelve weights by copies of the arguments.
+
+        The cell takes on the dtype of the arguments, promoted if they differ.
 
         Parameters
         ----------
         Wrx, Wzx, Wnx : array, (H, I)
         Wrh, Wzh, Wnh : array, (H, H)
         brx, bzx, bnx, brh, bzh, bnh : array, (H,)
-            To be left out, all six, in a cell without biases.
+            Omit all six for a cell without biases.
 
         Raises
         ------
         ValueError, TypeError
-            If one has another shape than its name asks for, or is no array of real numbers. Then
-            no weight has changed.
+            If an argument has the wrong shape or is not an array of real numbers. In that case
+            no weight is changed.
         """
         given = {
             "weight_ih": {"Wrx": Wrx, "Wzx": Wzx, "Wnx": Wnx},
@@ -370,7 +378,7 @@ class GRUCell(Module[A]):
         self._of_gates = None
 
     def _gate_gradients(self) -> GateGradients | None:
-        """Gradients with respect to the gates, of the last `backward`; None before it."""
+        """Gradients with respect to the gates of the last `backward`; None before the first."""
         if self._of_gates is None and self._delta is not None:
             self._of_gates = step.gate_gradients(*self._delta, place=self._place)
         return self._of_gates
@@ -378,9 +386,11 @@ class GRUCell(Module[A]):
     def _with_gate(
         self, packed: dict[str, Array], name: GateWeight | GateWeightGradient, value: Any
     ) -> dict[str, Array]:
-        """Return weights or gradients with a gate's rows replaced, in place where that is."""
+        """Return weights or gradients with a gate's rows replaced, in place where possible."""
         if name.packed not in packed:
-            raise AttributeError(f"{name.name}: this cell was made with bias=False")
+            raise AttributeError(
+                f"{name.name} cannot be assigned, as this GRUCell was created with bias=False"
+            )
         array, place = packed[name.packed], self._place
         with place.current():
             shape = tuple(parameters.gate(array, name.index).shape)  # type: ignore[union-attr]

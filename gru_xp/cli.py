@@ -1,5 +1,5 @@
-"""The command line, ``gru-xp``: train, sample, info, check, bench."""
-# ruff: noqa: E402 - what the imports need is looked for before them
+"""The command line ``gru-xp`` with the commands train, sample, info, check and bench."""
+# ruff: noqa: E402 - required packages are checked before they are imported
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from typing import Any
 
 _EXTRA = ("click", "filelock", "matplotlib", "rich", "safetensors", "threadpoolctl")
 if any(util.find_spec(name) is None for name in _EXTRA):
-    # Only the command gru-xp imports this module, so that this is where it can say so in one line.
-    print("gru-xp: error: the command line needs: pip install 'gru-xp[cli]'", file=sys.stderr)
+    # Only the command gru-xp imports this module, so it may exit with a one-line message here.
+    print(
+        "gru-xp: error: the command line requires more packages: pip install 'gru-xp[cli]'",
+        file=sys.stderr,
+    )
     raise SystemExit(2)
 
 import click
@@ -36,20 +39,20 @@ from gru_xp.training.config import SEED_LIMIT, TrainingConfig
 from gru_xp.training.errors import SessionError, TrainingError
 
 INTERRUPTED = 128 + 2
-"""Exit status of what SIGINT ends."""
+"""Exit status after SIGINT."""
 
 _DEFAULTS = TrainingConfig()
 _FOLDER = Path("gru-xp-model")
 
 
 class _Rate(click.FloatRange):
-    """A finite number above zero, from zero on with `or_zero`, and below `end`."""
+    """A finite number greater than zero (or equal to it with `or_zero`) and less than `end`."""
 
     def __init__(self, *, or_zero: bool = False, end: float | None = None) -> None:
         super().__init__(min=0, min_open=not or_zero, max=end, max_open=end is not None)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Turn an option's text into the number; a range alone lets NaN and infinity pass."""
+        """Convert an option's text to a number; reject NaN and infinity, which a range accepts."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -63,12 +66,12 @@ _PATH = click.Path(path_type=Path)
 
 
 class _Named(click.Path):
-    """A path that is not empty, which would be the current folder."""
+    """A path that is not empty. An empty path would mean the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Turn an option's text into a path."""
+        """Convert an option's text to a path."""
         if not str(value):
-            self.fail("a name is needed; for the current folder write a dot.", param, ctx)
+            self.fail("expected a path, got an empty string (use . for this folder).", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -78,7 +81,7 @@ _DTYPE = click.Choice(dtypes.NAMES)
 
 
 def _of_run(flag: str, name: str, kind: click.ParamType[Any], text: str) -> Callable[..., Any]:
-    """Make an option that is a field of the configuration, None where it was not given."""
+    """Create an option for a field of the configuration; its value is None if not given."""
     text = f"{text}  [default: {getattr(_DEFAULTS, name)}]"
     return click.option(flag, name, type=kind, help=text)
 
@@ -89,26 +92,28 @@ def _of_run(flag: str, name: str, kind: click.ParamType[Any], text: str) -> Call
 )
 @click.version_option(package_name="gru-xp", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Gated recurrent units on any array library."""
+    """Gated recurrent units for any array library."""
 
 
 @cli.command()
 @click.argument("texts", metavar="[TEXT]...", nargs=-1, type=_PATH)
-@_of_run("--hidden-size", "hidden_size", _SIZE, "Hidden units of each layer.")
-@_of_run("--layers", "layers", _SIZE, "Layers of the GRU.")
-@_of_run("--dropout", "dropout", _Rate(or_zero=True, end=1), "Share of outputs left out.")
-@_of_run("--steps", "steps", _SIZE, "Updates of the weights.")
-@_of_run("--batch-size", "batch_size", _SIZE, "Batch size: places of the text read side by side.")
-@_of_run("--seq-len", "seq_len", _SIZE, "Sequence length: characters read at each place in a step.")
-@_of_run("--lr", "learning_rate", _Rate(), "Learning rate at the start; it falls to zero.")
+@_of_run("--hidden-size", "hidden_size", _SIZE, "Number of hidden units per layer.")
+@_of_run("--layers", "layers", _SIZE, "Number of GRU layers.")
+@_of_run("--dropout", "dropout", _Rate(or_zero=True, end=1), "Dropout probability.")
+@_of_run("--steps", "steps", _SIZE, "Number of weight updates.")
+@_of_run("--batch-size", "batch_size", _SIZE, "Number of positions of the text read in parallel.")
+@_of_run("--seq-len", "seq_len", _SIZE, "Number of characters read at each position per step.")
+@_of_run("--lr", "learning_rate", _Rate(), "Initial learning rate. It decreases to zero.")
 @_of_run("--seed", "seed", _SEED, "Seed of the initial weights, the dropout and the sample.")
-@_of_run("--dtype", "dtype", _DTYPE, "Format of the weights and the arithmetic.")
+@_of_run("--dtype", "dtype", _DTYPE, "Dtype of the weights and the arithmetic.")
 @click.option("--backend", type=_BACKEND, help="Array library.  [default: auto]")
 @click.option("--out", type=_NAMED, default=_FOLDER, show_default=True, help="Folder of the model.")
 @click.option(
-    "--threads", type=_THREADS, help="At most, but JAX's.  [default: the CPUs it may use]"
+    "--threads",
+    type=_THREADS,
+    help="Maximum number of threads; does not apply to JAX.  [default: the usable CPUs]",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder, as it was begun.")
+@click.option("--resume", is_flag=True, help="Continue the run in the folder with its options.")
 @click.option("--overwrite", is_flag=True, help="Replace the model in the folder.")
 def train(
     texts: tuple[Path, ...],
@@ -118,23 +123,24 @@ def train(
     overwrite: bool,
     **options: Any,
 ) -> int | None:
-    """Train a character-level language model, on TEXT files or on Python's language reference.
+    """Train a character-level language model on TEXT files.
 
-    The last 5 % of the text is held out. Ctrl-C stops and saves, as SIGTERM and SIGHUP do.
+    Without TEXT files, the model is trained on Python's language reference. The last 5 % of the
+    text is held out for evaluation. Ctrl-C, SIGTERM and SIGHUP save the run and stop it.
     """
     if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other.")
+        raise click.UsageError("--resume and --overwrite cannot be combined.")
     from gru_xp.training import session
 
     if resume and not out.is_dir():
-        raise SessionError(f"{out} holds no model: there is no such folder")
+        raise SessionError(f"expected a folder with a model, got {out}, which does not exist")
     with locked(out, *session.FILES):
         return _train(texts, out, threads, resume, overwrite, options)
 
 
 @contextmanager
 def _at_most(threads: int | None) -> Iterator[None]:
-    """Limit the threads of NumPy's accelerator, and of the libraries that are loaded."""
+    """Limit the threads of NumPy's accelerator and of the loaded libraries."""
     if threads is None:
         yield
         return
@@ -166,7 +172,7 @@ def _train(
     given = {name: value for name, value in options.items() if value is not None}
     if texts:
         given["texts"] = tuple(str(path.resolve()) for path in texts)
-    reason = "as the run was begun" if resume else ""
+    reason = "as in the run" if resume else ""
     if not resume or "backend" in given:
         asked = given.get("backend")
         given["backend"], why = libraries.resolve(asked or "auto")
@@ -177,25 +183,27 @@ def _train(
         trainer = session.begin(replace(_DEFAULTS, **given), out, overwrite=overwrite)
 
     if trainer.finished:
-        print(f"the run in {out} is complete: its {trainer.steps_done} steps are made")
+        print(f"the run in {out} is complete after {trainer.steps_done} steps")
         print(report.end(trainer, out))
         return None
     print(_running(trainer.config.backend, reason))
     print(report.beginning(trainer), flush=True)
-    # Once the run's array library is loaded, whose threads are meant too.
+    # Limit the threads only now, when the run's array library is loaded.
     number = None
     try:
         with _at_most(threads), progress.shown(trainer) as on_step:
             number = session.run(trainer, out, on_step=on_step)
     except OSError:
         if number is None:
-            raise  # else it is the bar's, whose terminal is gone
+            raise  # otherwise the progress bar failed because its terminal is gone
     if number is not None and number == getattr(signal, "SIGHUP", None):
         _drop_output()  # the terminal is gone
     plot.save_loss_curve(trainer.losses, trainer.held_out, out)
     if trainer.steps_done < trainer.config.steps:
-        print(f"stopped after step {trainer.steps_done} of {trainer.config.steps}, and saved it")
-        print(f"go on with: gru-xp train --resume --out {out}")
+        print(
+            f"stopped after step {trainer.steps_done} of {trainer.config.steps} and saved the run"
+        )
+        print(f"to continue, run: gru-xp train --resume --out {out}")
         return 128 + (number or signal.SIGINT)
     print(report.end(trainer, out))
     return None
@@ -205,21 +213,24 @@ def _train(
 @click.option(
     "--model", type=_PATH, default=_FOLDER, show_default=True, help="Folder of the model."
 )
-@click.option("--prompt", default="", help="What the model is to go on from.")
-@click.option("--length", type=_SIZE, default=500, show_default=True, help="Characters to write.")
+@click.option("--prompt", default="", help="Text that the model continues.")
+@click.option(
+    "--length", type=_SIZE, default=500, show_default=True, help="Number of characters to write."
+)
 @click.option(
     "--temperature",
     type=_Rate(or_zero=True),
     default=0.7,
     show_default=True,
-    help="Above 0; the lower, the likelier the text. At 0 always the likeliest character.",
+    help="Randomness of the text. 0 always selects the most likely character; larger values give "
+    "less likely ones.",
 )
-@click.option("--seed", type=_SEED, help="Seed of the draws.  [default: another each time]")
+@click.option("--seed", type=_SEED, help="Seed of the draws.  [default: random]")
 @click.option("--backend", "name", type=_BACKEND, help="Array library.  [default: auto]")
 def sample(
     model: Path, prompt: str, length: int, temperature: float, seed: int | None, name: str | None
 ) -> None:
-    """Write text with a trained model, character by character."""
+    """Generate text with a trained model, character by character."""
     from gru_xp.training import checkpoint, sampling
     from gru_xp.training.text import Vocabulary
 
@@ -238,10 +249,10 @@ def sample(
     )
     print(_running(name, reason if asked else ""), file=sys.stderr)
     if (dtype := dtype_name(character_model.params["output.bias"].dtype)) != stored.config.dtype:
-        print(f"{name} lacks {stored.config.dtype}, and runs in {dtype}", file=sys.stderr)
+        print(f"{name} has no {stored.config.dtype}; {dtype} is used instead", file=sys.stderr)
     if unknown := sorted(set(prompt) - set(vocabulary.characters)):
         listed = " ".join(map(ascii, unknown))
-        print(f"unknown to the model, and read as such: {listed}", file=sys.stderr)
+        print(f"characters not in the model's vocabulary: {listed}", file=sys.stderr)
     print(prompt, end="", flush=True)
     for character in characters:
         print(character, end="", flush=True)
@@ -250,7 +261,7 @@ def sample(
 
 @cli.command()
 def info() -> None:
-    """Tell versions, backends, devices, accelerators and threads of this machine."""
+    """Show the versions, backends, devices, accelerators and threads on this machine."""
     from threadpoolctl import threadpool_info
 
     print(f"python {platform.python_version()}, {platform.platform()}")
@@ -269,7 +280,7 @@ def info() -> None:
             print(f"    not usable: {each.reason}")
     print(f"auto is {libraries.resolve('auto')[0]}")
     print()
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    affinity = getattr(os, "sched_getaffinity", None)  # available on Linux
     usable = len(affinity(0)) if affinity else os.cpu_count()
     print(f"processors: {os.cpu_count()}, usable by this process: {usable}")
     for pool in threadpool_info():
@@ -280,9 +291,11 @@ def info() -> None:
 
 
 @cli.command()
-@click.option("--backend", "names", type=_BACKEND, multiple=True, help="Check these alone.")
+@click.option(
+    "--backend", "names", type=_BACKEND, multiple=True, help="Backend to check; may be repeated."
+)
 def check(names: tuple[str, ...]) -> int:
-    """Hold forward and backward of every usable backend against a float64 reference."""
+    """Compare forward and backward of every usable backend with a float64 reference."""
     from gru_xp.checking import check_backends
 
     asked = [libraries.resolve(name) for name in names]
@@ -305,7 +318,7 @@ cli.add_command(bench)
 
 
 def _running(name: str, reason: str) -> str:
-    """Say which backend runs, why that one if a user asked, and what runs its loop over time."""
+    """Describe the backend, the reason for its choice if given, and what runs its time loop."""
     because = f" ({reason})" if reason else ""
     return f"backend {name}{because}; recurrence: {accelerators.running(name)}"
 
@@ -319,13 +332,13 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 
 
 def main() -> int:
-    """Run the command line; what a user can mend is told in one line on stderr, with status 2."""
+    """Run the command line. User errors are printed as one line on stderr, with exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         status = cli.main(prog_name="gru-xp", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # as of `| head`, which has seen enough; the status is click's too
+    except BrokenPipeError:  # for example from `| head`; click returns the same status
         _drop_output()
         return 1
     except (KeyboardInterrupt, click.Abort):
@@ -333,7 +346,7 @@ def main() -> int:
     except click.ClickException as error:
         return _failed(error.format_message())
     except MemoryError:
-        return _failed("not enough memory: smaller sizes need less")
+        return _failed("not enough memory. Choose smaller sizes")
     except (BenchError, TrainingError, libraries.BackendError, OSError) as error:
         return _failed(str(error))
     return status if isinstance(status, int) else 0
@@ -349,7 +362,7 @@ def _failed(message: str) -> int:
 
 
 def _drop_output() -> None:
-    """Let what the streams still hold go nowhere, or Python would try again to write it at exit."""
+    """Discard the output buffered in the streams, which Python would try to write again at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())

@@ -1,6 +1,6 @@
-"""Files: read with limits, written whole, a folder locked.
+"""Files: reads with limits, atomic writes, locked folders.
 
-What is written is whole at any moment: a kill leaves the old file or the new one.
+If the process is killed during a write, either the old file or the complete new one remains.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LARGEST_HEADER = 16 << 20
-"""Bytes of a safetensors file's header that are still read."""
+"""Maximum size in bytes of the header of a safetensors file."""
 _LOCK = ".lock"
 
 
 class LockedError(OSError):
-    """Another process has the folder."""
+    """Another process has locked the folder."""
 
 
 def write_whole(path: Path, data: bytes, /) -> None:
-    """Replace a file in one stroke, and return when the disk has it.
+    """Replace a file atomically, and return once the data is on the disk.
 
-    The data goes to a temporary file beside it first, which a failure removes. What a kill has
-    left under that name goes, and no link there is followed.
+    The data is first written to a temporary file in the same folder, which is removed on failure. A
+    temporary file left by a killed process is deleted; if it is a link, it is not followed.
 
     Raises
     ------
     OSError
-        If it cannot be written; it names the file. Then the old file is as it was.
+        If the file cannot be written; the error names it. The old file is then unchanged.
     """
     part = _part(path)
     try:
         with suppress(FileNotFoundError):
             part.unlink()
         try:
-            with open(part, "xb") as file:  # x: none may be there, a link neither
+            with open(part, "xb") as file:  # x fails if a file or a link exists
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -52,38 +52,38 @@ def write_whole(path: Path, data: bytes, /) -> None:
 
 
 def check_regular(path: Path, /) -> None:
-    """Check that a file is one, of bytes on a disk: to read from a pipe may wait for ever.
+    """Check that a path is a regular file, because reading from a pipe may block forever.
 
     Raises
     ------
     OSError
-        If it is not, or cannot be looked at.
+        If it is not a regular file or cannot be accessed.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"{path} is no regular file")
+        raise OSError(f"{path} is not a regular file")
 
 
 def check_safetensors_header(path: Path, /) -> None:
-    """Look at the header's length before a library makes something of the header.
+    """Check the length of the header before the safetensors library reads the header.
 
     Raises
     ------
     ValueError
-        If it is longer than `LARGEST_HEADER`, or than the file.
+        If it is greater than `LARGEST_HEADER` or than the size of the file.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > min(LARGEST_HEADER, path.stat().st_size):
-        raise ValueError("its header is longer than one can be")
+        raise ValueError(f"its header is too long ({length} bytes)")
 
 
 def make_writable_folder(folder: Path, /) -> None:
-    """Make a folder, and its parents, and try whether a file can be written there.
+    """Create a folder and its parents, and check that a file can be written to it.
 
     Raises
     ------
     OSError
-        If not.
+        If the folder cannot be created or written to.
     """
     _make(folder)
     write_whole(folder / "trial", b"")
@@ -92,44 +92,46 @@ def make_writable_folder(folder: Path, /) -> None:
 
 @contextmanager
 def locked(folder: Path, /, *names: str) -> Iterator[None]:
-    """Have a folder to oneself, as long as the block runs; make it where it is not there.
+    """Lock a folder while the block runs; create it if it does not exist.
 
-    A folder that was made here, and in which nothing was written, goes again. Where the file system
-    cannot lock, a warning says so, and the block runs without.
+    A folder that was created here is removed again if nothing was written to it. If the file system
+    does not support locks, a warning is issued and the block runs without a lock.
 
     Parameters
     ----------
     folder : Path
+        The folder.
     *names : str
-        Of files that are written there, of which a kill may have left the beginning: that is
-        removed.
+        Names of files that the block writes. Temporary files that a killed process has left for
+        them are removed.
 
     Raises
     ------
     LockedError
-        If another process has it.
+        If another process has locked the folder.
     OSError
-        If it cannot be made, or nothing can be written there.
+        If the folder cannot be created or written to.
     """
     from filelock import FileLock, Timeout
 
     made = _make(folder)
-    lock = FileLock(folder / _LOCK, mode=0o666)  # less the umask: others may share the folder
+    # The umask applies to the mode, so that users who share the folder can lock it too.
+    lock = FileLock(folder / _LOCK, mode=0o666)
     try:
         try:
             lock.acquire(timeout=0)
         except Timeout:
             made = []
             raise LockedError(
-                f"another process is writing to {folder}: wait until it has ended, or choose "
+                f"another process is writing to {folder}. Wait until it has finished, or choose "
                 "another folder"
             ) from None
         except (OSError, NotImplementedError) as error:
             if isinstance(error, PermissionError):
                 raise
             warnings.warn(
-                f"gru_xp: {folder} cannot be locked ({error}): take care that no other process "
-                "writes there",
+                f"gru_xp: {folder} cannot be locked ({error}). Make sure that no other process "
+                "writes to it",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -138,7 +140,7 @@ def locked(folder: Path, /, *names: str) -> Iterator[None]:
                 _part(folder / name).unlink()
         yield
     finally:
-        # Before the lock is released, so that nobody can have taken what goes.
+        # Check before releasing the lock, so that no other process can have started to use it.
         empty = bool(made) and os.listdir(folder) in ([], [_LOCK])
         if empty:
             with suppress(OSError):
@@ -151,10 +153,10 @@ def locked(folder: Path, /, *names: str) -> Iterator[None]:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make a folder and its parents; return those that were not there, the innermost first."""
+    """Create a folder and its parents; return those that did not exist, the innermost first."""
     for each in (folder, *folder.parents):
         if each.exists() and not each.is_dir():
-            raise NotADirectoryError(f"{each} is a file: a folder is needed, choose another name")
+            raise NotADirectoryError(f"expected a folder, got the file {each}. Choose another name")
     absent = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return absent
@@ -165,7 +167,7 @@ def _part(path: Path) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name last too; Windows has no way to, and needs none."""
+    """Flush a folder's entries to the disk. Windows neither supports nor needs this."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,6 +1,6 @@
-"""Arrays and a description in one file: safetensors, and NumPy's npz.
+"""Arrays and a description in one file, in the formats safetensors and npz.
 
-Nothing that a file says of itself is believed before it is held against the file's own size.
+All sizes stated in a file are checked against the size of the file before they are used.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from gru_xp.files import check_safetensors_header
 
 _KEY = "gru_xp"
-"""Of the description: in a safetensors file's metadata, or the name of a npz file's entry."""
+"""Key of the description in a safetensors file's metadata, or name of its entry in an npz file."""
 _LONGEST_HEADER = 1000
-"""Characters of a header of the npy format."""
+"""Maximum number of characters of a header in the npy format."""
 _OF_TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
 DTYPES = frozenset(_DTYPES.values())
@@ -30,12 +30,12 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 class Format(NamedTuple):
-    """How a file is written and read."""
+    """Functions that write and read a file format."""
 
     to_bytes: Callable[[Arrays, str], bytes]
-    """Of arrays and a description."""
+    """Serialises arrays and a description."""
     reader: Callable[[Path], Any]
-    """A context with description(), shapes(prefix) and read(name)."""
+    """Context manager of a reader with description(), shapes(prefix) and read(name)."""
 
 
 class _Safetensors:
@@ -68,8 +68,8 @@ class _Safetensors:
         for name, view in views.items():
             if _is_weight(name) and view.get_dtype() not in _DTYPES:
                 raise ValueError(
-                    f"{prefix}{name} is of dtype {view.get_dtype()}: {', '.join(_DTYPES)} can be "
-                    "read"
+                    f"expected {prefix}{name} to have dtype {', '.join(_DTYPES)}, got "
+                    f"{view.get_dtype()}"
                 )
         return {name: tuple(view.get_shape()) for name, view in views.items()}
 
@@ -79,24 +79,27 @@ class _Safetensors:
 
 
 class _Npz:
-    """Entries that are stored as they are: one that is compressed can be of any size."""
+    """Reads uncompressed entries only, because a compressed one can expand to any size."""
 
     def __init__(self, file: zipfile.ZipFile, size: int) -> None:
         self.file = file
         entries = file.infolist()
         self.entries = {each.filename.removesuffix(".npy"): each for each in entries}
         if len(self.entries) < len(entries):
-            raise ValueError("it has several entries of one name")
+            raise ValueError("it has several entries with the same name")
         if any(each.compress_type != zipfile.ZIP_STORED for each in entries):
-            raise ValueError("its arrays are compressed: write them with numpy.savez")
+            raise ValueError(
+                "expected uncompressed arrays, got compressed ones. Write the file with numpy.savez"
+            )
         if sum(each.file_size for each in entries) > size:
-            raise ValueError("its entries are larger than the file")
+            raise ValueError("its entries are larger than the file itself")
 
     @staticmethod
     def to_bytes(arrays: Arrays, description: str) -> bytes:
         buffer = io.BytesIO()
         text = np.frombuffer(description.encode(), dtype=np.uint8)
-        # Without allow_pickle, which NumPy 2.0 takes for the name of an array: these hold numbers.
+        # No allow_pickle=False: NumPy 2.0 takes it as the name of an array. It is not needed here,
+        # as the arrays hold numbers.
         np.savez(buffer, **{_KEY: text}, **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
 
@@ -117,7 +120,7 @@ class _Npz:
             shape, dtype = self._header(name)
             if _is_weight(name.removeprefix(prefix)) and dtype.name not in DTYPES:
                 raise ValueError(
-                    f"{name} is of dtype {dtype}: {', '.join(sorted(DTYPES))} can be read"
+                    f"expected {name} to have dtype {', '.join(sorted(DTYPES))}, got {dtype}"
                 )
             found[name.removeprefix(prefix)] = shape
         return found
@@ -129,23 +132,25 @@ class _Npz:
         return array
 
     def _header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Return shape and dtype, after a look at whether the entry is as large as they say."""
+        """Return shape and dtype, after checking that they match the size of the entry."""
         entry = self.entries[name]
         with self.file.open(entry) as file:
             version = np.lib.format.read_magic(file)
-            # Ours are shorter than a hundred characters; NumPy's parser may run out of memory at
-            # several thousand.
+            # Headers written by save have fewer than a hundred characters. NumPy's parser may run
+            # out of memory on a header of several thousand.
             if version == (1, 0):
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file, _LONGEST_HEADER)
             elif version == (2, 0):
                 shape, _, dtype = np.lib.format.read_array_header_2_0(file, _LONGEST_HEADER)
             else:
-                raise ValueError(f"{name} is of the npy format's version {version}")
+                raise ValueError(
+                    f"expected {name} to have npy format version (1, 0) or (2, 0), got {version}"
+                )
             count = 1
             for length in shape:
                 count *= length
             if dtype.hasobject or file.tell() + count * dtype.itemsize != entry.file_size:
-                raise ValueError(f"{name} is not the array that its header says")
+                raise ValueError(f"the data of {name} do not match its header")
         return shape, dtype
 
 
@@ -160,21 +165,22 @@ def _is_weight(name: str) -> bool:
 
 
 def format_of(path: Path, owner: str, /) -> Format:
-    """Return the format that a name ends in.
+    """Return the format for the extension of a file name.
 
     Raises
     ------
     ValueError
-        If it is none of ours.
+        If the extension is not supported.
     ModuleNotFoundError
-        If a package is missing.
+        If the package that the format needs is missing.
     """
     found = FORMATS.get(path.suffix)
     if found is None:
-        message = f"{owner}: {path} ends in neither {' nor '.join(FORMATS)}"
+        message = f"{owner}: expected a file name ending in {' or '.join(FORMATS)}, got {path}"
         if path.suffix in _OF_TORCH and owner == "load":
             message = (
-                f"{owner}: {path} is torch's own format, which can hold code. Convert it with\n"
+                f"{owner}: {path} is in torch's own format, which can contain code. Convert it "
+                "with\n"
                 "    import torch, safetensors.torch\n"
                 f"    state = torch.load({str(path)!r}, weights_only=True)\n"
                 f"    safetensors.torch.save_file(state, {str(path.with_suffix('.safetensors'))!r})"
@@ -185,8 +191,8 @@ def format_of(path: Path, owner: str, /) -> Format:
             import safetensors  # noqa: F401
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"{owner}: {path.name} needs the package safetensors: pip install safetensors, or "
-                "use a .npz file",
+                f"{owner}: {path.name} requires the package safetensors. Install it (pip install "
+                "safetensors), or use a .npz file",
                 name=error.name,
             ) from error
     return found
@@ -194,15 +200,15 @@ def format_of(path: Path, owner: str, /) -> Format:
 
 @contextmanager
 def explained(path: Path, /) -> Iterator[None]:
-    """Say which file it is that cannot be read, whatever a library has found there."""
+    """Turn the errors of reading a file into a ValueError that names the file."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:
-        # A damaged archive names a place before the file's beginning: an invalid argument.
+        # A damaged archive may contain a negative file offset, for which seek() raises EINVAL.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        # Of libraries that read hostile bytes no list of errors is complete.
+        # All other exceptions are converted, since a parser may raise anything for hostile input.
         why = str(error) if 0 < len(str(error)) <= 300 else type(error).__name__
-        raise ValueError(f"load: {path} is no readable model: {why}") from error
+        raise ValueError(f"load: cannot read a model from {path}: {why}") from error

@@ -1,19 +1,21 @@
-"""Pure functions: weights and input in, output and tape out, no hidden state.
+"""Pure functions of weights and input, which return the output and a tape.
 
-``jax.jit``, ``jax.grad``, ``jax.vmap``, torch's autograd, ``torch.func``, ``torch.compile`` and
-``torch.export`` go through them, and several calls can be in flight at once. The classes are a thin
-memory around them.
+They work under ``jax.jit``, ``jax.grad``, ``jax.vmap``, torch's autograd, ``torch.func``,
+``torch.compile`` and ``torch.export``. They have no hidden state, so several forward passes can
+precede their backward passes. The classes store weights and tape and call the same code.
 
-Over two or more steps of torch's CPU tensors a second derivative and forward mode (``jvp``) raise;
-within ``gru_xp.use_accelerators(False)``, where the portable loop runs, they work.
+With torch CPU tensors and two or more steps, second derivatives and forward-mode derivatives
+(``jvp``) raise an error. They work within ``gru_xp.use_accelerators(False)``, where the portable
+loop runs.
 
-On JAX the loop over time of `gru` has a derivative of its own, from `gru_backward`'s loop, where
-JAX's accelerator runs it: derivatives of either mode and of any order are those of JAX to rounding,
-and ``jax.grad`` takes less time and memory than by JAX's own (``docs/performance.md``). Within
-``gru_xp.use_accelerators(False)`` JAX differentiates the portable loop, which ``jax.jit`` unrolls.
+With JAX arrays, JAX's accelerator gives the time loop of `gru` a custom derivative, computed by the
+loop of `gru_backward`. Derivatives in either mode and of any order equal JAX's own up to rounding,
+and ``jax.grad`` takes less time and memory (see ``docs/performance.md``). Within
+``gru_xp.use_accelerators(False)``, JAX differentiates the portable loop, which ``jax.jit`` unrolls.
 
-The first call of a process looks for accelerators, which ``torch.compile(fullgraph=True)`` cannot
-trace: make one ordinary call before. Nor can it trace `lengths` that are no tensor.
+The first call in a process looks for accelerators. ``torch.compile(fullgraph=True)`` cannot trace
+this search, so make one ordinary call before compiling. It also cannot trace `lengths` that are not
+a tensor.
 """
 
 from __future__ import annotations
@@ -54,35 +56,36 @@ def gru_cell(
     reset_after: bool = True,
     keep_tape: bool = True,
 ) -> tuple[Array, CellTape | None]:
-    """One step of a GRU.
+    """Compute one step of a GRU.
 
     Parameters
     ----------
     params : GRUParams
-        Packed weights; see `gru_xp.core.equations` for what they do.
+        Packed weights. `gru_xp.core.equations` gives the equations.
     x : array, (I,) or (N, I)
-        Input. Floating dtypes are promoted by the Array API's rules; integers and booleans are
-        cast to the weights' dtype.
+        Input. Floating dtypes are promoted by the Array API's rules. Integers and booleans are
+        cast to the dtype of the weights.
     h : array, (H,) or (N, H), optional
-        State before the step; None means zeros.
+        State before the step. None means zeros.
     reset_after : bool
         As in `gru_xp.GRUCell`.
     keep_tape : bool
-        Without it the tape is None, and no backward can follow.
+        Whether to return a tape, which `gru_cell_backward` needs.
 
     Returns
     -------
     h_t : array, (H,) or (N, H)
-        State after the step, in the computing dtype.
+        State after the step, in the promoted dtype.
     tape : CellTape or None
-        Holds `x` and `h` themselves: do not change them in place before `gru_cell_backward`.
+        Values for `gru_cell_backward`, or None if `keep_tape` is False. The tape refers to `x` and
+        `h` without copying them; do not change them in place before `gru_cell_backward`.
 
     Raises
     ------
     ValueError
-        If shapes do not fit each other, or arrays are on different devices.
+        If shapes do not match, or arrays are on different devices.
     TypeError
-        If arrays are of different libraries, or of a dtype that is no real number's.
+        If arrays belong to different libraries, or a dtype is not that of real numbers.
 
     Examples
     --------
@@ -108,35 +111,35 @@ def gru_cell(
 def gru_cell_backward(
     params: GRUParams, tape: CellTape, delta: Array, /, *, reset_after: bool = True
 ) -> tuple[GRUParams, Array, Array]:
-    """Gradients of one step, given that of its output.
+    """Compute the gradients of one step from the gradient of its output.
 
     Parameters
     ----------
     params : GRUParams
-        As given to `gru_cell`.
+        The weights passed to `gru_cell`.
     tape : CellTape
-        As `gru_cell` returned it.
+        The tape returned by `gru_cell`.
     delta : array, (H,) or (N, H)
-        Gradient with respect to ``h_t``. Its rank decides that of `dx` and `dh`; a batch axis of 1
-        may come or go.
+        Gradient with respect to ``h_t``. `dx` and `dh` have the same number of dimensions as
+        `delta`, which may have or lack a batch axis of length 1.
     reset_after : bool
-        As given to `gru_cell`.
+        The value passed to `gru_cell`.
 
     Returns
     -------
     dparams : GRUParams
-        Gradients with respect to the weights, in their dtypes.
+        Gradients with respect to the weights, in the dtypes of the weights.
     dx, dh : array
-        Gradients with respect to the input and to the state before the step, in the dtypes of
-        these (the computing dtype for an integer input).
+        Gradients with respect to the input and to the state before the step, in the dtypes of the
+        input and the state (in the promoted dtype for an integer input).
 
     Raises
     ------
     ValueError
-        If `delta` has another shape than the output, or is on another device, or if the tape is
-        of a forward with another `reset_after`.
+        If the shape or device of `delta` differs from that of the output, or if the tape was made
+        with the other value of `reset_after`.
     TypeError
-        If `delta` is of another library than the weights.
+        If `delta` belongs to another library than the weights.
     """
     return step.backward(
         params,
@@ -162,53 +165,56 @@ def gru(
     reset_after: bool = True,
     keep_tape: bool = True,
 ) -> tuple[Array, Array, GRUTape | None]:
-    """Run a GRU of any number of layers over whole sequences.
+    """Run a GRU with any number of layers over whole sequences.
 
     Parameters
     ----------
     params : sequence of GRUParams
-        Weights of each layer, from the input on; with `bidirectional` two a layer, forward then
-        reverse. Layers after the first take inputs of size H, or 2H with `bidirectional`.
+        Weights of each layer, starting at the input. With `bidirectional` there are two per layer,
+        forward then reverse. Layers after the first take inputs of size H, or 2H with
+        `bidirectional`.
     x : array, (T, N, I), (N, T, I) with `batch_first`, or (T, I), or OneHot
-        Input. Floating dtypes are promoted by the Array API's rules; integers and booleans are
-        cast to the weights' dtype: they are numbers. Indices of characters, items or words, whose
-        rows of ``weight_ih.T`` are to be taken, come as a `OneHot`. NumPy's are checked against I;
-        those of other libraries are not read, and what one outside gives is not defined.
-    h0 : array, (num_layers * directions, N, H), or without N as `x`, optional
-        Initial states, in the order of `params`; None means zeros.
+        Input. Floating dtypes are promoted by the Array API's rules. Integers and booleans are
+        cast to the dtype of the weights and used as numbers. To pass indices of characters, items
+        or words, which select rows of ``weight_ih.T``, wrap them in a `OneHot`. NumPy indices are
+        checked against I. The values of other libraries' arrays are not read; the result for an
+        index out of range is undefined there.
+    h0 : array, (num_layers * directions, N, H) or (num_layers * directions, H), optional
+        Initial states in the order of `params`, with a batch axis if `x` has one. None means zeros.
     lengths : sequence of int or integer array, (N,), optional
-        Steps of each row; what lies beyond is padding, and what it holds never matters. Integers
-        on the host (NumPy's too) are checked against T. Arrays of other libraries are not read:
-        there a length beyond T means T.
+        Number of steps of each row. The steps beyond it are padding, whose values are ignored.
+        Python integers and NumPy arrays are checked against T. The values of other libraries'
+        arrays are not read; in them a length greater than T means T.
     masks : sequence of array, (T, N, H) or (T, N, 2H)
-        What the output of each layer but the last is multiplied by: dropout masks, scaled. Time
-        first, whatever `batch_first` says. None for no dropout.
+        Scaled dropout masks, by which the output of each layer except the last is multiplied. Time
+        is the first axis, even with `batch_first`. None means no dropout.
     batch_first, bidirectional, reverse, reset_after : bool
         As in `gru_xp.GRU`.
     keep_tape : bool
-        Without it the tape is None, and no backward can follow.
+        Whether to return a tape, which `gru_backward` and `gru_gates` need.
 
     Returns
     -------
     y : array, (T, N, H), (N, T, H) with `batch_first`, or (T, H)
-        The last layer's state after each step, zero in padding; 2H wide with `bidirectional`, the
-        forward direction's first. In every direction index t means time t.
-    h_n : array, (num_layers * directions, N, H), or without N
-        Each row's state after its last step, in the order of `params`; for a reverse direction,
-        whose last step is the row's first, the state after that.
+        State of the last layer after each step, and zero in padding. With `bidirectional` the last
+        axis has length 2H, the forward direction first. Index t is time t in both directions.
+    h_n : array, (num_layers * directions, N, H) or (num_layers * directions, H)
+        State of each row after its last step, in the order of `params`. A reverse direction ends at
+        the first step of the row, so its entry is the state after that step.
     tape : GRUTape or None
-        Holds the arguments themselves, and may share memory with `y`: change none of them in place
+        Values for `gru_backward`, or None if `keep_tape` is False. The tape refers to the arguments
+        without copying them and may share memory with `y`; do not change any of them in place
         before `gru_backward`.
 
     Raises
     ------
     ValueError
-        If shapes do not fit each other, arrays are on different devices, a length is negative
-        or larger than T, one of NumPy's indices is not from 0 to I - 1, or both of `bidirectional`
-        and `reverse` are True.
+        If shapes do not match, arrays are on different devices, a length is negative or greater
+        than T, a NumPy index is not between 0 and I - 1, or `bidirectional` and `reverse` are both
+        True.
     TypeError
-        If arrays are of different libraries, or of a dtype that is no real number's, for indices
-        no integer's.
+        If arrays belong to different libraries, a dtype is not that of real numbers, or the dtype
+        of indices or lengths is not an integer dtype.
     """
     flag("keep_tape", keep_tape)
     form, loop = _form_and_loop(batch_first, bidirectional, reverse, reset_after, lengths)
@@ -239,37 +245,37 @@ def gru_backward(
     reverse: bool = False,
     reset_after: bool = True,
 ) -> tuple[list[GRUParams], Array | None, Array]:
-    """Gradients of `gru`, given those of its outputs.
+    """Compute the gradients of `gru` from the gradients of its outputs.
 
     Parameters
     ----------
     params : sequence of GRUParams
-        As given to `gru`.
+        The weights passed to `gru`.
     tape : GRUTape
-        As `gru` returned it.
-    dy : array, in the shape of ``y``
-        Gradient with respect to ``y``; what it holds in padding never matters.
-    dh_n : array, in the shape of ``h_n``, optional
-        Gradient with respect to ``h_n``; None means zeros.
+        The tape returned by `gru`.
+    dy : array, same shape as ``y``
+        Gradient with respect to ``y``. Its values in padding are ignored.
+    dh_n : array, same shape as ``h_n``, optional
+        Gradient with respect to ``h_n``. None means zeros.
     batch_first, bidirectional, reverse, reset_after : bool
-        As given to `gru`.
+        The values passed to `gru`.
 
     Returns
     -------
     dparams : list of GRUParams
-        Gradients with respect to the weights, in their dtypes.
+        Gradients with respect to the weights, in the dtypes of the weights.
     dx, dh0 : array
         Gradients with respect to the input (zero in padding) and to the initial states, in the
-        dtypes of these (the computing dtype for integers, or where no state was given). For a
-        `OneHot` dx is None.
+        dtypes of the input and the states (in the promoted dtype for integers, or if no states were
+        given). `dx` is None if the input was a `OneHot`.
 
     Raises
     ------
     ValueError
-        If a gradient has another shape than its output, or is on another device, or the tape
-        was made with the other `reset_after`.
+        If the shape or device of a gradient differs from that of its output, or if the tape was
+        made with the other value of `reset_after`.
     TypeError
-        If a gradient is of another library than the weights.
+        If a gradient belongs to another library than the weights.
     """
     checks.check_tape(tape, GRUTape, owner="gru_backward")
     form, loop = _form_and_loop(batch_first, bidirectional, reverse, reset_after, tape.lengths)
@@ -287,14 +293,14 @@ def gru_backward(
 
 
 def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
-    """Gates r, z and n of every step, layer and direction of a forward pass.
+    """Return the gates r, z and n of every step, layer and direction of a forward pass.
 
     Parameters
     ----------
     tape : GRUTape
-        As `gru` returned it.
+        The tape returned by `gru`.
     batch_first : bool
-        As given to `gru`.
+        The value passed to `gru`.
 
     Returns
     -------
@@ -307,11 +313,14 @@ def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
 
 
 def _listed(values: Any, owner: str, name: str, kind: str) -> list[Any]:
-    """Return a sequence of things as a list; one thing alone is none."""
-    # Of lists and tuples no library is asked, which torch.compile would warn of.
+    """Return a sequence as a list; refuse a single GRUParams or array."""
+    # library_of is not called for lists and tuples, because torch.compile would warn about it.
     is_one = not isinstance(values, (list, tuple)) and library_of(values) is not None
     if isinstance(values, GRUParams) or is_one:
-        raise TypeError(f"{owner}: expected {name} to be a sequence of {kind}, got one alone")
+        raise TypeError(
+            f"{owner}: expected {name} to be a sequence of {kind}, got a single "
+            f"{type(values).__name__}. Wrap it in a list"
+        )
     try:
         return list(values)
     except TypeError:

@@ -1,4 +1,4 @@
-"""GRU: whole sequences through layers and directions, with memory for the backward."""
+"""GRU: whole sequences through layers and directions, with stored state for the backward pass."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class GRU(Module[A]):
-    """A gated recurrent unit over whole sequences, in layers and directions.
+    """A gated recurrent unit over whole sequences, with any number of layers, in both directions.
 
-    The interface of ``torch.nn.GRU``. For the equations see `gru_xp.core.equations`.
+    The interface follows ``torch.nn.GRU``. The equations are given in `gru_xp.core.equations`.
 
     Parameters
     ----------
@@ -35,44 +35,50 @@ class GRU(Module[A]):
     hidden_size : int
         Number of hidden units of each layer and direction, H.
     num_layers : int
-        Layers after the first take the states of the one before as input.
+        Number of layers. Each layer after the first takes the states of the previous layer as
+        input.
     bias : bool
-        Without it there are no biases.
+        If False, the layers have no biases.
     batch_first : bool
-        Whether `x` and `y` are (N, T, ...) instead of (T, N, ...); states never are.
+        If True, `x` and `y` have shape (N, T, ...) instead of (T, N, ...). The shape of the states
+        does not change.
     dropout : float
-        Probability with which a value between two layers is set to zero in training, in [0, 1).
-        The others are scaled by 1 / (1 - dropout).
+        Probability, in [0, 1), of setting a value between two layers to zero in training mode.
+        The other values are scaled by 1 / (1 - dropout).
     bidirectional : bool
-        Whether a second set of weights runs from each row's last step to its first.
+        If True, each layer has a second set of weights that runs from the last step of each row
+        to its first.
     reverse : bool
-        Whether the one direction runs from each row's last step to its first, ONNX's direction
-        "reverse". The weights' names have no suffix. Not together with `bidirectional`.
+        If True, the single direction runs from the last step of each row to its first; this is
+        ONNX's direction "reverse". The weight names have no suffix. Cannot be combined with
+        `bidirectional`.
     reset_after : bool
-        Whether the reset gate acts after the recurrent product, as in torch and cuDNN, or, if
-        False, before it, as in Cho et al. (2014).
+        If True, the reset gate is applied after the recurrent matrix product, as in torch and
+        cuDNN. If False, it is applied before the product, as in Cho et al. (2014).
     backend, device, dtype
         As in `GRUCell`.
     rng : int or numpy.random.Generator, optional
-        Seed of the initial weights and of the dropout masks; one seed gives the same numbers on
-        every backend.
+        Seed or generator for the initial weights and the dropout masks. The same seed gives the
+        same numbers on every backend.
 
     Attributes
     ----------
     weight_ih_l{k}, weight_hh_l{k} : array, (3H, K) and (3H, H)
-        Weights of layer k, gates in the order r, z, n. K is I in the first layer, H in others, or
-        2H with `bidirectional`. The reverse direction's names end in ``_reverse``.
+        Weights of layer k, with the gates in the order r, z, n. K is I in the first layer, and H
+        (2H with `bidirectional`) in the others. With `bidirectional`, the names of the reverse
+        direction's weights end in ``_reverse``.
     bias_ih_l{k}, bias_hh_l{k} : array, (3H,), or None
+        Biases of layer k.
     training : bool
-        Set by `train` and `eval`.
+        Whether the GRU is in training mode; set by `train` and `eval`.
 
     Raises
     ------
     TypeError, ValueError
-        If a size is no positive integer, `dropout` no number in [0, 1), or `dtype` no floating
-        dtype, or if both of `bidirectional` and `reverse` are True.
+        If a size is not a positive integer, `dropout` is not a number in [0, 1), `dtype` is not a
+        floating dtype, or `bidirectional` and `reverse` are both True.
     BackendError
-        If the library, device or dtype cannot be had here.
+        If the library, device or dtype is not available.
 
     Examples
     --------
@@ -96,7 +102,7 @@ class GRU(Module[A]):
     _tape: GRUTape | None
     _rng: np.random.Generator
     _suffixes: list[str]
-    """How the names of each layer's and direction's weights end, in the order of `params`."""
+    """Suffixes of the weight names, one per layer and direction, in the order of `params`."""
 
     @overload
     def __init__(
@@ -230,39 +236,44 @@ class GRU(Module[A]):
         lengths: Array | Sequence[int] | None = None,
         return_gates: bool = False,
     ) -> tuple[A, A] | tuple[A, A, GateValues]:
-        """Run over whole sequences; in training, keep what `backward` needs.
+        """Run the GRU over whole sequences. In training mode, store what `backward` needs.
 
         Parameters
         ----------
         x : array, (T, N, I), (N, T, I) with `batch_first`, or (T, I)
-            Input, of the weights' library and device; dtypes as in `GRUCell.forward`.
-        h0 : array, (num_layers * directions, N, H), or without N as `x`, optional
-            Initial states; None means zeros. Layer by layer, in each the forward direction, then
-            the reverse: index ``layer * directions + direction``.
+            Input, of the same library and on the same device as the weights. Dtypes are handled as
+            in `GRUCell.forward`.
+        h0 : array, (num_layers * directions, N, H) or (num_layers * directions, H), optional
+            Initial states, with a batch axis if `x` has one. None means zeros. The state of a layer
+            and direction has index ``layer * directions + direction``, where direction 0 is forward
+            and 1 is reverse.
         lengths : sequence of int or integer array, (N,), optional
-            Steps of each row, from 0 to T; what lies beyond is padding, and what it holds never
-            matters. Integers on the host (NumPy's too) are checked. Arrays of other libraries are
-            not read: there a length beyond T means T.
+            Number of steps of each row, from 0 to T. The steps beyond it are padding, whose values
+            are ignored. Python integers and NumPy arrays are checked. The values of other
+            libraries' arrays are not read; in them a length greater than T means T.
         return_gates : bool
-            Also return r, z and n of every step, layer and direction.
+            If True, also return r, z and n of every step, layer and direction.
 
         Returns
         -------
         y : array, (T, N, H), (N, T, H) with `batch_first`, or (T, H)
-            The last layer's state after each step, zero in padding; 2H wide with `bidirectional`,
-            the forward direction's first. In every direction index t means time t.
-        h_n : array, in the shape and order of `h0`
-            Each row's state after its last step; for a reverse direction, whose last step is the
-            row's first, the state after that. For a row of length 0, its initial state.
+            State of the last layer after each step, and zero in padding. With `bidirectional` the
+            last axis has length 2H, the forward direction first. Index t is time t in both
+            directions.
+        h_n : array, same shape and order as `h0`
+            State of each row after its last step. A reverse direction ends at the first step of the
+            row, so its entry is the state after that step. For a row of length 0 it is the initial
+            state.
         gates : GateValues
-            With `return_gates`: arrays (num_layers * directions, T, N, H), zero in padding.
+            Arrays (num_layers * directions, T, N, H), zero in padding. Only with `return_gates`.
 
         Raises
         ------
         ValueError
-            If a shape or device does not fit, or a length is negative or larger than T.
+            If a shape or device does not match the weights, or a length is negative or greater
+            than T.
         TypeError
-            If an argument is no array, or one of another library or of a complex dtype.
+            If an argument is not an array, belongs to another library or has a complex dtype.
         """
         place, training, form = self._place, self.training, self._form
         loop = self._loop(lengths)
@@ -290,11 +301,11 @@ class GRU(Module[A]):
             )
         except Exception:
             if before is not None:
-                self._rng.bit_generator.state = before  # a call that failed has drawn no mask
+                self._rng.bit_generator.state = before  # a failed call must not consume numbers
             raise
         if training:
             self._tape = transfer.detached(tape) if place.library == "torch" else tape
-            y = transfer.private(y, place)  # the tape may share its memory
+            y = transfer.private(y, place)  # y may share memory with the tape
         else:
             self._tape = None
         if return_gates and tape is not None:
@@ -305,31 +316,31 @@ class GRU(Module[A]):
 
     @explains_leaked_tracers
     def backward(self, dy: A, dh_n: A | None = None) -> tuple[A, A]:
-        """Gradients of the last call; may be called more than once after it.
+        """Compute the gradients of the last `forward`.
 
-        Stores the gradients with respect to the weights, see `gradients`; they are of this call
-        alone.
+        Stores the gradients with respect to the weights, which `gradients` returns. They replace
+        those of the previous call. `backward` may be called several times after one `forward`.
 
         Parameters
         ----------
-        dy : array, in the shape of ``y``
-            Gradient with respect to ``y``; what it holds in padding never matters.
-        dh_n : array, in the shape of ``h_n``, optional
-            Gradient with respect to ``h_n``; None means zeros.
+        dy : array, same shape as ``y``
+            Gradient with respect to ``y``. Its values in padding are ignored.
+        dh_n : array, same shape as ``h_n``, optional
+            Gradient with respect to ``h_n``. None means zeros.
 
         Returns
         -------
-        dx : array, in the shape of `x`
+        dx : array, same shape as `x`
             Gradient with respect to the input, zero in padding.
-        dh0 : array, in the shape of ``h_n``
+        dh0 : array, same shape as ``h_n``
             Gradient with respect to the initial states.
 
         Raises
         ------
         RuntimeError
-            If no call has run in training before.
+            If `forward` has not been called in training mode.
         ValueError, TypeError
-            If a gradient has another shape, library or device than its output.
+            If the shape, library or device of a gradient differs from that of its output.
         """
         tape = self._tape_for_backward(self._tape)
         dparams, dx, dh0 = stack.backward(
@@ -351,28 +362,33 @@ class GRU(Module[A]):
         return dx, dh0
 
     def stream(self, h0: A | None = None) -> Stream[A]:
-        """Start a stream: steps and chunks one after another, the state carried between them.
+        """Create a stream, which processes steps and chunks and keeps the state between calls.
 
-        It copies the weights as they are now; later changes here do not reach it.
+        The stream copies the current weights. Later changes to this GRU do not affect it.
 
         Parameters
         ----------
         h0 : array, (num_layers, N, H) or (num_layers, H), optional
-            Initial states; None means zeros.
+            Initial states. None means zeros.
+
+        Returns
+        -------
+        Stream
 
         Raises
         ------
         ValueError
-            With `bidirectional` or `reverse`: the reverse direction starts at the last step, which
-            a stream does not know before it ends. Or if the shape or device of `h0` does not fit.
+            If the GRU is `bidirectional` or `reverse`, because a reverse direction starts at the
+            last step, which is unknown until the stream ends; or if the shape or device of `h0`
+            does not match the weights.
         TypeError
-            If `h0` is no array of the weights' library.
+            If `h0` is not an array of the weights' library.
         """
         return Stream(self._params, self._loop(), self._form, h0)
 
     @property
     def params(self) -> list[GRUParams]:
-        """The packed weights themselves, as the functional form takes them."""
+        """The packed weights (not copies), in the form that `gru_xp.functional` takes."""
         return list(self._params)
 
     def __getattr__(self, name: str) -> Any:
@@ -390,7 +406,9 @@ class GRU(Module[A]):
         if name in self.__dict__.get("_weights", {}):
             self._write({name: value})
         elif name.startswith(("weight_ih_l", "weight_hh_l", "bias_ih_l", "bias_hh_l")):
-            raise AttributeError(f"this GRU has no {name}: its weights are {list(self._weights)}")
+            raise AttributeError(
+                f"this GRU has no weight {name!r}. Its weights are {', '.join(self._weights)}"
+            )
         else:
             super().__setattr__(name, value)
 
@@ -415,7 +433,7 @@ class GRU(Module[A]):
         return Form(self.batch_first, self.bidirectional)
 
     def _loop(self, lengths: Any = None) -> Loop:
-        """What the first direction of each layer runs."""
+        """Return the loop that the first direction of each layer runs."""
         return Loop(lengths=lengths, reverse=self.reverse, reset_after=self.reset_after)
 
     def _as_params(self) -> tuple[GRUParams, ...]:
@@ -437,9 +455,9 @@ class GRU(Module[A]):
         self._tape = None
 
     def _dropout_masks(self, x: Any) -> tuple[Array, ...]:
-        """Draw masks on the host, so that one seed gives the same on every backend."""
+        """Draw masks on the host, so that a seed gives the same masks on every backend."""
         if self.num_layers == 1 or library_of(x) is None or x.ndim not in (2, 3):
-            return ()  # there is nothing to drop, or an error follows
+            return ()  # no output to mask, or stack.forward raises an error for x
         steps, rows = (*x.shape[:-1], 1)[:2]
         if self.batch_first and x.ndim == 3:
             steps, rows = rows, steps

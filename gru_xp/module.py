@@ -1,4 +1,4 @@
-"""What GRUCell and its like share: weights by torch's names, where they are, training or not."""
+"""Module: the common base of GRUCell and GRU (named weights, their place, training mode)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _DERIVED = ("_place", "_params")
 
 
 class Module(Generic[A]):
-    """Owner of packed weights, their gradients, and a memory of the last forward.
+    """Base class that holds packed weights, their gradients and the tape of the last forward.
 
-    A subclass names its weights' shapes, says how calls take them, and what to forget when they
-    are replaced.
+    A subclass defines the shapes of its weights (`_shapes`), the form in which calls take them
+    (`_as_params`) and what is dropped with the last forward (`_forget_forward`).
     """
 
     input_size: int
@@ -36,9 +36,9 @@ class Module(Generic[A]):
     training: bool
     _weights: dict[str, Array]
     _place: Place
-    """Of the weights; renewed wherever these move."""
+    """Place of the weights, updated whenever they move."""
     _params: Any
-    """The weights as the functions of `gru_xp.core` take them."""
+    """The weights in the form that the functions of `gru_xp.core` take."""
     _gradients: dict[str, Array] | None
 
     def __init__(
@@ -61,9 +61,9 @@ class Module(Generic[A]):
         self._hold(parameters.initial(self._shapes(), self.hidden_size, place, rng=rng))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute that the class knows; a misspelt one would pass in silence.
+        """Set an attribute that the class declares, so that a misspelt name raises an error.
 
-        Subclasses of other packages may set whatever they like.
+        Subclasses defined in other packages may set any attribute.
         """
         cls = type(self)
         if name in self.__dict__:
@@ -73,8 +73,8 @@ class Module(Generic[A]):
         else:
             close = difflib.get_close_matches(name, [each for each in dir(self) if each[0] != "_"])
             raise AttributeError(
-                f"{self._name} has no attribute {name!r} that could be assigned"
-                + (f": did you mean {' or '.join(close)}?" if close else "")
+                f"{self._name} has no attribute {name!r} that can be assigned"
+                + (f". Did you mean {' or '.join(close)}?" if close else "")
             )
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -84,15 +84,15 @@ class Module(Generic[A]):
         raise NotImplementedError
 
     def _hold(self, weights: dict[str, Array]) -> None:
-        """Take weights as the module's own, with all that is known of where they are."""
+        """Store weights without a copy, and update the place and the params."""
         self._weights = weights
         self._place = Place.of(next(iter(weights.values())))
         self._params = self._as_params()
 
     def __getstate__(self) -> Any:
-        """What is pickled and copied: not what `_hold` makes of it, as devices may not pickle."""
+        """Return the state without what `_hold` derives: devices may not be picklable."""
         state = object.__getstate__(self)
-        slots = state[1] if isinstance(state, tuple) else None  # a subclass's
+        slots = state[1] if isinstance(state, tuple) else None  # from a subclass with __slots__
         kept = {name: value for name, value in vars(self).items() if name not in _DERIVED}
         return kept if slots is None else (kept, slots)
 
@@ -104,7 +104,7 @@ class Module(Generic[A]):
         self._hold(self._weights)
 
     def _forget(self) -> None:
-        """Drop the gradients and what the last forward stored."""
+        """Drop the gradients and the values stored by the last forward."""
         self._gradients = None
         self._forget_forward()
 
@@ -113,17 +113,17 @@ class Module(Generic[A]):
 
     @property
     def backend(self) -> str:
-        """Name of the array library that holds the weights."""
+        """Name of the array library of the weights."""
         return self._place.library
 
     @property
     def device(self) -> Device:
-        """Device of the weights, in their library's terms."""
+        """Device of the weights, as an object of their library."""
         return self._place.device
 
     @property
     def dtype(self) -> DType:
-        """Dtype of the weights, in their library's terms."""
+        """Dtype of the weights, as an object of their library."""
         return self._place.dtype
 
     @property
@@ -131,39 +131,50 @@ class Module(Generic[A]):
         return type(self).__name__
 
     def train(self, mode: bool = True) -> Self:
-        """Keep a tape in `forward`, so that `backward` can follow; returns self."""
+        """Set training mode, in which `forward` keeps a tape for `backward`.
+
+        Parameters
+        ----------
+        mode : bool
+            True for training mode, False for evaluation mode.
+
+        Returns
+        -------
+        Self
+            The module itself.
+        """
         self.training = parameters.flag("mode", mode)
         if not self.training:
             self._forget_forward()
         return self
 
     def eval(self) -> Self:
-        """Keep no tape in `forward`; returns self."""
+        """Set evaluation mode, in which `forward` keeps no tape. Returns the module itself."""
         return self.train(False)
 
     def parameters(self) -> dict[str, A]:
-        """Return the packed weights themselves by torch's names, absent biases left out.
+        """Return the packed weights (not copies) by torch's names, without absent biases.
 
         Notes
         -----
-        Torch's tensors among them do not require gradients: the module's own `backward` fills
-        `gradients`, and autograd leaves ``grad`` at None. So an optimizer of torch that is given
-        them changes nothing, and says nothing. To train with one, use `gru_xp.interop.torch.GRU`,
-        which is a torch module.
+        On the torch backend, the tensors do not require gradients: `backward` fills `gradients`,
+        and autograd leaves ``grad`` at None. A torch optimizer that is given these tensors
+        therefore changes nothing and raises no error. To train with a torch optimizer, use
+        `gru_xp.interop.torch.GRU`, which is a torch module.
         """
         return dict(self._weights)
 
     def gradients(self) -> dict[str, A]:
-        """Return the packed gradients of the last `backward` by the names of `parameters`.
+        """Return the packed gradients of the last `backward` under the names of `parameters`.
 
         Raises
         ------
         RuntimeError
-            If no `backward` has run.
+            If `backward` has not been called.
         """
         if self._gradients is None:
             raise RuntimeError(
-                f"{self._name}.gradients: there are none yet: call forward, then backward"
+                f"{self._name}.gradients: no gradients are available. Call forward, then backward"
             )
         return dict(self._gradients)
 
@@ -174,23 +185,29 @@ class Module(Generic[A]):
     def load_state_dict(
         self, state: Mapping[str, Any], strict: bool = True, *, prefix: str = ""
     ) -> IncompatibleKeys:
-        """Copy weights in, cast to the present dtype.
+        """Copy weights into the module, cast to its current dtype.
 
         Parameters
         ----------
         state : mapping
-            Packed weights by torch's names, such as `state_dict` returns, a torch module's too:
-            arrays of any library that gru_xp knows.
+            Packed weights by torch's names, such as the ``state_dict()`` of this class or of a
+            torch module. The values are arrays of any library that gru_xp supports.
         strict : bool
-            Whether missing and unexpected names are an error; else they are returned.
+            If True, missing or unexpected names raise an error. If False, they are returned.
         prefix : str
-            What the names begin with, such as "rnn." in the state of a torch module whose
-            attribute ``rnn`` the GRU is. Names without it are others' weights.
+            Prefix of the names, such as "rnn." if the GRU is the attribute ``rnn`` of a torch
+            module. Names without the prefix are ignored.
+
+        Returns
+        -------
+        IncompatibleKeys
+            The missing and the unexpected names.
 
         Raises
         ------
         ValueError, TypeError
-            If a name, shape, library or device does not fit. Then no weight has changed.
+            If a name or shape does not match, or a value is not an array of real numbers from a
+            supported library. In that case no weight is changed.
         """
         if not isinstance(state, Mapping):
             raise TypeError(
@@ -208,7 +225,7 @@ class Module(Generic[A]):
         return keys
 
     def reset_parameters(self, rng: np.random.Generator | int | None = None) -> None:
-        """Draw new initial weights, in place; see the class for `rng`."""
+        """Draw new initial weights in place; `rng` is as in the constructor."""
         self._write(parameters.initial(self._shapes(), self.hidden_size, self._place, rng=rng))
 
     @overload
@@ -232,17 +249,31 @@ class Module(Generic[A]):
         device: Device | str | int | None = None,
         dtype: DType | str | None = None,
     ) -> Any:
-        """Move the weights to another array library, device or dtype, in place; returns self.
+        """Move the weights of this module to another array library, device or dtype.
 
-        What is None stays as it is, but for the device, which is the library's default where the
-        library changes. Gradients, and what the last `forward` stored, are dropped.
+        Gradients and the values stored by the last `forward` are dropped.
+
+        Parameters
+        ----------
+        backend : str, optional
+            As in the constructor. None keeps the current library.
+        device : optional
+            As in the constructor. None keeps the current device, or selects the default device of
+            the new library if `backend` changes it.
+        dtype : optional
+            As in the constructor. None keeps the current dtype.
+
+        Returns
+        -------
+        Self
+            The module itself.
 
         Raises
         ------
         BackendError
-            If the library, device or dtype cannot be had here. Then nothing has changed.
+            If the library, device or dtype is not available. The module is then unchanged.
         TypeError
-            If `dtype` is no floating dtype. Nor then.
+            If `dtype` is not a floating dtype. The module is then unchanged.
         """
         there = parameters.destination(self._place, backend=backend, device=device, dtype=dtype)
         self._hold(parameters.moved(self._weights, self._place, there))
@@ -250,15 +281,15 @@ class Module(Generic[A]):
         return self
 
     def _tape_for_backward(self, tape: Tape | None) -> Tape:
-        """Return the tape of the last forward; RuntimeError, with the remedy, if there is none."""
+        """Return the tape of the last forward; raise RuntimeError if there is none."""
         if not self.training:
             raise RuntimeError(
-                f"{self._name}.backward: in eval() no tape is kept: call train(), then forward, "
-                "then backward"
+                f"{self._name}.backward: no tape is kept in evaluation mode. Call train(), then "
+                "forward, then backward"
             )
         if tape is None:
             raise RuntimeError(
-                f"{self._name}.backward: there is nothing to go back through: call forward first"
+                f"{self._name}.backward: forward has not been called. Call forward first"
             )
         return tape
 
@@ -268,19 +299,19 @@ class Module(Generic[A]):
             self._hold(parameters.written(self._weights, values, self._place, foreign=foreign))
 
     def _where(self) -> str:
-        """How a repr ends."""
+        """Return the last part of the repr."""
         device = devices.device_name(self.device)
         dtype = dtypes.dtype_name(self.dtype)
         return f"backend={self.backend!r}, device={device!r}, dtype={dtype!r}"
 
 
 def _knows(cls: type, name: str) -> bool:
-    """Whether a class or one of its bases has, or announces, an attribute."""
+    """Whether a class or one of its bases defines or annotates an attribute."""
     return any(name in vars(each) or name in inspect.get_annotations(each) for each in cls.__mro__)
 
 
 def explains_leaked_tracers(backward: Callable[P, R], /) -> Callable[P, R]:
-    """Say what to use in place of a module's backward whose forward has run under ``jax.jit``."""
+    """Explain the error of a backward whose forward ran under a JAX transformation."""
 
     @wraps(backward)
     def run(*arguments: P.args, **options: P.kwargs) -> R:
@@ -291,9 +322,9 @@ def explains_leaked_tracers(backward: Callable[P, R], /) -> Callable[P, R]:
                 raise
             owner = type(arguments[0]).__name__
             raise RuntimeError(
-                f"{owner}.backward: its forward ran within a function that JAX transforms (jit, "
-                "grad, vmap), and what it has stored is lost with it: use gru_xp.functional, whose "
-                "forward returns the tape, or jax.grad of that"
+                f"{owner}.backward: the forward ran inside a JAX transformation (jit, grad, vmap), "
+                "so its stored values cannot be used outside. Use gru_xp.functional, which returns "
+                "the tape, or jax.grad of it"
             ) from error
 
     return run

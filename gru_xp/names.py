@@ -1,6 +1,6 @@
-"""Attributes of GRUCell that name a part of something it holds: a weight's rows, a stored gate.
+"""Attributes of GRUCell that refer to a part of its storage: rows of a weight, a stored gate.
 
-Each is a descriptor, so that reading always looks at the one storage, and no name can go stale.
+Each attribute is a descriptor that reads the storage at every access, so it is never out of date.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gru_xp.core.step import CellTape
 
 
 class Cell(Protocol):
-    """What the names need of a cell."""
+    """The part of a cell that the descriptors use."""
 
     training: bool
     _weights: dict[str, Array]
@@ -34,7 +34,7 @@ class Cell(Protocol):
 
 
 class _Named:
-    """A descriptor that knows the name it was given in its class."""
+    """A descriptor that stores the name it has in its class."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -47,14 +47,16 @@ class _Named:
 
 
 class Packed(_Named):
-    """A packed weight by torch's name, None without biases; assignment checks and copies."""
+    """A packed weight by torch's name, or None for an absent bias; assignment checks and copies."""
 
     def _read(self, cell: Cell) -> Array | None:
         return cell._weights.get(self.name)
 
     def __set__(self, cell: Cell, value: Array) -> None:
         if self.name not in cell._weights:
-            raise AttributeError(f"{self.name}: this cell was made with bias=False")
+            raise AttributeError(
+                f"{self.name} cannot be assigned, as this GRUCell was created with bias=False"
+            )
         cell._write({self.name: value})
 
 
@@ -75,36 +77,40 @@ class GateWeight(_GateRows):
 
 
 class GateWeightGradient(_GateRows):
-    """The rows of one gate in a packed gradient; there from the first `backward` on."""
+    """The rows of one gate in a packed gradient; available after the first `backward`."""
 
     def _read(self, cell: Cell) -> Array | None:
         if cell._gradients is None:
-            raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
+            raise AttributeError(f"{self.name} is not available before the first backward(delta)")
         return gate(cell._gradients.get(self.packed), self.index)
 
     def __set__(self, cell: Cell, value: Array) -> None:
         if cell._gradients is None:
-            raise AttributeError(f"{self.name} is there after backward(delta), which has not run")
+            raise AttributeError(f"{self.name} is not available before the first backward(delta)")
         cell._gradients = cell._with_gate(cell._gradients, self, value)
 
 
 class _ReadOnly(_Named):
     def __set__(self, cell: Cell, value: Array) -> None:
-        raise AttributeError(f"{self.name} is what a call has stored, and cannot be assigned")
+        raise AttributeError(
+            f"{self.name} cannot be assigned: it is the stored result of forward or backward"
+        )
 
 
 class GateGradient(_ReadOnly):
-    """The gradient with respect to one gate, of the last `backward`."""
+    """The gradient of the last `backward` with respect to one gate."""
 
     def _read(self, cell: Cell) -> Array:
         gradients = cell._gate_gradients()
         if gradients is None:
-            raise AttributeError(f"{self.name} is there after a backward in train(); none has run")
+            raise AttributeError(
+                f"{self.name} is not available before the first backward(delta) in training mode"
+            )
         return getattr(gradients, self.name.removeprefix("d"))
 
 
 class Stored(_ReadOnly):
-    """Something of the last `forward` that its tape holds."""
+    """A value that the tape of the last `forward` holds."""
 
     def __init__(self, field: str) -> None:
         self.field = field
@@ -112,9 +118,9 @@ class Stored(_ReadOnly):
     def _read(self, cell: Cell) -> Array:
         if cell._tape is None:
             raise AttributeError(
-                f"{self.name} is there after a forward in train(); none has run"
+                f"{self.name} is not available before the first forward in training mode"
                 if cell.training
-                else f"{self.name} is not kept in eval(): call train(), then forward"
+                else f"{self.name} is not stored in evaluation mode. Call train(), then forward"
             )
         value = getattr(cell._tape, self.field)
         if self.field in ("x", "h"):

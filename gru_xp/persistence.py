@@ -1,7 +1,7 @@
-"""Models in files: weights by torch's names, and what else it takes to make the model again.
+"""Models in files: weights by torch's names, and the configuration of the model.
 
-A ``.safetensors`` file, which torch and others read too, or a ``.npz`` of NumPy. No code runs when
-one is read.
+A file is either a ``.safetensors`` file, which torch and other libraries can read, or a NumPy
+``.npz`` file. Reading a file never runs code from it.
 """
 
 from __future__ import annotations
@@ -32,31 +32,33 @@ _OPTIONS: dict[str, type] = {
     "reverse": bool,
     "reset_after": bool,
 }
-"""Of a GRU, what its weights do not tell; of a cell the last one."""
+"""Options of a GRU that its weights do not determine; a cell has only the last one."""
 _CHECKPOINT, _PREFIX_THERE = "checkpoint.safetensors", "model.gru."
-"""What a folder of ``gru-xp train`` holds, and how the GRU's names begin there."""
+"""File name in a folder of ``gru-xp train``, and the prefix of the GRU's names in that file."""
 
 
 def save(model: GRU[Any] | GRUCell[Any], path: str | os.PathLike[str], /) -> None:
-    """Write a model to a file, from which `load` makes it again.
+    """Save a model to a file.
 
-    The file has the weights by torch's names, and the model's configuration. It is written whole:
-    whatever happens, there is the old file or the new one.
+    The file contains the weights by torch's names and the configuration of the model; `load`
+    restores the model from it. The file is replaced atomically: if writing fails, the old file is
+    kept.
 
     Parameters
     ----------
     model : GRU or GRUCell
-        On any backend and device. Its gradients, what its last forward has stored, and the state of
-        its random generator are not kept.
-    path : path
-        Ends in ``.safetensors`` (needs the package of this name) or ``.npz``.
+        Model on any backend and device. Its gradients, the values stored by its last forward and
+        the state of its random generator are not saved.
+    path : path-like
+        Name of the file. It ends in ``.safetensors`` (which requires the package safetensors) or
+        ``.npz``.
 
     Raises
     ------
     TypeError
-        If `model` is neither.
+        If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If `path` has another ending.
+        If `path` has another extension.
     ModuleNotFoundError
         If safetensors is not installed.
     OSError
@@ -90,35 +92,36 @@ def load(
     dtype: DType | str | None = None,
     prefix: str | None = None,
 ) -> Any:
-    """Make a model from a file that `save` wrote, or from weights by torch's names.
+    """Load a model from a file that `save` wrote, or from weights by torch's names.
 
     Parameters
     ----------
-    path : path
-        A ``.safetensors`` or ``.npz`` file; or the folder of a model that ``gru-xp train`` made,
-        whose GRU is returned, without the layer that follows it. In a file that `save` did not
-        write, the names are those of ``torch.nn.GRU`` or ``torch.nn.GRUCell``: then `batch_first`
-        and `reverse` are False, `dropout` 0 and `reset_after` True, as in torch.
+    path : path-like
+        A ``.safetensors`` or ``.npz`` file, or a folder written by ``gru-xp train``. From such a
+        folder only the GRU is loaded, without the output layer. A file not written by `save` must
+        use the names of ``torch.nn.GRU`` or ``torch.nn.GRUCell``. The model then has the options of
+        torch: `batch_first` and `reverse` are False, `dropout` is 0 and `reset_after` is True.
     backend, device
         As in `GRUCell`.
     dtype : optional
-        As in `GRUCell`; None for that of the saved model, or float32 where the backend does not
-        have it.
+        As in `GRUCell`. None selects the dtype of the saved model, or float32 if the backend does
+        not support it.
     prefix : str, optional
-        What the weights' names begin with, such as "rnn." for those of a torch module's attribute
-        ``rnn``. Names without it are passed over.
+        Prefix of the weights' names, such as "rnn." if the GRU is the attribute ``rnn`` of a torch
+        module. Names without the prefix are ignored.
 
     Returns
     -------
     GRU or GRUCell
-        In training mode, as a new one.
+        A new model in training mode.
 
     Raises
     ------
     ValueError
-        If the file is cut off, of another format or ending, or its arrays are not those of a GRU.
+        If the file is truncated or has another format or extension, or if its arrays are not the
+        weights of a GRU.
     BackendError
-        If the library, device or dtype cannot be had here.
+        If the library, device or dtype is not available.
     ModuleNotFoundError
         If safetensors is not installed.
     OSError
@@ -137,8 +140,8 @@ def load(
     if path.is_dir():
         if not (path / _CHECKPOINT).exists():
             raise FileNotFoundError(
-                f"load: the folder {path} has no {_CHECKPOINT}: expected a file that gru_xp.save "
-                "has written, or a folder of gru-xp train"
+                f"load: expected a file written by gru_xp.save or a folder written by gru-xp "
+                f"train, got the folder {path}, which has no {_CHECKPOINT}"
             )
         path /= _CHECKPOINT
         prefix = _PREFIX_THERE if prefix is None else prefix
@@ -170,7 +173,7 @@ def _usable(dtype: str, backend: str, device: Device | str | int | None) -> str:
 
 
 def _held(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return numbers that the formats have: those of bfloat16 are all in float32 too."""
+    """Cast an array to float32 if the formats lack its dtype (bfloat16, for which it is exact)."""
     return array if array.dtype.name in DTYPES else array.astype(np.float32)
 
 
@@ -179,9 +182,11 @@ def _class_name(found: Described) -> str:
 
 
 def _options(text: str, found: Described) -> dict[str, Any]:
-    """Return what a description says that the weights do not, after holding it against these."""
+    """Return the options in a description, after checking it against the weights."""
     if len(text) > _LONGEST_DESCRIPTION:
-        raise ValueError("its description is longer than one can be")
+        raise ValueError(
+            f"expected a description of at most {_LONGEST_DESCRIPTION} characters, got {len(text)}"
+        )
     fields = json.loads(text)
     if not isinstance(fields, dict) or fields.pop("version", None) != _VERSION:
         raise ValueError("it was not saved by this version of gru_xp")
@@ -190,12 +195,12 @@ def _options(text: str, found: Described) -> dict[str, Any]:
         wanted |= _OPTIONS
     options = {name: fields.pop(name, None) for name in wanted}
     if fields != {"class": _class_name(found), **found.sizes}:
-        raise ValueError("its description is not that of its weights")
+        raise ValueError("its description does not match its weights")
     for name, value in options.items():
         if type(value) is not wanted[name]:
-            raise ValueError(f"its description has {name} = {value!r}")
+            raise ValueError(f"its description has an invalid {name}: {value!r}")
     if options.get("reverse") and found.sizes["bidirectional"]:
-        raise ValueError("its description has reverse = True, its weights have both directions")
+        raise ValueError("its description has reverse=True, but its weights are bidirectional")
     if options["dtype"] not in (*DTYPES, "bfloat16") or not 0 <= options.get("dropout", 0) < 1:
-        raise ValueError(f"its description has {options}")
+        raise ValueError(f"its description has invalid options: {options}")
     return options

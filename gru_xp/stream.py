@@ -1,4 +1,4 @@
-"""Stream: a GRU fed step by step or in chunks, as sound or sensors come in."""
+"""Stream: a GRU that processes its input step by step or in chunks, such as live audio."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from gru_xp.core.parameters import Form, GRUParams
 
 
 class Stream(Generic[A]):
-    """A GRU's weights and its state between calls, made by `gru_xp.GRU.stream`.
+    """A GRU that keeps its state between calls. Created by `gru_xp.GRU.stream`.
 
-    Gives what one call over the whole sequence gives, in evaluation: no tape is kept, and dropout
-    is off. The weights are a copy, taken when the stream is made: what happens to the GRU later,
-    be it a change of its weights, `to`, `train` or `eval`, does not reach it. To stream with new
-    weights, make a new stream, from the `state` of the old one if it is to go on.
+    The outputs are those of one call over the whole sequence in evaluation mode: no tape is kept
+    and dropout is off. The stream has its own copy of the weights, taken when it is created. Later
+    changes to the GRU (new weights, `to`, `train`, `eval`) do not affect it. To continue with new
+    weights, create a new stream from the `state` of the old one.
 
-    A stream can be pickled and copied, weights, `state` and initial state with it. An accelerator
-    is asked once, when the stream is made; where accelerators are switched off during a call, none
-    runs in that call.
+    A stream can be pickled and copied, together with its weights, `state` and initial state.
+    Whether an accelerator runs the stream is decided when the stream is created; calls made while
+    accelerators are switched off use the portable code.
 
     Examples
     --------
@@ -41,11 +41,11 @@ class Stream(Generic[A]):
     """
 
     _native: NativeStream | None
-    """The accelerator's stream, where it makes one."""
+    """The accelerator's stream, or None if there is none."""
     _quick: NativeStream | None
-    """That same one while it holds the state."""
+    """`_native` while the accelerator's stream holds the state, else None."""
     _state: Array | None
-    """The state, while `_quick` is None."""
+    """The state while `_quick` is None."""
 
     def __init__(
         self, params: Sequence[GRUParams], loop: Loop, form: Form, h0: A | None = None
@@ -53,8 +53,8 @@ class Stream(Generic[A]):
         if form.bidirectional or loop.reverse:
             raise ValueError(
                 f"GRU.stream: a GRU with {'reverse' if loop.reverse else 'bidirectional'}=True "
-                "cannot stream, as its reverse direction starts at the last step, which a stream "
-                "does not know: call it on the whole sequence"
+                "cannot be streamed, because its reverse direction starts at the last step. Call "
+                "the GRU on the whole sequence instead"
             )
         self._place = Place.of(params[0].weight_ih)
         self._params = tuple(_frozen(each, self._place) for each in params)
@@ -67,15 +67,16 @@ class Stream(Generic[A]):
 
     @property
     def state(self) -> A | None:
-        """States of all layers, (num_layers, N, H) or (num_layers, H), as a copy.
+        """Copy of the states of all layers, (num_layers, N, H) or (num_layers, H).
 
-        None before the first call of a stream that starts from zeros. What is assigned is copied;
-        None means zeros, for any number of rows.
+        It is None before the first call of a stream that starts from zeros. An assigned array is
+        copied. Assigning None resets the state to zeros, for any number of rows.
 
         Raises
         ------
         TypeError, ValueError
-            If what is assigned is no array of the weights' library and device, or of no such shape.
+            If an assigned value is not an array of the weights' library and device, or has
+            the wrong shape.
         """
         state = self._held()
         return None if state is None else transfer.private(state, self._place)
@@ -85,34 +86,34 @@ class Stream(Generic[A]):
         self._hold(self._own("Stream.state", "state", value))
 
     def reset(self) -> None:
-        """Go back to the initial state: the `h0` with which the stream was made, or zeros."""
+        """Reset to the initial state: the `h0` with which the stream was created, or zeros."""
         self._hold(self._start)
 
     def step(self, x: A, out: A | None = None) -> A:
-        """Take one step.
+        """Process one step.
 
         Parameters
         ----------
         x : array, (I,) or (N, I)
-            Input, of the weights' library and device.
+            Input, of the same library and on the same device as the weights.
         out : array, (H,) or (N, H), optional
-            Where the result is written, which may be `x` itself; of the result's dtype, which is
-            the weights' where that of `x` and of the state is. Without it the result is a new
-            array. Not on JAX, whose arrays do not change.
+            Array into which the result is written; it may be `x` itself. It must have the dtype of
+            the result, which is that of the weights if `x` and the state also have it. If None, a
+            new array is allocated. Not supported for JAX, whose arrays are immutable.
 
         Returns
         -------
         h : array, (H,) or (N, H)
-            The last layer's state; `out` itself, where it was given.
+            State of the last layer. This is `out` if it was given.
 
         Raises
         ------
         ValueError, TypeError
-            If a shape, library, device or dtype does not fit, or `out` cannot be written to. Then
-            the state is as it was.
+            If a shape, library, device or dtype does not match, or `out` is not writeable. In that
+            case the state is unchanged.
         RuntimeError
-            If another thread is in the middle of a call. A stream takes one call at a time, the
-            reading of its state among them.
+            If another thread is using the stream. A stream handles one call at a time; reading
+            `state` counts as a call.
         """
         quick = self._quick
         if quick is not None and are_on():
@@ -122,9 +123,22 @@ class Stream(Generic[A]):
         return self._portable_step(x, out)
 
     def __call__(self, x: A) -> A:
-        """Take a chunk, shaped as the GRU's input; return the outputs of its steps.
+        """Process a chunk of steps and return their outputs.
 
-        Raises as `step` does.
+        Parameters
+        ----------
+        x : array, (T, N, I), (N, T, I) with `batch_first`, or (T, I)
+            Input, of the same library and on the same device as the weights.
+
+        Returns
+        -------
+        y : array, (T, N, H), (N, T, H) with `batch_first`, or (T, H)
+            State of the last layer after each step.
+
+        Raises
+        ------
+        ValueError, TypeError, RuntimeError
+            As in `step`.
         """
         y: A
         quick = self._quick
@@ -137,7 +151,7 @@ class Stream(Generic[A]):
         return y
 
     def __reduce__(self) -> Any:
-        """Leave out the accelerator's stream, and the place, as devices may not pickle."""
+        """Leave out the accelerator's stream and the place, since devices may not be picklable."""
         arguments = (self._params, self._loop, self._form, self._start)
         return type(self), arguments, (self._held(),)
 
@@ -149,8 +163,8 @@ class Stream(Generic[A]):
         call, (step, _) = door.admit("Stream.step", self._place, {"input": x}, {"state": held})
         if step.ndim not in (1, 2):
             raise ValueError(
-                "Stream.step: expected one step of 1-D (input_size,) or 2-D (batch, input_size), "
-                f"got {step.ndim}-D: for a chunk call the stream itself"
+                "Stream.step: expected input to be 1-D (input_size,) or 2-D (batch, input_size), "
+                f"got {step.ndim}-D. To process a chunk of steps, call the stream itself"
             )
         size = self._params[0].weight_hh.shape[1]
         target: Any = None if out is None else _target(out, (*step.shape[:-1], size), call)
@@ -165,7 +179,7 @@ class Stream(Generic[A]):
         return last
 
     def _forward(self, x: Array, state: Array | None) -> tuple[Array, Array]:
-        """Run a chunk by the portable path; return its outputs, and the state after it."""
+        """Run a chunk through the portable code; return its outputs and the state after it."""
         y, state, _ = stack.forward(
             self._params,
             x,
@@ -179,7 +193,7 @@ class Stream(Generic[A]):
         return y, state
 
     def _own(self, owner: str, name: str, value: Array | None) -> Array | None:
-        """Check states that come in, and copy them."""
+        """Check the user's states and copy them."""
         if value is None:
             return None
         _, (value,) = door.admit(owner, self._place, {name: value})
@@ -187,8 +201,8 @@ class Stream(Generic[A]):
         shape = tuple(value.shape)
         if value.ndim not in (2, 3) or (shape[0], shape[-1]) != (layers, size):
             raise ValueError(
-                f"{owner}: expected {name} of shape ({layers}, N, {size}), a state for each of the "
-                f"N rows, or ({layers}, {size}) for input without a batch axis, got {shape}"
+                f"{owner}: expected {name} of shape ({layers}, N, {size}), or ({layers}, {size}) "
+                f"for input without a batch axis, got {shape}"
             )
         return transfer.private(value, self._place)
 
@@ -196,9 +210,10 @@ class Stream(Generic[A]):
         return self._state if self._quick is None else self._quick.state
 
     def _hold(self, state: Array | None) -> None:
-        """Take a sound state of which nobody else can change the numbers.
+        """Store a checked state that shares no memory with the caller.
 
-        One of another dtype than the weights' stays here: the accelerator's stream would cast it.
+        A state whose dtype differs from that of the weights is stored here, because the
+        accelerator's stream would cast it.
         """
         native = self._native
         if native is not None and (state is None or state.dtype == self._place.dtype):
@@ -209,7 +224,7 @@ class Stream(Generic[A]):
 
 
 def _frozen(params: GRUParams, place: Place) -> GRUParams:
-    """Copy weights, off their autograd graph."""
+    """Copy weights, detached from their autograd graph."""
     return GRUParams(
         *(
             None if array is None else transfer.private(transfer.detached(array), place)
@@ -219,14 +234,17 @@ def _frozen(params: GRUParams, place: Place) -> GRUParams:
 
 
 def _target(out: Any, shape: tuple[int, ...], call: Place) -> Array:
-    """Check what a result of a shape is to be written into."""
+    """Check the array into which a result of this shape is to be written."""
     if call.library == "jax":
-        raise TypeError("Stream.step: JAX's arrays do not change: take the result, and pass no out")
+        raise TypeError(
+            "Stream.step: out is not supported for JAX, whose arrays are immutable. Use the "
+            "returned array instead"
+        )
     _, (target,) = door.admit("Stream.step", call, {"out": out})
     if tuple(target.shape) != shape or target.dtype != call.dtype or not is_writeable(target):
         raise ValueError(
-            f"Stream.step: expected a writeable out of shape {shape} and dtype {call.dtype}, as "
-            f"the result has, got{'' if is_writeable(target) else ' a read-only one of'} shape "
-            f"{tuple(target.shape)} and dtype {target.dtype}"
+            f"Stream.step: expected a writeable out of shape {shape} and dtype {call.dtype}, got a "
+            f"{'' if is_writeable(target) else 'read-only '}array of shape {tuple(target.shape)} "
+            f"and dtype {target.dtype}"
         )
     return target

@@ -175,7 +175,7 @@ def test_an_accelerator_that_fails_to_load_warns_once_and_steps_aside(tmp_path: 
     reason = "accelerator gru_xp_fake failed to load: ImportError: built for another processor"
     assert done.stdout == f"(1, 3) (1, 3)\n{reason}\n"
     assert done.stderr.count("RuntimeWarning") == 1
-    assert f"{reason}; the portable loop runs instead" in done.stderr
+    assert f"{reason}. The portable loop runs instead" in done.stderr
 
 
 FIND = "import gru_xp\nfrom gru_xp.core.accelerators import find\n"

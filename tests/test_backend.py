@@ -226,7 +226,7 @@ def test_calls_on_cupy_run_on_the_device_of_the_weights(monkeypatch: pytest.Monk
     monkeypatch.setitem(libraries._namespaces, "cupy", stand_in)
     private(np.zeros(1), Place("cupy", Device(), None))
     assert events[2:] == ["enter", "copy", "exit"]
-    with pytest.raises(RuntimeError, match="outside the capture"):
+    with pytest.raises(RuntimeError, match="outside of the stream capture"):
         refused("calling cuBLAS API during stream capture", place=Place("cupy", Device(), None))
     with pytest.raises(NotImplementedError, match="something else"):
         refused("something else", place=Place("cupy", Device(), None))

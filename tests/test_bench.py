@@ -199,34 +199,37 @@ def test_the_memory_of_torch_is_beside_that_of_gru_xp() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--sizes 1x2x3", "'1x2x3' is no size"),
-        ("--sizes 1x2x3x4x5", "is no size"),
-        ("--sizes 1x2x3x0", "'0' is no integer from 1"),
-        ("--sizes 1x2x3x4,", "'' is no size"),
-        ("--sizes 1x2x3x-4", "'-4' is no integer"),
-        ("--sizes 1x2x3x1.5", "'1.5' is no integer"),
-        ("--steps 0", "'0' is no integer from 1"),
+        ("--sizes 1x2x3", "expected four integers TxNxIxH, such as 100x8x64x64, got '1x2x3'"),
+        ("--sizes 1x2x3x4x5", "expected four integers"),
+        ("--sizes 1x2x3x0", "expected an integer from 1 to 1000000, got '0'"),
+        ("--sizes 1x2x3x4,", "expected four integers TxNxIxH, such as 100x8x64x64, got ''"),
+        ("--sizes 1x2x3x-4", "expected an integer from 1 to 1000000, got '-4'"),
+        ("--sizes 1x2x3x1.5", "expected an integer from 1 to 1000000, got '1.5'"),
+        ("--steps 0", "expected an integer from 1 to 1000000, got '0'"),
         ("--steps x", "--steps"),
         ("--threads 0", "--threads"),
-        ("--threads 999999", "--threads 999999: this process can use"),
+        ("--threads 999999", "--threads, the number of usable CPUs, got 999999"),
         ("--repeats 0", "--repeats"),
-        ("--peers keras", "'keras' is none of torch, onnxruntime, jax, none"),
+        ("--peers keras", "expected one of torch, onnxruntime, jax, none, got 'keras'"),
         ("--precision float8", "float8"),
-        ("--precision tf32", "tf32 needs --backend cupy: numpy is measured in float32 and float64"),
-        ("--precision float16", "float16 needs --backend cupy"),
+        (
+            "--precision tf32",
+            "tf32 requires --backend cupy. With --backend numpy, use float32 or float64",
+        ),
+        ("--precision float16", "float16 requires --backend cupy"),
         (
             "--precision bfloat16 --backend array_api_strict",
-            "array_api_strict is measured in float32",
+            "With --backend array_api_strict, use float32",
         ),
         ("--backend wrong", "wrong"),
         ("--json folder", "folder"),
-        ("--json absent/all.json", "there is no folder absent: make it"),
-        ("--json file/below", "there is no folder file"),
-        ("--plot file/below.png", "there is no folder file"),
+        ("--json absent/all.json", "the folder absent does not exist. Create it"),
+        ("--json file/below", "the folder file does not exist"),
+        ("--plot file/below.png", "the folder file does not exist"),
         ("--plot plot.txt", ".png, .svg"),
         ("--random 0", "0 is not in the range 1<=x<=1000"),
-        ("--random 5 --sizes 1x1x1x1", "choose one"),
-        ("--seed 5", "--seed is that of --random"),
+        ("--random 5 --sizes 1x1x1x1", "--sizes and --random cannot be combined"),
+        ("--seed 5", "--seed requires --random"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_before_anything_is_measured(
@@ -257,7 +260,10 @@ def test_a_peer_that_is_asked_for_and_missing_is_told_with_the_remedy(
     )
     ran = run(*TINY, "--peers", "torch")
     assert (ran.status, ran.out) == (2, "")
-    assert "torch needs no_such_torch, not installed here: pip install torch==2.13.0" in ran.err
+    assert (
+        "torch requires no_such_torch, which is not installed. "
+        "Install it with: pip install torch==2.13.0"
+    ) in ran.err
     names, notes = peers.choose(None, backend="numpy", dtype="float32")
     assert "torch" not in names
     assert notes[0] == ran.err.removeprefix("gru-xp: error: ").rstrip()

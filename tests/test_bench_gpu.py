@@ -316,7 +316,7 @@ def test_a_case_without_memory_for_gru_xp_alone_is_left_out_and_its_failure_an_e
 ) -> None:
     Guest.there, notes = [], []  # type: ignore[var-annotated]
     assert child.measure_on_gpu(CASE, [Guest("gru_xp", OutOfMemoryError())], job(), notes) == []
-    assert notes == ["5x2x8x6 forward: without gru_xp, not enough memory beside the others"]
+    assert notes == ["5x2x8x6 forward: without gru_xp, not enough memory together with the others"]
     with pytest.raises(FailedError, match="gru_xp fails with TypeError: odd"):
         child.measure_on_gpu(CASE, [Guest("gru_xp", TypeError("odd"))], job(), notes)
 
@@ -389,7 +389,7 @@ def test_the_floor_and_the_gpu_are_in_the_tables_and_in_the_document(
     assert (job.sizes, job.cells, job.threads, job.dtype) == (GPU_SIZES, (), 1, "float32")
     assert len(GPU_SIZES) == 20
     out = capsys.readouterr().out
-    words = ("tf32", "NVIDIA H100", "floor µs", "a lower bound", "gru_xp persistent (experimental)")
+    words = ("tf32", "NVIDIA H100", "floor µs", "lower bound", "gru_xp persistent (experimental)")
     for word in words:
         assert word in out
     document = json.loads(Path("all.json").read_text())
@@ -406,7 +406,7 @@ def test_the_floor_and_the_gpu_are_in_the_tables_and_in_the_document(
             assert "floor_us_per_step" not in each
         assert each["expected_us_per_step"] == 4.25
     assert out.count("4.25") == len(GPU_SIZES)  # beside the floor, of the forward
-    assert "expected: of the loop" in out
+    assert "expected: time of the loop" in out
 
 
 def test_without_bounds_there_is_no_floor(

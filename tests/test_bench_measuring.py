@@ -42,7 +42,7 @@ def call_of(value: Any, log: list[str] | None = None, name: str = "") -> Call:
     [
         ([1.0, 2.001], "differs from gru_xp's by 5.0e-04 of its largest value"),
         ([1.0, float("nan")], "differs from gru_xp's by nan"),
-        ([[1.0, 2.0]], r"has the shape \(1, 2\)"),
+        ([[1.0, 2.0]], r"has shape \(1, 2\), expected \(2,\), the shape of gru_xp's"),
     ],
 )
 def test_a_contestant_with_other_numbers_is_named(value: Any, words: str) -> None:

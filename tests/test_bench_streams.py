@@ -45,7 +45,7 @@ def test_a_benchmark_of_gru_xp_alone_prints_and_writes_everything(run: Run) -> N
         assert word in ran.out
     assert "1 thread, stream of 4\n" in ran.err
     drawn = Path("a.svg").read_text()
-    for text in ("stream of 6, 2 layers, 1 thread", "gru_xp portable", "share of the steps"):
+    for text in ("stream of 6, 2 layers, 1 thread", "gru_xp portable", "share of steps"):
         assert f"<!-- {text} -->" in drawn
 
     document = json.loads(Path("a.json").read_text())
@@ -193,10 +193,14 @@ def test_ratios_are_of_medians() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--sizes 1x1x1x1", "--stream has no sequences, and no sizes: name units by --steps"),
-        ("--random 5", "--stream has no sequences"),
+        (
+            "--sizes 1x1x1x1",
+            "--stream cannot be combined with --sizes or --random. Choose the hidden units with "
+            "--steps",
+        ),
+        ("--random 5", "--stream cannot be combined with --sizes or --random"),
         ("--repeats 1000001", "1000001 is not in the range 1<=x<=1000000"),
-        ("--steps 0", "'0' is no integer from 1"),
+        ("--steps 0", "expected an integer from 1 to 1000000, got '0'"),
         ("--plot plot.txt", ".png, .svg"),
     ],
 )
@@ -220,4 +224,4 @@ def test_streams_are_not_measured_on_a_gpu(
     monkeypatch.setattr(libraries, "resolve", lambda name: (name, "asked for by name"))
     ran = run("--stream", "--backend", "cupy")
     assert (ran.status, ran.out) == (2, "")
-    assert "--stream times steps on the CPU" in ran.err
+    assert "--stream does not support --backend cupy" in ran.err

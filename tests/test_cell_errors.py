@@ -29,9 +29,9 @@ BAD_SHAPES = {
     "input size, unbatched": (shaped(I + 1), None, r"input_size: expected 5, got 6"),
     "hidden size": (shaped(N, I), shaped(N, H + 1), r"hidden_size: expected 4, got 5"),
     "batch": (shaped(N, I), shaped(N - 1, H), r"batch size 3 doesn't match hidden batch size 2"),
-    "rank": (shaped(N, I), shaped(H), r"hidden to be 2-D as the input .* got 1-D"),
-    "rank, unbatched": (shaped(I), shaped(1, H), r"hidden to be 1-D as the input .* got 2-D"),
-    "hidden 3-D": (shaped(N, I), shaped(1, N, H), r"hidden to be 2-D as the input .* got 3-D"),
+    "rank": (shaped(N, I), shaped(H), r"hidden to be 2-D like the input .* got 1-D"),
+    "rank, unbatched": (shaped(I), shaped(1, H), r"hidden to be 1-D like the input .* got 2-D"),
+    "hidden 3-D": (shaped(N, I), shaped(1, N, H), r"hidden to be 2-D like the input .* got 3-D"),
 }
 
 
@@ -54,9 +54,11 @@ def test_a_delta_of_another_shape_is_refused_and_changes_nothing(
 ) -> None:
     cell = make_cell(lib)
     cell(lib.array(np.zeros(x_shape)))
-    with pytest.raises(ValueError, match=r"expected delta of the output's shape .* got"):
+    with pytest.raises(
+        ValueError, match=r"expected delta of shape .*, the shape of the output, got"
+    ):
         cell.backward(lib.array(np.zeros(delta_shape)))
-    with pytest.raises(RuntimeError, match="none yet"):
+    with pytest.raises(RuntimeError, match="no gradients are available"):
         cell.gradients()
 
 
@@ -81,7 +83,9 @@ def test_a_numpy_integer_is_a_size() -> None:
 @pytest.mark.parametrize("value", [[[0.0] * I], 1.0, "text", np.float64(1)])
 def test_what_is_no_array_is_refused_with_the_remedy(lib: Library, value: Any) -> None:
     cell = make_cell(lib)
-    with pytest.raises(TypeError, match=rf"expected input to be an array of {lib.name}.*: pass"):
+    with pytest.raises(
+        TypeError, match=rf"expected input to be an array of {lib.name}.*\. Convert it with"
+    ):
         cell(value)
 
 
@@ -90,12 +94,14 @@ def test_arrays_of_another_library_are_refused_naming_both_and_the_remedy(lib: L
     foreign = transfer.from_numpy(np.zeros((N, I)), Place.named(other, dtype="float64"))
     cell = make_cell(lib)
     for call in (lambda: cell(foreign), lambda: cell(lib.array(np.zeros((N, I))), foreign)):
-        with pytest.raises(TypeError, match=rf"array of {other}, the weights are of {lib.name}"):
+        with pytest.raises(
+            TypeError, match=rf"array of {lib.name}, like the weights, got an array of {other}"
+        ):
             call()
     with pytest.raises(TypeError, match=rf"\.to\(backend='{other}'\)"):
         cell(foreign)
     cell(lib.array(np.zeros((N, I))))
-    with pytest.raises(TypeError, match=rf"delta is an array of {other}"):
+    with pytest.raises(TypeError, match=rf"expected delta .* got an array of {other}"):
         cell.backward(foreign)
 
 
@@ -104,9 +110,11 @@ def test_arrays_on_another_device_are_refused_naming_both(lib: Library) -> None:
         pytest.skip(f"{lib.name} has one device here")
     cell = make_cell(lib)
     x = lib.moved(lib.array(np.zeros((N, I))))
-    with pytest.raises(ValueError, match=r"input is on device .*, the weights are on .*: move"):
+    with pytest.raises(
+        ValueError, match=r"expected input on device .*, like the weights, got .*\. Move input"
+    ):
         cell(x)
-    with pytest.raises(ValueError, match=r"device .*: move it first"):
+    with pytest.raises(ValueError, match=r"device .*\. Move it first"):
         cell.Wrx = lib.moved(lib.array(np.zeros((H, I))))
 
 
@@ -134,7 +142,9 @@ def test_bfloat16_of_cupy_is_that_of_ml_dtypes(monkeypatch: pytest.MonkeyPatch) 
     assert dtypes.as_dtype("cupy", "bfloat16") == np.dtype(ml_dtypes.bfloat16)
     assert dtypes.as_dtype("cupy", np.dtype(ml_dtypes.bfloat16)).name == "bfloat16"
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(gru_xp.BackendError, match="cupy has bfloat16 only with ml_dtypes: pip"):
+    with pytest.raises(
+        gru_xp.BackendError, match="bfloat16 in cupy requires the package ml_dtypes"
+    ):
         dtypes.as_dtype("cupy", "bfloat16")
 
 
@@ -144,7 +154,9 @@ def test_an_unknown_device_is_refused_naming_those_there_are(lib: Library) -> No
 
 
 def test_an_unknown_backend_is_refused_naming_the_known() -> None:
-    with pytest.raises(gru_xp.BackendError, match="unknown backend 'tensorflow': gru_xp knows num"):
+    with pytest.raises(
+        gru_xp.BackendError, match="unknown backend 'tensorflow': gru_xp supports num"
+    ):
         gru_xp.GRUCell(I, H, backend="tensorflow")
 
 
@@ -201,7 +213,7 @@ def test_float64_of_a_jax_without_it_names_the_switch() -> None:
 def test_weights_that_are_no_real_numbers_are_refused(lib: Library, dtype: str) -> None:
     cell = make_cell(lib)
     before = lib.numpy(cell.weight_ih)
-    with pytest.raises(TypeError, match="Wrx: expected real numbers"):
+    with pytest.raises(TypeError, match="Wrx: expected a real dtype"):
         cell.Wrx = np.ones((H, I)).astype(dtype)
     lib.assert_close(cell.weight_ih, before, atol=0)
 

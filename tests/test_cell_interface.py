@@ -290,7 +290,7 @@ def test_eval_keeps_no_tape_and_backward_names_train(lib: Library, reset_after: 
     with pytest.raises(AttributeError, match=r"train\(\)"):
         _ = cell.r
     assert cell.train() is cell
-    with pytest.raises(RuntimeError, match="call forward first"):
+    with pytest.raises(RuntimeError, match="Call forward first"):
         cell.backward(delta)
     cell(x)
     cell.backward(delta)
@@ -447,7 +447,7 @@ def test_a_form_that_is_changed_after_the_forward_is_refused(lib: Library) -> No
     cell, delta = make_cell(lib), lib.array(draw(N, H, seed=2))
     cell(lib.array(draw(N, I, seed=0)))
     cell.reset_after = False
-    with pytest.raises(ValueError, match="GRUCell: expected reset_after=True, with which"):
+    with pytest.raises(ValueError, match="GRUCell: expected reset_after=True, as in the forward"):
         cell.backward(delta)
 
 
@@ -476,7 +476,7 @@ def test_parameters_are_the_weights_themselves(lib: Library) -> None:
 @pytest.mark.parametrize("name", GATE_NAMES)
 def test_a_gates_gradient_assigns_into_the_packed_gradient(lib: Library, name: str) -> None:
     cell = make_cell(lib)
-    with pytest.raises(AttributeError, match=f"d{name} is there after backward"):
+    with pytest.raises(AttributeError, match=f"d{name} is not available before the first backward"):
         setattr(cell, f"d{name}", lib.array(draw(*getattr(cell, name).shape, seed=5)))
     cell(lib.array(draw(N, I, seed=0)))
     cell.backward(lib.array(draw(N, H, seed=2)))
@@ -491,7 +491,7 @@ def test_a_gates_gradient_assigns_into_the_packed_gradient(lib: Library, name: s
 def test_what_a_call_stored_cannot_be_assigned(lib: Library) -> None:
     cell = make_cell(lib)
     for name in ("x", "hidden", "r", "z", "n", "dr", "dz", "dn"):
-        with pytest.raises(AttributeError, match=f"{name} is what a call has stored"):
+        with pytest.raises(AttributeError, match=f"{name} cannot be assigned: it is the stored"):
             setattr(cell, name, lib.array(draw(N, H, seed=0)))
 
 
@@ -504,9 +504,9 @@ def test_weights_that_are_replaced_take_gradients_and_tape_with_them(lib: Librar
         delta = lib.array(draw(N, H, seed=2))
         cell.backward(delta)
         replace(cell)
-        with pytest.raises(RuntimeError, match="none yet"):
+        with pytest.raises(RuntimeError, match="no gradients are available"):
             cell.gradients()
-        with pytest.raises(RuntimeError, match="call forward first"):
+        with pytest.raises(RuntimeError, match="Call forward first"):
             cell.backward(delta)
 
 

@@ -52,20 +52,20 @@ def refused(
     ("arguments", "words"),
     [
         ("train nowhere", "nowhere"),
-        ("train empty", "empty is empty"),
-        ("train short", "shorter than a chunk"),
-        ("train text --batch-size 300", "shorter than a chunk"),
-        ("train bytes", "bytes is no UTF-8 text"),
-        ("train zeros", "zeros is no text"),
+        ("train empty", "empty, got an empty file"),
+        ("train short", "expected a training text of at least"),
+        ("train text --batch-size 300", "expected a training text of at least"),
+        ("train bytes", "bytes, got invalid start byte at byte "),
+        ("train zeros", "zeros, got NUL characters"),
         ("train folder", "folder"),
         ("train text --out text", "text"),
         ("train text --out text/below", "text"),
-        ("train text --resume", "gru-xp-model holds no model"),
-        ("train --resume --out odd", "no readable checkpoint"),
-        ("train --resume --overwrite", "exclude each other"),
-        ("sample", "gru-xp-model holds no model"),
-        ("sample --model odd", "no readable checkpoint"),
-        ("sample --model text", "text holds no model"),
+        ("train text --resume", "got gru-xp-model, which"),
+        ("train --resume --out odd", "not a valid checkpoint"),
+        ("train --resume --overwrite", "cannot be combined"),
+        ("sample", "got gru-xp-model, which"),
+        ("sample --model odd", "not a valid checkpoint"),
+        ("sample --model text", "got text, which has no"),
         ("train --hidden-size", "requires an argument"),
         ("train --wrong 1", "wrong"),
         ("wrong", "wrong"),
@@ -140,13 +140,13 @@ def test_a_loss_that_is_no_number_is_told(
     monkeypatch.setattr(sys, "argv", ["gru-xp", "train", "text", *tiny, "--lr", "1e38"])
     assert cli.main() == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "smaller learning rate may keep it finite; nothing has been saved" in last
+    assert "Try a smaller learning rate. No checkpoint has been saved" in last
     assert not Path("gru-xp-model").exists()
 
 
 def test_a_chunk_longer_than_the_text_is_told_before_its_memory(refused: Refused) -> None:
     told = refused("train", "text", "--batch-size", "100000", "--seq-len", "1000000")
-    assert told.startswith("the text is shorter than a chunk: ")
+    assert told.startswith("expected a training text of at least 100000000001 characters")
 
 
 def test_weights_that_are_not_finite_replace_no_checkpoint(

@@ -226,7 +226,9 @@ def test_without_the_extra_the_command_says_what_to_install(name: str) -> None:
     out, err = running.communicate(timeout=60)
     assert running.returncode == 2
     assert out == ""
-    assert err == "gru-xp: error: the command line needs: pip install 'gru-xp[cli]'\n"
+    assert (
+        err == "gru-xp: error: the command line requires more packages: pip install 'gru-xp[cli]'\n"
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full stands for a full disk")

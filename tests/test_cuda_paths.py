@@ -170,7 +170,7 @@ def test_it_tells_what_a_step_is_expected_to_take(machine: Machine, cuda: Any) -
     assert "one " in told
     with cuda.use_persistent_kernel(False):
         assert set(cuda.expected_step(5, 40, "float16").values()) == {HOPPER_STEPS.host}
-        assert cuda.explain().startswith("All calls take two launches a step")
+        assert cuda.explain().startswith("All calls take two launches per step")
         assert cuda.explain().endswith(told)
     assert set(cuda.expected_step(5, 40, "float64").values()) == {HOPPER_STEPS.host}
     assert cuda.expected_step(5, 40, "int32") == {}
@@ -274,7 +274,7 @@ def test_a_persistent_kernel_that_does_not_compile_leaves_the_call_to_two_launch
 
     monkeypatch.setattr(compiled, "persistent", does_not_compile)
     case = draw_case((2, 3, 24), "float32")
-    with pytest.warns(RuntimeWarning, match="cannot be had .*ValueError: no such instruction"):
+    with pytest.warns(RuntimeWarning, match="cannot be used .*ValueError: no such instruction"):
         check(cuda, case, TOLERANCE["float32"])
     assert not any("persistent" in each for each in machine.launched)
 

@@ -213,7 +213,7 @@ def test_weights_are_views_and_are_copied_in_when_assigned() -> None:
 
 def test_gradients_are_those_of_the_last_backward() -> None:
     cell = gru_xp.GRUCell(5, 2, rng=0)
-    with pytest.raises(AttributeError, match="dWrx is there after backward"):
+    with pytest.raises(AttributeError, match="dWrx is not available before the first backward"):
         _ = cell.dWrx
     cell(np.ones(5), np.ones(2))
     cell.backward(np.ones(2))
@@ -221,7 +221,7 @@ def test_gradients_are_those_of_the_last_backward() -> None:
     cell.backward(np.ones(2))
     np.testing.assert_array_equal(cell.dWrx, once)
     cell.init_weights(*(getattr(cell, name) for name in WEIGHTS))
-    with pytest.raises(AttributeError, match="dWrx is there after backward"):
+    with pytest.raises(AttributeError, match="dWrx is not available before the first backward"):
         _ = cell.dWrx
 
 

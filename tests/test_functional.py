@@ -104,7 +104,7 @@ def test_a_tape_of_the_other_form_is_refused(lib: Library, reset_after: bool) ->
         ("weight_ih", (3 * H + 1, I), "weight_ih must have shape"),
         ("weight_hh", (3 * H, H, 1), "weight_hh must be 2-D"),
         ("bias_hh", (H,), "bias_hh must have shape"),
-        ("bias_ih", None, "both of bias_ih and bias_hh, or neither"),
+        ("bias_ih", None, "both bias_ih and bias_hh or neither, got only bias_hh"),
     ],
 )
 def test_weights_that_do_not_fit_each_other_are_refused(
@@ -309,9 +309,13 @@ class TestLayers:
     def test_reverse_besides_bidirectional_is_refused(self, lib: Library) -> None:
         _, params, x, h0 = self.make(lib)
         y, _, tape = gru(params, x, h0, **self.options)
-        with pytest.raises(ValueError, match="expected one of bidirectional=True"):
+        with pytest.raises(
+            ValueError, match="bidirectional=True and reverse=True cannot be combined"
+        ):
             gru(params, x, h0, reverse=True, **self.options)
-        with pytest.raises(ValueError, match="expected one of bidirectional=True"):
+        with pytest.raises(
+            ValueError, match="bidirectional=True and reverse=True cannot be combined"
+        ):
             gru_backward(params, tape, y, reverse=True, **self.options)
 
     @pytest.mark.parametrize("reset_after", [True, False])
@@ -348,12 +352,14 @@ class TestLayers:
 
     def test_layers_that_do_not_fit_each_other_are_refused(self, lib: Library) -> None:
         _, params, x, _ = self.make(lib)
-        with pytest.raises(ValueError, match=r"expected weights for 2 direction\(s\) .* got 3"):
+        with pytest.raises(
+            ValueError, match=r"expected two GRUParams for each of at least one layer, got 3"
+        ):
             gru(params[:3], x, **self.options)
         with pytest.raises(ValueError, match="at least one layer, got 0"):
             gru([], x)
         with pytest.raises(
-            ValueError, match=r"expected params\[1\] to take input size 4 to hidden"
+            ValueError, match=r"expected params\[1\] to have input size 4 and hidden"
         ):
             gru(params[:2], x)
         broken = params[2]._replace(weight_hh=params[2].weight_hh[:-1, ...])
@@ -416,13 +422,15 @@ class TestLayers:
 def test_weights_of_no_floating_dtype_or_on_two_devices_are_refused(lib: Library) -> None:
     params, (x, h, _) = make_params(lib), inputs(lib)
     whole = params._replace(weight_hh=lib.xp.astype(params.weight_hh, lib.xp.int32))
-    with pytest.raises(TypeError, match="weight_hh must be of a floating dtype, got"):
+    with pytest.raises(TypeError, match="weight_hh must have a floating dtype, got"):
         gru_cell(whole, x, h)
     with pytest.raises(TypeError, match="expected a GRUParams, got tuple"):
         gru_cell(tuple(params), x, h)  # type: ignore[arg-type]
     if lib.other_device != lib.device:
         moved = params._replace(bias_hh=lib.moved(params.bias_hh))
-        with pytest.raises(ValueError, match=r"bias_hh is on device .*, weight_ih on"):
+        with pytest.raises(
+            ValueError, match=r"expected all weights on one device, got weight_ih on .* bias_hh on"
+        ):
             gru_cell(moved, x, h)
 
 

@@ -137,7 +137,9 @@ def test_weights_of_torch_are_loaded(tmp_path: Path, ending: str, cell: bool) ->
     if not cell:
         ours, theirs = ours[0], theirs[0]
     np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"no weights by the names .*: pass prefix='rnn\.'"):
+    with pytest.raises(
+        ValueError, match=r"expected weights with the names .*found none. Pass prefix='rnn\.'"
+    ):
         gru_xp.load(path)
 
 
@@ -179,9 +181,9 @@ def test_a_failure_leaves_the_old_file(
 @pytest.mark.parametrize("ending", [".pt", ".pth"])
 def test_torchs_own_format_is_refused_with_the_way_out(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"m{ending}"
-    with pytest.raises(ValueError, match="torch's own format, which can hold code") as refused:
+    with pytest.raises(ValueError, match="torch's own format, which can contain code") as refused:
         gru_xp.load(path)
-    with pytest.raises(ValueError, match=r"ends in neither \.safetensors nor \.npz"):
+    with pytest.raises(ValueError, match=r"expected a file name ending in \.safetensors or \.npz"):
         gru_xp.save(gru_xp.GRU(3, 4), path)
     torch: Any = pytest.importorskip("torch", reason="the way out is torch's")
     module = torch.nn.GRU(3, 4)
@@ -192,15 +194,17 @@ def test_torchs_own_format_is_refused_with_the_way_out(tmp_path: Path, ending: s
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"has no checkpoint\.safetensors: expected a file"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected a file .* has no checkpoint\.safetensors"
+    ):
         gru_xp.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model", "model.h5", "model.safetensors.gz"])
 def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"ends in neither \.safetensors nor \.npz"):
+    with pytest.raises(ValueError, match=r"expected a file name ending in \.safetensors or \.npz"):
         gru_xp.save(gru_xp.GRU(3, 4), tmp_path / name)
-    with pytest.raises(ValueError, match=r"ends in neither"):
+    with pytest.raises(ValueError, match=r"expected a file name ending in"):
         gru_xp.load(tmp_path / name)
 
 
@@ -219,7 +223,7 @@ def test_without_safetensors_the_error_says_what_to_do(
         lambda: gru_xp.load(tmp_path / "model.safetensors"),
         lambda: gru_xp.save(gru_xp.GRU(3, 4), tmp_path / "model.safetensors"),
     ):
-        with pytest.raises(ModuleNotFoundError, match=r"pip install safetensors, or use a \.npz"):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install safetensors\), or use a \.npz"):
             call()
     gru_xp.save(gru_xp.GRU(3, 4), tmp_path / "model.npz")
 
@@ -227,7 +231,7 @@ def test_without_safetensors_the_error_says_what_to_do(
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.npz")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         gru_xp.load(tmp_path / "model.npz")
 
 
@@ -245,7 +249,7 @@ def test_a_file_that_is_cut_off_is_an_error(tmp_path: Path, ending: str) -> None
     path = tmp_path / f"bad.{ending}"
     for length in range(0, len(data), 7):
         path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match=r"bad\.\w+ is no readable model: ."):
+        with pytest.raises(ValueError, match=r"cannot read a model from .*bad\.\w+: ."):
             gru_xp.load(path)
 
 
@@ -342,7 +346,7 @@ def test_a_npz_that_lies_is_an_error_and_takes_no_memory(
     path = tmp_path / "bad.npz"
     path.write_bytes(npz(entries))
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"bad\.npz is no readable model: ."):
+    with pytest.raises(ValueError, match=r"cannot read a model from .*bad\.npz: ."):
         gru_xp.load(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -361,7 +365,7 @@ def test_a_header_that_takes_a_parsers_memory_is_an_error(tmp_path: Path) -> Non
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}\n".encode()
     data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
     (tmp_path / "bad.npz").write_bytes(npz({**CELL, "weight_ih": data}))
-    with pytest.raises(ValueError, match=r"bad\.npz is no readable model"):
+    with pytest.raises(ValueError, match=r"cannot read a model from .*bad\.npz"):
         gru_xp.load(tmp_path / "bad.npz")
 
 
@@ -374,7 +378,7 @@ def test_an_empty_prefix_keeps_the_options(tmp_path: Path) -> None:
 def test_a_compressed_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.npz"
     path.write_bytes(npz({**CELL, "weight_ih": np.zeros((6, 1 << 16))}, compressed=True))
-    with pytest.raises(ValueError, match=r"compressed: write them with numpy\.savez"):
+    with pytest.raises(ValueError, match=r"got compressed ones. Write the file with numpy\.savez"):
         gru_xp.load(path)
 
 
@@ -422,7 +426,7 @@ def test_a_description_that_lies_is_an_error(
     write(fields)
     assert not gru_xp.load(tmp_path / f"model.{ending}").reset_after
     write(fields | change)
-    with pytest.raises(ValueError, match=r"is no readable model: ."):
+    with pytest.raises(ValueError, match=r"cannot read a model from .*: ."):
         gru_xp.load(tmp_path / f"model.{ending}")
 
 
@@ -432,7 +436,9 @@ def test_a_description_of_reverse_alone_with_weights_of_both_directions_is_an_er
     gru = gru_xp.GRU(3, 4, bidirectional=True, rng=0)
     gru.reverse = True
     gru_xp.save(gru, tmp_path / "model.npz")
-    with pytest.raises(ValueError, match=r"no readable model: .* reverse = True, its weights have"):
+    with pytest.raises(
+        ValueError, match=r"cannot read a model from .* reverse=True, but its weights are"
+    ):
         gru_xp.load(tmp_path / "model.npz")
 
 
@@ -440,11 +446,11 @@ def test_a_safetensors_file_of_other_dtypes_is_an_error(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     save_file({**CELL, "weight_ih": np.ones((6, 3), np.int8)}, tmp_path / "bad.safetensors")
-    with pytest.raises(ValueError, match="weight_ih is of dtype I8: F16, F32, F64 can be read"):
+    with pytest.raises(ValueError, match="expected weight_ih to have dtype F16, F32, F64, got I8"):
         gru_xp.load(tmp_path / "bad.safetensors")
 
 
 def test_a_long_header_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
-    with pytest.raises(ValueError, match="header is longer than one can be"):
+    with pytest.raises(ValueError, match=r"header is too long \(\d+ bytes\)"):
         gru_xp.load(tmp_path / "bad.safetensors")

@@ -210,7 +210,9 @@ def test_a_result_is_written_where_it_is_wanted(lib: Library, rows: int | None) 
     gru, x = make_gru(lib, num_layers=2), lib.array(draw(T, *batch, I, seed=0))
     stream, out = gru.stream(), empty(lib, *batch, H)
     if not lib.mutable:
-        with pytest.raises(TypeError, match="JAX's arrays do not change: take the result"):
+        with pytest.raises(
+            TypeError, match="out is not supported for JAX, whose arrays are immutable"
+        ):
             stream.step(x[0, ...], out)
         assert stream.state is None
         return
@@ -243,20 +245,20 @@ def test_what_a_result_cannot_be_written_into_is_refused_before_the_step(lib: Li
     stream, x = make_gru(lib).stream(), lib.array(draw(N, I, seed=0))
     stream.step(x)
     held = lib.numpy(stream.state)
-    shape = r"expected a writeable out of shape \(3, 3\) and dtype .*float64, as the result has, "
+    shape = r"expected a writeable out of shape \(3, 3\) and dtype .*float64, "
     wrong = [
-        (empty(lib, N, H + 1), rf"{shape}got shape \(3, 4\)"),
-        (empty(lib, H), rf"{shape}got shape \(3,\)"),
+        (empty(lib, N, H + 1), rf"{shape}got a.* array of shape \(3, 4\)"),
+        (empty(lib, H), rf"{shape}got a.* array of shape \(3,\)"),
         (empty(lib, N, H, dtype="float32"), rf"{shape}got .* dtype .*float32"),
         ([[0.0] * H] * N, "Stream.step: expected out to be an array"),
     ]
     if lib.read_only:
-        wrong.append((lib.array(np.zeros((N, H))), rf"{shape}got a read-only one of shape"))
+        wrong.append((lib.array(np.zeros((N, H))), rf"{shape}got a read-only array of shape"))
     if lib.name == "numpy":
         masked = np.ma.masked_array(np.zeros((N, H)), mask=False)
         wrong.append((masked, "out is a numpy.ma.MaskedArray"))
     else:
-        wrong.append((np.zeros((N, H)), "out is an array of numpy"))
+        wrong.append((np.zeros((N, H)), "expected out .* got an array of numpy"))
     for out, words in wrong:
         with pytest.raises((TypeError, ValueError), match=words):
             stream.step(x, out)
@@ -328,7 +330,9 @@ def test_a_reverse_direction_is_refused_with_the_reason(lib: Library, direction:
 def test_what_is_no_step_is_refused(lib: Library) -> None:
     stream = make_gru(lib).stream()
     wrong = {
-        r"Stream.step: expected one step of 1-D .* got 3-D: for a chunk": draw(T, N, I, seed=0),
+        r"Stream.step: expected input to be 1-D .* got 3-D. To process a chunk": draw(
+            T, N, I, seed=0
+        ),
         "GRU.stream: input has inconsistent input_size: expected 4, got 5": draw(N, 5, seed=0),
     }
     for words, x in wrong.items():
@@ -344,7 +348,7 @@ def test_what_is_no_state_is_refused(lib: Library, shape: tuple[int, ...]) -> No
     gru, value = make_gru(lib), lib.array(draw(*shape, seed=0))
     stream = gru.stream(lib.array(draw(1, N, H, seed=1)))
     held = lib.numpy(stream.state)
-    words = r"expected {} of shape \(1, N, 3\), a state for each of the N rows, or \(1, 3\)"
+    words = r"expected {} of shape \(1, N, 3\), or \(1, 3\)"
     with pytest.raises(ValueError, match="Stream.state: " + words.format("state")):
         stream.state = value
     with pytest.raises(ValueError, match="GRU.stream: " + words.format("h0")):

@@ -337,7 +337,7 @@ def test_a_batch_of_gradients_names_the_remedy(lib: Library, torch: Any, acceler
     flat, (x, h0) = weights(lib), inputs(lib)
     y, _, _ = gru(packed(flat), x.requires_grad_(), h0, bidirectional=True)
     dy = torch.stack([torch.ones_like(y)] * 2)
-    with pytest.raises(RuntimeError, match=r"takes no batch of gradients.*vmap"):
+    with pytest.raises(RuntimeError, match=r"does not support batched gradients.*vmap"):
         torch.autograd.grad(y, x, dy, is_grads_batched=True)
 
 

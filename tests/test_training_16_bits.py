@@ -215,7 +215,7 @@ def test_float64_trains_in_float64() -> None:
 def test_a_dtype_that_the_backend_lacks_is_refused(lib: Library) -> None:
     if lib.dtype("bfloat16") is not None:
         pytest.skip(f"{lib.name} has it")
-    with pytest.raises(libraries.BackendError, match=f"{lib.name} has no dtype bfloat16: use"):
+    with pytest.raises(libraries.BackendError, match=f"{lib.name} has no dtype bfloat16. Use"):
         Trainer(config(lib, dtype="bfloat16"), CORPUS)
 
 

@@ -116,7 +116,7 @@ def test_a_model_is_replaced_only_when_asked_and_only_by_another(
 ) -> None:
     session.run(session.begin(config, out, overwrite=False), out, on_step=ignore)
     old = (out / checkpoint.FILE).read_bytes()
-    with pytest.raises(SessionError, match=r"already holds a model.*--resume.*--overwrite"):
+    with pytest.raises(SessionError, match=r"already contains a model.*--resume.*--overwrite"):
         session.begin(config, out, overwrite=False)
     trainer = session.begin(replace(config, seed=5), out, overwrite=True)
     assert (out / checkpoint.FILE).read_bytes() == old
@@ -150,12 +150,14 @@ def test_an_option_that_contradicts_the_run_is_refused(
 def test_a_text_that_has_changed_is_refused(config: TrainingConfig, out: Path) -> None:
     session.run(session.begin(config, out, overwrite=False), out, on_step=stop_after(1))
     Path(config.texts[0]).write_text("something else " * 90)
-    with pytest.raises(SessionError, match="not the text that the run"):
+    with pytest.raises(
+        SessionError, match=r"expected the text with which the run .* got a different text"
+    ):
         session.resume(out, {})
 
 
 def test_there_must_be_a_run_to_resume(out: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no model"):
+    with pytest.raises(CheckpointError, match="expected a folder with a model"):
         session.resume(out, {})
 
 

@@ -42,10 +42,10 @@ def test_files_are_joined_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "is empty"),
-        (b" \n\n", "is empty"),
-        (b"abc\xff", "no UTF-8 text: byte 3"),
-        (b"abc\0", "is no text"),
+        (b"", "got an empty file"),
+        (b" \n\n", "got an empty file"),
+        (b"abc\xff", "expected UTF-8 text .* at byte 3"),
+        (b"abc\0", "got NUL characters"),
     ],
 )
 def test_what_is_no_text_is_refused_by_name(tmp_path: Path, data: bytes, words: str) -> None:
@@ -87,7 +87,7 @@ def test_streams_go_round_the_text() -> None:
 
 
 def test_a_text_shorter_than_a_chunk_is_refused() -> None:
-    with pytest.raises(TextError, match=r"6 characters.* takes 7"):
+    with pytest.raises(TextError, match=r"at least 7 characters .* got 6"):
         Streams(np.arange(6, dtype=np.int32), batch_size=2, seq_len=3)
 
 

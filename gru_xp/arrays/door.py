@@ -1,7 +1,7 @@
-"""The door: what is asked of arrays where they enter, once a public call.
+"""Checks of arrays at the entry of each public call.
 
-Only libraries, devices and dtypes are looked at, never values, so that ``jax.jit`` and
-``torch.compile`` can trace through. What a call makes of the shapes is the caller's to check.
+They check libraries, devices and dtypes but never values, so that ``jax.jit`` and ``torch.compile``
+can trace them. The caller checks the shapes.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ NONE: Arrays = {}
 
 
 def place_of(owner: str, /, **weights: Array | None) -> Place:
-    """Return the place of arrays that belong together, in their promoted dtype; None is skipped.
+    """Return the common place of weights, with their promoted dtype. None is skipped.
 
     Parameters
     ----------
     owner : str
-        Whom errors name.
+        Name of the function or class, with which error messages begin.
     **weights : array or None
-        By their names in errors; not all are None.
+        Arrays by their names in error messages; at least one is not None.
 
     Raises
     ------
     TypeError
-        If one is no array, of another library than the first, or of no floating dtype.
+        If a value is not an array, belongs to another library than the first one, or does not have
+        a floating dtype.
     ValueError
-        If one is on another device than the first.
+        If an array is on another device than the first one.
     """
     arrays = {name: array for name, array in weights.items() if array is not None}
     for name, array in arrays.items():
@@ -44,19 +45,19 @@ def place_of(owner: str, /, **weights: Array | None) -> Place:
             raise TypeError(f"{owner}: {name} must be an array, got {type(array).__name__}")
         _refuse_masked(owner, name, array)
         if "float" not in dtypes.dtype_name(array.dtype):
-            raise TypeError(f"{owner}: {name} must be of a floating dtype, got {array.dtype}")
+            raise TypeError(f"{owner}: {name} must have a floating dtype, got {array.dtype}")
     first = next(iter(arrays))
     place = Place.of(arrays[first])
     for name, array in arrays.items():
         if library_of(array) != place.library:
             raise TypeError(
-                f"{owner}: {name} is an array of {library_of(array)}, {first} one of "
-                f"{place.library}: convert one"
+                f"{owner}: expected all weights to be arrays of one library, got {first} of "
+                f"{place.library} and {name} of {library_of(array)}"
             )
         if not _is_on_device(array, place):
             raise ValueError(
-                f"{owner}: {name} is on device {devices.device(array)}, {first} on "
-                f"{place.device}: move one"
+                f"{owner}: expected all weights on one device, got {first} on {place.device} and "
+                f"{name} on {devices.device(array)}"
             )
         if array.dtype != place.dtype:
             place = place._replace(dtype=place.xp.result_type(place.dtype, array.dtype))
@@ -66,34 +67,36 @@ def place_of(owner: str, /, **weights: Array | None) -> Place:
 def admit(
     owner: str, place: Place, required: Arrays, optional: Arrays = NONE, /
 ) -> tuple[Place, list[Any]]:
-    """Check that arrays fit the weights' place; return the place of the call, and the arrays.
+    """Check that arrays match the place of the weights; return the call's place and the arrays.
 
-    Its dtype is the one to compute in: the floating dtypes promoted. Integers and booleans take
-    on that of the others. Its device is not known where that of an array is not. Of NumPy's
-    subclasses, whose operations may mean something else, the arrays are the plain ones of the
-    same memory.
+    The dtype of the returned place is the one to compute in: the promoted floating dtypes of the
+    weights and the arrays, without integers and booleans. Its device is None if the device of any
+    array is unknown. Instances of NumPy subclasses, whose operations may differ from those of
+    ndarray, are returned as plain ndarrays that share their memory.
 
     Parameters
     ----------
     owner : str
-        Whom errors name.
+        Name of the function or class, with which error messages begin.
     place : Place
-        Of the weights.
+        Place of the weights.
     required, optional : dict of arrays
-        By their names in errors; the optional ones may be None.
+        Arrays by their names in error messages. The optional ones may be None.
 
     Raises
     ------
     TypeError
-        If one is no array, of another library, masked, or of no real dtype.
+        If a value is not an array, belongs to another library, is masked, or does not have a real
+        dtype.
     ValueError
-        If one is on another device.
+        If an array is on another device.
     """
     dtype, device = place.dtype, place.device
     plain: list[Any] = []
     for name, value in (*required.items(), *optional.items()):
         if place.library == "numpy" and type(value) is np.ndarray and value.dtype == dtype:
-            plain.append(value)  # at once: what follows takes longer than a small step's arithmetic
+            # Skip the checks below, which take longer than the arithmetic of a small step.
+            plain.append(value)
             continue
         if value is None and name in optional:
             plain.append(None)
@@ -109,8 +112,8 @@ def admit(
             device = None
         elif place.device is not None and there != place.device:
             raise ValueError(
-                f"{owner}: {name} is on device {there}, the weights are on "
-                f"{place.device}: move {name}, or the weights with .to(device=...)"
+                f"{owner}: expected {name} on device {place.device}, like the weights, got "
+                f"{there}. Move {name}, or move the weights with .to(device=...)"
             )
         if value.dtype != dtype:
             dtype = _promoted(owner, name, dtype, value.dtype, place)
@@ -122,13 +125,13 @@ def admit(
 def _refuse_masked(owner: str, name: str, value: Any) -> None:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{owner}: {name} is a numpy.ma.MaskedArray, whose mask would be lost: pass "
-            ".filled(0), and lengths= where the mask is padding"
+            f"{owner}: {name} is a numpy.ma.MaskedArray, whose mask would be lost. Pass "
+            f"{name}.filled(0), and lengths= if the mask marks padding"
         )
 
 
 def _is_on_device(array: Array, place: Place) -> bool:
-    """Whether an array is where the place is; unknown devices, as under jit, pass."""
+    """Whether an array is on the device of the place; True if either device is unknown."""
     there = devices.device(array)
     return place.device is None or there is None or bool(place.device == there)
 
@@ -137,24 +140,27 @@ def _of_another_library(owner: str, place: Place, name: str, value: Any) -> Type
     ours, theirs = place.library, library_of(value)
     if type(value).__name__ == "PackedSequence":  # torch's
         return TypeError(
-            f"{owner}: {name} is a PackedSequence: unpack it with torch.nn.utils.rnn."
-            "pad_packed_sequence, and pass the padded tensor and lengths="
+            f"{owner}: expected {name} to be a tensor, got a PackedSequence. Unpack it with "
+            "torch.nn.utils.rnn.pad_packed_sequence, and pass the padded tensor and lengths="
         )
     if type(value).__name__ == "OneHot":
-        return TypeError(f"{owner}: a OneHot is taken by gru_xp.functional.gru alone")
+        return TypeError(
+            f"{owner}: expected {name} to be an array of {ours}, got a OneHot, which only "
+            "gru_xp.functional.gru accepts"
+        )
     if theirs is None:
         return TypeError(
-            f"{owner}: expected {name} to be an array of {ours}, as the weights are, got "
-            f"{type(value).__name__}: pass {_example(ours)}"
+            f"{owner}: expected {name} to be an array of {ours}, like the weights, got "
+            f"{type(value).__name__}. Convert it with {_example(ours)}"
         )
     other_way = (
         f"move the weights with .to(backend={theirs!r})"
         if theirs in NAMESPACES
-        else f"pass {theirs}'s arrays to gru_xp.functional, weights too"
+        else f"pass arrays of {theirs} to gru_xp.functional, including the weights"
     )
     return TypeError(
-        f"{owner}: {name} is an array of {theirs}, the weights are of {ours}: convert {name} "
-        f"({_example(ours)}) or {other_way}"
+        f"{owner}: expected {name} to be an array of {ours}, like the weights, got an array of "
+        f"{theirs}. Convert {name} with {_example(ours)}, or {other_way}"
     )
 
 
@@ -162,7 +168,7 @@ def _example(library: str) -> str:
     calls = {
         "torch": "torch.as_tensor(...)",
         "jax": "jax.numpy.asarray(...)",
-        "numpy": "numpy.asarray(...), from another library gru_xp.to_numpy(...)",
+        "numpy": "numpy.asarray(...) or, from another library, gru_xp.to_numpy(...)",
     }
     return calls.get(library, f"{library}.asarray(...)")
 
@@ -173,8 +179,8 @@ def _promoted(owner: str, name: str, dtype: Any, other: Any, place: Place) -> An
         return xp.result_type(dtype, other)
     if not dtypes.is_real(other):
         raise TypeError(
-            f"{owner}: expected {name} of a real floating or integer dtype, got {other}: "
-            "cast it first"
+            f"{owner}: expected {name} to have a real floating or integer dtype, got {other}. "
+            "Cast it first"
         )
     return dtype
 
@@ -182,27 +188,28 @@ def _promoted(owner: str, name: str, dtype: Any, other: Any, place: Place) -> An
 def taken_over(
     name: str, value: Any, place: Place, /, *, shape: tuple[int, ...], foreign: bool = False
 ) -> Array:
-    """Copy an array, of NumPy or of the place's own library, to the place, cast to its dtype.
-
-    A plain number fills an array of the shape.
+    """Copy an array of NumPy or of the place's library to the place, cast to its dtype.
 
     Parameters
     ----------
     name : str
-        What errors call it.
-    value : array
+        Name of the value in error messages.
+    value : array or float
+        A number fills an array of the given shape.
     place : Place
+        Destination.
     shape : tuple of int
-        What its shape must be.
+        Required shape.
     foreign : bool
-        Whether an array of any library that gru_xp knows will do, on any device.
+        If True, accept arrays of every library that gru_xp supports, on any device.
 
     Raises
     ------
     TypeError
-        If it is no array, one of a third library, masked, or of no real dtype.
+        If the value is not an array, belongs to a third library, is masked, or does not have a
+        real dtype.
     ValueError
-        If its shape is another, or it is on another device.
+        If the shape or the device differs.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = np.full(shape, value)
@@ -210,26 +217,26 @@ def taken_over(
     if library is None:
         raise TypeError(
             f"{name}: expected an array of {place.library} or NumPy, or a number, got "
-            f"{type(value).__name__}: wrap it in numpy.asarray(...)"
+            f"{type(value).__name__}. Convert it with numpy.asarray(...)"
         )
     if tuple(value.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
     if not dtypes.is_real(value.dtype):
-        raise TypeError(f"{name}: expected real numbers, got dtype {value.dtype}")
+        raise TypeError(f"{name}: expected a real dtype, got {value.dtype}")
     if library == "numpy":
-        _refuse_masked(name, "it", value)
+        _refuse_masked(name, "the array", value)
         return transfer.from_numpy(value, place)
     is_elsewhere = library != place.library or not _is_on_device(value, place)
     if foreign and is_elsewhere and library in NAMESPACES:
         return transfer.from_numpy(transfer.to_numpy(value), place)
     if library != place.library:
         raise TypeError(
-            f"{name}: expected an array of {place.library} or NumPy, got one of {library}: "
-            "convert it with gru_xp.to_numpy(...)"
+            f"{name}: expected an array of {place.library} or NumPy, got one of {library}. "
+            "Convert it with gru_xp.to_numpy(...)"
         )
     if not _is_on_device(value, place):
         raise ValueError(
             f"{name}: expected an array on device {place.device}, got one on "
-            f"{devices.device(value)}: move it first"
+            f"{devices.device(value)}. Move it first"
         )
     return place.xp.astype(transfer.detached(value), place.dtype, copy=True)

@@ -1,7 +1,7 @@
-"""Array libraries by name: which are usable here, and which one an array is of.
+"""Array libraries by name: which ones are usable, and to which one an array belongs.
 
-A *backend* is an array library that gru_xp knows by name. No backend but NumPy is imported before
-it is asked for, and array_api_compat's namespaces are imported as late: they are slow to load.
+A *backend* is an array library that gru_xp supports by name. Every backend except NumPy is imported
+only when it is used, and so are array_api_compat's namespaces, which are slow to load.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAMESPACES = {
     "jax": "jax.numpy",
     "array_api_strict": "array_api_strict",
 }
-"""The known backends and where each one's Array API namespace is imported from."""
+"""The supported backends, and the module of each one's Array API namespace."""
 
 _INSTALL = {
     "numpy": "pip install numpy",
@@ -34,14 +34,14 @@ _INSTALL = {
 
 
 class BackendError(RuntimeError):
-    """An array library, or a device or dtype of it, was asked for and cannot be had."""
+    """A requested array library, device or dtype is not available."""
 
 
 @lru_cache
 def unusable(name: str, /) -> str:
-    """Why the backend cannot be used on this machine; an empty string where it can."""
+    """Return why the backend cannot be used on this machine; an empty string if it can."""
     if name not in NAMESPACES:
-        return f"unknown backend {name!r}: gru_xp knows {', '.join(NAMESPACES)}"
+        return f"unknown backend {name!r}: gru_xp supports {', '.join(NAMESPACES)}"
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         return f"{name} is not installed: {_INSTALL[name]}"
     try:
@@ -49,8 +49,8 @@ def unusable(name: str, /) -> str:
         if name == "cupy":
             return _unusable_cuda()
         if name == "jax":
-            importlib.import_module("jax").devices()  # fails where it can start no backend
-    except Exception as error:  # an installed library can fail in any way, and is then reported
+            importlib.import_module("jax").devices()  # raises if JAX cannot start any platform
+    except Exception as error:  # a broken installation can raise any exception
         return f"{name} is installed but fails to start: {type(error).__name__}: {error}"
     return ""
 
@@ -63,7 +63,7 @@ def _unusable_cuda() -> str:
             return "cupy is installed but finds no CUDA device"
     except Exception as error:
         return f"cupy is installed but finds no usable CUDA device, or no driver for it: {error}"
-    try:  # a device alone is not enough: kernels need NVRTC, products cuBLAS
+    try:  # elementwise kernels need NVRTC, and matrix products need cuBLAS
         ones = cupy.ones((2, 2), dtype="float32")
         cupy.matmul(cupy.tanh(ones), ones)
     except Exception as error:
@@ -77,7 +77,7 @@ def namespace(name: str, /) -> Namespace:
     Raises
     ------
     BackendError
-        If the library is unknown, not installed, or finds no device.
+        If the library is not supported, not installed, or finds no device.
     """
     if name not in _namespaces:
         reason = unusable(name)
@@ -87,15 +87,15 @@ def namespace(name: str, /) -> Namespace:
     return _namespaces[name]
 
 
-# Plain dicts, which torch.compile can trace, unlike a cache.
+# Plain dicts instead of functools.cache, which torch.compile cannot trace.
 _namespaces: dict[str, Namespace] = {}
 _of_type: dict[type, str] = {np.ndarray: "numpy"}
 
 
 def resolve(name: str, /) -> tuple[str, str]:
-    """Turn a backend's name or "auto" into a name, and say why that one.
+    """Return the backend for a name or "auto", and the reason for the choice.
 
-    "auto" is CuPy where a CUDA device is usable, NumPy otherwise.
+    "auto" selects CuPy if a CUDA device is usable, and NumPy otherwise.
     """
     if name != "auto":
         namespace(name)
@@ -107,9 +107,10 @@ def resolve(name: str, /) -> tuple[str, str]:
 
 
 def library_of(value: object, /) -> str | None:
-    """Return the name of the library that a value is an array of; None where it is no array.
+    """Return the name of the library to which an array belongs; None if it is not an array.
 
-    The name is a backend's; of another library that array-api-compat knows, its package's.
+    The name is that of a backend or, for another library that array-api-compat supports, of its
+    package.
     """
     kind = type(value)
     return _of_type[kind] if kind in _of_type else _library_of_new_type(value)
@@ -118,7 +119,7 @@ def library_of(value: object, /) -> str | None:
 def _library_of_new_type(value: object) -> str | None:
     import array_api_compat
 
-    # Scalars and matrices are arrays to some versions of it.
+    # Some versions of array_api_compat count scalars and matrices as arrays.
     none = isinstance(value, np.generic | np.matrix)
     if none or not array_api_compat.is_array_api_obj(value):
         return None
@@ -131,12 +132,12 @@ def _library_of_new_type(value: object) -> str | None:
 
 
 def is_untraced(name: str, /) -> bool:
-    """Whether no transformation follows the library's arrays, so that they can be written over."""
+    """Whether the library has no tracing or autograd, so that temporaries can be overwritten."""
     return name in ("numpy", "cupy")
 
 
 def is_writeable(array: Array, /) -> bool:
-    """Whether assignment into the array is possible: False on JAX, whose arrays do not change."""
+    """Whether the array can be assigned to; always False for JAX, whose arrays are immutable."""
     import array_api_compat
 
     return bool(array_api_compat.is_writeable_array(array))

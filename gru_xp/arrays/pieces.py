@@ -1,8 +1,8 @@
-"""Elementwise arithmetic on large arrays, a piece at a time.
+"""Elementwise arithmetic on large arrays, one piece at a time.
 
-Each operation of a formula reads and writes whole arrays, and where these do not fit a CPU's cache
-memory decides how long it takes. So the formula runs on one piece after another, each of which
-stays in the cache from the first operation to the last.
+Each operation of a formula reads and writes whole arrays. If the arrays do not fit into a CPU's
+cache, memory bandwidth determines the time. Here the formula is evaluated piece by piece, so that
+each piece stays in the cache from the first operation to the last.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from gru_xp.arrays.libraries import is_writeable
 from gru_xp.arrays.typing import Array, Namespace
 
 PIECE = 1 << 16
-"""Numbers of a piece; half a dozen such arrays fit a second-level cache."""
+"""Elements per piece; about six such arrays fit into a second-level cache."""
 
 
 def in_pieces(
     function: Callable[..., tuple[Array, ...]], /, *arrays: Array, xp: Namespace
 ) -> tuple[Array, ...]:
-    """Apply an elementwise function to arrays of one shape, in pieces where that is quicker.
+    """Apply an elementwise function to arrays of one shape, in pieces if that is faster.
 
     Parameters
     ----------
     function : callable
-        Takes arrays of one shape, and returns arrays of that shape, the dtypes those of its first
-        arguments.
+        Takes arrays of one shape and returns arrays of that shape. The dtypes of the results are
+        those of the first arguments.
     *arrays : array
+        Arguments of the function.
 
     Returns
     -------
     tuple of array
-        As ``function(*arrays)``, to the bit.
+        Bitwise equal to ``function(*arrays)``.
     """
     first = arrays[0]
     size = math.prod(first.shape)

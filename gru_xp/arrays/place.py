@@ -1,4 +1,4 @@
-"""Place: where arrays are, and of what kind; made once and handed down."""
+"""Place: library, device and dtype of arrays, determined once and passed down."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ R = TypeVar("R")
 class Place(NamedTuple):
     """Library, device and dtype of arrays.
 
-    A module makes the place of its weights once, the functional form once a call; below them no
-    array is asked where it comes from. It names the library instead of holding its namespace, as
-    modules cannot be pickled.
+    A module determines the place of its weights once, and the functional form once per call. The
+    code below them does not inspect arrays again. The library is stored as a name, because
+    namespaces are Python modules, which cannot be pickled.
     """
 
     library: str
     """Name of the array library, such as "numpy"."""
     device: Device | None
-    """None where it is not known, as under ``jax.jit``, or there are several."""
+    """None if the device is unknown, as under ``jax.jit``, or if there are several."""
     dtype: DType
 
     @classmethod
@@ -35,23 +35,23 @@ class Place(NamedTuple):
         device: Device | str | int | None = None,
         dtype: DType | str | None = None,
     ) -> Self:
-        """Find the place that a user names.
+        """Return the place for names given by the user.
 
         Parameters
         ----------
         backend : str
             Name of an array library, or "auto".
         device : optional
-            A name, an index or the library's own object; None leaves the choice to the library.
+            A name, an index or the library's own device object. None selects the library's default.
         dtype : optional
-            A name or any library's own; None is float32.
+            A name or a dtype object of any library. None means float32.
 
         Raises
         ------
         BackendError
-            If the library, device or dtype cannot be had here.
+            If the library, device or dtype is not available.
         TypeError
-            If `dtype` is no floating dtype.
+            If `dtype` is not a floating dtype.
         """
         library, _ = libraries.resolve(backend)
         found = devices.as_device(library, device)
@@ -64,7 +64,7 @@ class Place(NamedTuple):
         Raises
         ------
         TypeError
-            If it is no array.
+            If the argument is not an array.
         """
         library = libraries.library_of(array)
         if library is None:
@@ -77,9 +77,9 @@ class Place(NamedTuple):
         return libraries.namespace(self.library)
 
     def current(self) -> AbstractContextManager[Any]:
-        """Make the device the current one, where the library has such a thing.
+        """Return a context manager that makes the device current, if the library has that concept.
 
-        CuPy puts new arrays, the results of operations too, on the current device.
+        CuPy allocates new arrays, including results of operations, on the current device.
         """
         if self.library == "cupy" and self.device is not None:
             return self.device  # type: ignore[no-any-return]
@@ -87,9 +87,9 @@ class Place(NamedTuple):
 
 
 def runs_there(function: Callable[P, R], /) -> Callable[P, R]:
-    """Run a function that takes a `place` by name with that place's device as the current one.
+    """Decorate a function with a keyword `place` to run with that place's device as current.
 
-    The function raises RuntimeError where CuPy refuses a product as the stream is being captured.
+    The function raises RuntimeError if CuPy refuses a product because the stream is being captured.
     """
 
     @wraps(function)
@@ -104,8 +104,8 @@ def runs_there(function: Callable[P, R], /) -> Callable[P, R]:
             if "captur" not in str(error):
                 raise
             raise RuntimeError(
-                "gru_xp: CuPy cannot capture a matrix product into a CUDA graph: run the GRU "
-                "outside the capture of the stream"
+                "gru_xp: CuPy cannot capture a matrix product into a CUDA graph. Run the GRU "
+                "outside of the stream capture"
             ) from error
 
     return run

@@ -1,4 +1,4 @@
-"""Arrays from one place to another: from and to the host, copies, off an autograd graph."""
+"""Transfers of arrays: from and to NumPy, private copies, detaching from an autograd graph."""
 
 from __future__ import annotations
 
@@ -13,60 +13,69 @@ from gru_xp.arrays.typing import Array
 
 def from_numpy(array: np.ndarray[Any, Any], place: Place, /) -> Array:
     """Copy a NumPy array to a place, cast to its dtype."""
-    # Other libraries take neither a foreign byte order nor negative strides.
+    # Other libraries accept neither a foreign byte order nor negative strides.
     host = np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True)
     return place.xp.asarray(host, dtype=place.dtype, device=place.device, copy=True)
 
 
 def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
-    """Copy an array of any known library and device into a new NumPy array.
+    """Copy an array of any supported library and device into a new NumPy array.
 
-    torch's bfloat16, which NumPy has not, becomes float32.
+    torch's bfloat16 is converted to float32, since NumPy does not have it.
+
+    Parameters
+    ----------
+    array : array
+        Array of any supported library. A torch tensor may require gradients.
+
+    Returns
+    -------
+    numpy.ndarray
 
     Raises
     ------
     TypeError
-        If it is no array, or of a library whose arrays NumPy does not read.
+        If the argument is not an array, or NumPy cannot read arrays of its library.
     """
     import array_api_compat
 
     library = library_of(array)
-    if library is None and not isinstance(array, np.generic):  # which NumPy's 0-d results are
+    if library is None and not isinstance(array, np.generic):  # NumPy's 0-d results are np.generic
         raise TypeError(f"to_numpy: expected an array, got {type(array).__name__}")
     if library == "cupy":
         return np.asarray(array.get())
     if library == "torch":
         array = array.detach().cpu()
-        if str(array.dtype) == "torch.bfloat16":  # which NumPy has not
+        if str(array.dtype) == "torch.bfloat16":
             array = array.float()
         array = array.numpy()
     if library == "array_api_strict":
         host = namespace(library).Device("CPU_DEVICE")
         array = array_api_compat.to_device(array, host)
     copy = np.array(array)
-    if copy.dtype == object:  # NumPy wraps what it cannot read
+    if copy.dtype == object:  # NumPy wraps an object that it cannot read
         raise TypeError(
-            f"to_numpy: NumPy cannot read an array of {library}: convert it with {library}'s own "
-            "function"
+            f"to_numpy: expected an array that NumPy can read, got one of {library}. Convert it "
+            f"with a function of {library}"
         )
     return copy
 
 
 def private(array: Array, place: Place, /) -> Array:
-    """Copy an array of the place, so that a later change by the caller cannot reach the copy.
+    """Copy an array of the place, so that later changes by the caller do not affect the copy.
 
-    An array that cannot change is returned itself.
+    Immutable arrays are returned without a copy.
     """
     if place.library == "jax":
         return array
     if place.library == "numpy":
-        return np.array(array)  # quickest, and of no subclass
+        return np.array(array)  # the fastest way, and never returns a subclass
     with place.current():
         return place.xp.astype(array, array.dtype, copy=True)
 
 
 def detached(value: Any, /) -> Any:
-    """Cut torch tensors, alone or in tuples, off their autograd graph; all else is passed on."""
+    """Detach torch tensors, alone or in tuples, from their autograd graph; return others as is."""
     if isinstance(value, tuple):
         parts = [detached(each) for each in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

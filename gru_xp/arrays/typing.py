@@ -1,4 +1,4 @@
-"""Names for the types that array libraries share but no common base class states."""
+"""Type aliases for concepts that the array libraries share without a common base class."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 else:
     from typing import TypeVar
 
-    A = TypeVar("A")  # a default is of Python 3.13
-"""The arrays of a module: those of its library."""
+    A = TypeVar("A")  # typing.TypeVar takes a default only from Python 3.13 on
+"""Type of the arrays of a module, which depends on its library."""
 
 Array: TypeAlias = Any
 """An array of any library that follows the Array API standard."""
@@ -36,11 +36,11 @@ DType: TypeAlias = Any
 NumPyArray: TypeAlias = np.ndarray[Any, Any]
 
 Backend: TypeAlias = Literal["numpy", "cupy", "torch", "jax", "array_api_strict", "auto"]
-"""What names an array library."""
+"""Names of the array libraries."""
 
 
 class Where(TypedDict, total=False):
-    """How the weights of a module are made, besides their library."""
+    """Keyword arguments for the weights of a module, apart from the library."""
 
     device: Device | str | int | None
     dtype: DType | str | None

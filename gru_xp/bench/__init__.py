@@ -1,7 +1,7 @@
-"""``gru-xp bench``: gru_xp beside other libraries, in speed and in memory.
+"""``gru-xp bench``: comparison of the speed and memory of gru_xp and other libraries.
 
-`command` is the command itself, `parent` starts one process for each number of threads, `child` is
-that process: it lets the contestants of `contestants` and `peers` run the cases of `cases`, timed
-by `timing`, single steps by `streams`, and weighed by `memory`. `report`, `tables` and `plot` show
-what came out.
+`command` defines the command. `parent` starts one process for each number of threads, and `child`
+is that process. It runs the contestants of `contestants` and `peers` on the cases of `cases`.
+`timing` measures the times of calls, `streams` those of single steps, and `memory` the peak memory.
+`report`, `tables` and `plot` present the results.
 """

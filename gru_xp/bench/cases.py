@@ -1,4 +1,4 @@
-"""What is measured: sizes and cases, their weights and inputs, the job of a measuring process."""
+"""Sizes and cases, their weights and inputs, and the job of a measuring process."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ GPU_SIZES = tuple(
 )
 
 RANDOM = Size(300, 200, 800, 1300), Size(4, 1, 1, 8)
-"""The largest and the least of what `random_sizes` draws."""
+"""Upper and lower bounds of the sizes that `random_sizes` draws."""
 
 
 def random_sizes(count: int, seed: int) -> tuple[Size, ...]:
-    """Draw sizes that nobody has tuned for, the logarithm of each length uniform; all different."""
+    """Draw distinct sizes; the logarithm of each length is uniform."""
     rng = np.random.default_rng(seed)
     most, least = (np.log(bound) for bound in RANDOM)
     drawn: dict[Size, None] = {}
@@ -60,23 +60,23 @@ def random_sizes(count: int, seed: int) -> tuple[Size, ...]:
 
 CPU_PRECISIONS = ("float32", "float64")
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float64")
-"""How products are computed. TF32: arrays of float32, whose products may round them to 11 bits."""
+"""Precisions of the products. "tf32" means float32 arrays, which products may round to 11 bits."""
 
 
 def dtype_of(precision: str, /) -> str:
-    """Return the name of the arrays' dtype."""
+    """Return the name of the arrays' dtype for a precision."""
     return "float32" if precision == "tf32" else precision
 
 
 class Kind(NamedTuple):
-    """What contestants do in a case."""
+    """A kind of case."""
 
     subject: str
-    """What does it, with the letters of a size in braces."""
+    """Format of the description, with the letters of a size in braces."""
     training: bool
-    """Whether it has a backward."""
+    """Whether there is a backward."""
     method: str
-    """Of a contestant, that prepares it."""
+    """Name of the contestant's method that prepares the case."""
 
 
 _SEQUENCE, _CELL, _ONE_STEP = "{T}x{N}x{I}x{H}", "cell of {H}", "GRU of {H}, T = 1"
@@ -90,11 +90,11 @@ KINDS = {
     "single training": Kind(_ONE_STEP, True, "training"),
     "stream": Kind(_STREAM, False, "streams"),
 }
-"""Those of sequences, those of single steps, and a stream's, which is measured by itself."""
+"""Kinds for sequences, for single steps, and for streams, which are measured separately."""
 
 
 class Case(NamedTuple):
-    """One thing that contestants do, with a sequence or with a single step."""
+    """A computation that is measured, on a sequence or a single step."""
 
     kind: str
     size: Size
@@ -108,28 +108,28 @@ class Case(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """What does it: a sequence by its size, a cell, a GRU of one step, a stream."""
+        """Description of the sequence (by its size), the cell, the one-step GRU or the stream."""
         letters = dict(zip("TNIH", self.size, strict=True))
         name = KINDS[self.kind].subject.format(**letters)
         return name if self.layers == 1 else f"{name}, {self.layers} layers"
 
     @property
     def training(self) -> bool:
-        """Whether it has a backward."""
+        """Whether there is a backward."""
         return KINDS[self.kind].training
 
     @property
     def flops(self) -> int:
-        """Floating point operations of the matrix products alone."""
+        """Number of floating-point operations of the matrix products only."""
         steps, rows, inputs, hidden = self.size
         of_all_inputs = inputs + (self.layers - 1) * hidden
         forward = 2 * steps * rows * 3 * hidden * (of_all_inputs + self.layers * hidden)
-        # Each product of the forward has two in the backward: for its input and for its weight.
+        # For each product of the forward, the backward has two: for the input and for the weight.
         return 3 * forward if self.training else forward
 
 
 def cases(sizes: tuple[Size, ...], cells: tuple[int, ...]) -> list[Case]:
-    """Return every case of the sizes, and of single steps with as many inputs as hidden units."""
+    """Return all cases for the sizes, and those of single steps, with I = H."""
     of_sequences = [kind for kind, each in KINDS.items() if each.subject == _SEQUENCE]
     of_steps = [kind for kind, each in KINDS.items() if each.subject in (_CELL, _ONE_STEP)]
     return [Case(kind, size) for size in sizes for kind in of_sequences] + [
@@ -138,7 +138,7 @@ def cases(sizes: tuple[Size, ...], cells: tuple[int, ...]) -> list[Case]:
 
 
 def stream_cases(cells: tuple[int, ...]) -> list[Case]:
-    """Return a stream of one layer for each number of units, and of two for the largest."""
+    """Return streams of one layer for each number of units, and of two layers for the largest."""
     layers = [(hidden, 1) for hidden in cells] + [(max(cells), 2)]
     return [Case("stream", Size(1, 1, hidden, hidden), count) for hidden, count in layers]
 
@@ -148,10 +148,10 @@ class Work(NamedTuple):
 
     size: Size
     layers: tuple[dict[str, HostArray], ...]
-    """Of each layer the weights by the names of a cell."""
+    """Weights of each layer, by the names of a cell."""
     x: HostArray
     h0: HostArray
-    """Of one layer."""
+    """Initial state of one layer."""
     dy: HostArray
 
     @property
@@ -170,12 +170,13 @@ class Work(NamedTuple):
 
 
 def work(size: Size, dtype: str, layers: int = 1) -> Work:
-    """Draw the same numbers for everybody, in float32 where the dtype is smaller."""
+    """Draw the same numbers for all contestants, in float32 if the dtype is smaller."""
     rng = np.random.default_rng(1406)
     steps, rows, inputs, hidden = size
 
     def uniform(shape: tuple[int, ...], bound: float) -> HostArray:
-        # In place: a large temporary array would stay in the allocator, and blur the peak memory.
+        # In place, because the allocator would keep the memory of a large temporary array, which
+        # would distort the peak memory.
         array: HostArray = rng.random(shape, np.float64 if dtype == "float64" else np.float32)
         array *= 2 * bound
         array -= bound
@@ -196,22 +197,23 @@ def work(size: Size, dtype: str, layers: int = 1) -> Work:
 
 @dataclass(frozen=True)
 class Job:
-    """What one measuring process does; it travels as JSON."""
+    """The job of one measuring process, which is passed to it as JSON."""
 
     sizes: tuple[Size, ...]
     cells: tuple[int, ...]
     threads: int
     peers: tuple[str, ...]
     peers_asked: bool
-    """Whether the peers were asked for by name, so that one that fails is an error."""
+    """Whether the peers were requested by name, so that a failing peer is an error."""
     backend: str
     precision: str
     repeats: int | None
-    """Rounds of each case, steps of a stream; None chooses by the time that a call takes."""
+    """Number of rounds of each case, or of steps of a stream. None chooses it by the time of a
+    call."""
     memory_of: str | None = None
-    """The contestant whose peak memory is measured, at the first size; None measures times."""
+    """Contestant whose peak memory is measured at the first size. None means to measure times."""
     stream: bool = False
-    """Whether the cells are streams, whose steps are timed one by one."""
+    """Whether the cells are streams, each of whose steps is timed."""
 
     @property
     def dtype(self) -> str:
@@ -219,12 +221,12 @@ class Job:
         return dtype_of(self.precision)
 
     def to_json(self) -> str:
-        """Write the job as JSON."""
+        """Return the job as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """Read what `to_json` wrote."""
+        """Create a job from the result of `to_json`."""
         fields = json.loads(text)
         fields["sizes"] = tuple(Size(*size) for size in fields["sizes"])
         fields["cells"] = tuple(fields["cells"])

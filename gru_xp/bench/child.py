@@ -1,4 +1,4 @@
-"""The measuring process: a job as JSON on stdin, what came out as JSON on stdout."""
+"""The measuring process: reads a job as JSON from stdin and writes the results to stdout."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ INTERRUPTED = 128 + 2
 
 
 def main() -> int:
-    """Do the job; an error that a user can mend is an answer too."""
+    """Run the job. User errors are returned as an answer too."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not get among the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     try:
         answer = run(Job.from_json(sys.stdin.read()))
-    except KeyboardInterrupt:  # the parent has got it too, and speaks
+    except KeyboardInterrupt:  # the parent is interrupted as well, and reports it
         return INTERRUPTED
     except MemoryError:
-        answer = {"error": "not enough memory: smaller sizes need less"}
+        answer = {"error": "not enough memory. Choose smaller sizes"}
     except (BenchError, BackendError) as error:
         answer = {"error": str(error)}
     with answers:
@@ -37,18 +37,18 @@ def main() -> int:
 
 
 def run(job: Job, /) -> dict[str, Any]:
-    """Do the job."""
+    """Run the job and return the results."""
     made, notes = contestants(job)
     if job.memory_of is not None:
         chosen = [each for each in made if each.name == job.memory_of]
-        if not chosen:  # a peer that did not start
+        if not chosen:  # a peer that failed to start
             return {"bytes": None, "notes": notes}
         _tell(f"memory of {job.memory_of}, {job.sizes[0]}")
         growth = memory.training_growth(chosen[0], job.sizes[0], job.dtype)
         return {"bytes": growth, "notes": notes}
 
     gc.freeze()
-    # Before and after: what clocks the processor down for a while must not lower the peak.
+    # Measured before and after, so that a temporarily reduced clock does not lower the peak.
     peaks = [_peak(job)]
     measured = []
     for case in stream_cases(job.cells) if job.stream else cases(job.sizes, job.cells):
@@ -73,12 +73,12 @@ def run(job: Job, /) -> dict[str, Any]:
 def measure_on_gpu(
     case: Case, made: list[Contestant], job: Job, notes: list[str]
 ) -> list[dict[str, Any]]:
-    """Measure a case with those that can: a GPU's memory may not do for all, nor one know a dtype.
+    """Measure a case, and leave out contestants that fail or do not fit into the GPU's memory.
 
     Returns
     -------
     list of dict
-        One, or none where not even gru_xp alone has the memory.
+        One result, or none if the memory is not sufficient even for gru_xp alone.
     """
     while made:
         gpu.free()
@@ -86,7 +86,7 @@ def measure_on_gpu(
             return [_expected(case, job) | _measure(case, made, job)]
         except Exception as error:
             if gpu.is_out_of_memory(error):
-                without, reason = made[-1].name, "not enough memory beside the others"
+                without, reason = made[-1].name, "not enough memory together with the others"
             elif isinstance(error, FailedError) and error.name != OWN:
                 without, reason = error.name, str(error)
             else:
@@ -97,7 +97,7 @@ def measure_on_gpu(
 
 
 def _expected(case: Case, job: Job) -> dict[str, Any]:
-    """Return what the accelerator's cost model expects of a step of the loop, where it has one."""
+    """Return the step time predicted by the accelerator's cost model, if it has one."""
     found = accelerators.find(job.backend).module if accelerators.are_on() else None
     model = getattr(found, "expected_step", None) if "step" not in case.kind else None
     expected = model(case.size.rows, case.size.hidden, job.dtype) if model else {}

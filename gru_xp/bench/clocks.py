@@ -1,4 +1,4 @@
-"""Clocks: seconds of a call, as the mean of several, on the host or on the GPU that computes."""
+"""Clocks: mean seconds per call over several calls, measured on the host or on the GPU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 Clock = Callable[[Callable[[], Any], int], float]
-"""Takes a call without arguments and how often to make it; returns the seconds of one."""
+"""Takes a function without arguments and a number of calls; returns the seconds per call."""
 
 
 def wall(run: Callable[[], Any], count: int, /) -> float:
-    """Measure on the host, for calls that return when their results are there."""
+    """Measure on the host, for calls that return only when their results are available."""
     start = time.perf_counter()
     for _ in range(count):
         run()

@@ -13,7 +13,7 @@ import click
 from gru_xp.arrays import libraries
 from gru_xp.bench.cases import CPU_PRECISIONS, PRECISIONS
 
-# The rest is imported where it is used, so that `gru-xp --help` does not wait for it.
+# Other modules are imported where they are used, so that `gru-xp --help` is fast.
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _NO_PEERS = "none"
 
 
 def _listed(item: Callable[[str], T]) -> Callable[..., tuple[T, ...] | None]:
-    """Make a callback that reads items between commas, each once."""
+    """Create a callback that parses comma-separated items and removes repetitions."""
 
     def read(
         context: click.Context, parameter: click.Parameter, text: str | None
@@ -41,7 +41,7 @@ def _listed(item: Callable[[str], T]) -> Callable[..., tuple[T, ...] | None]:
 
 def _count(text: str) -> int:
     if not re.fullmatch("[0-9]{1,7}", text) or not 1 <= int(text) <= _LIMIT:
-        raise ValueError(f"{text!r} is no integer from 1 to {_LIMIT}.")
+        raise ValueError(f"expected an integer from 1 to {_LIMIT}, got {text!r}.")
     return int(text)
 
 
@@ -50,18 +50,18 @@ def _size(text: str) -> Any:
 
     parts = text.split("x")
     if len(parts) != 4:
-        raise ValueError(f"{text!r} is no size: four integers TxNxIxH, such as 100x8x64x64.")
+        raise ValueError(f"expected four integers TxNxIxH, such as 100x8x64x64, got {text!r}.")
     try:
         return Size(*map(_count, parts))
     except ValueError as error:
-        raise ValueError(f"{text!r} is no size TxNxIxH: {error}") from None
+        raise ValueError(f"in the size {text!r}: {error}") from None
 
 
 def _peer(text: str) -> str:
     from gru_xp.bench.peers import PEERS
 
     if text not in (*PEERS, _NO_PEERS):
-        raise ValueError(f"{text!r} is none of {', '.join(PEERS)}, {_NO_PEERS}.")
+        raise ValueError(f"expected one of {', '.join(PEERS)}, {_NO_PEERS}, got {text!r}.")
     return text
 
 
@@ -70,43 +70,44 @@ def _peer(text: str) -> str:
     "--peers",
     metavar="NAMES",
     callback=_listed(_peer),
-    help="Of torch, onnxruntime, jax; or none.  [default: those that are installed]",
+    help="Any of torch, onnxruntime and jax; or none.  [default: the installed ones]",
 )
 @click.option(
     "--sizes",
     metavar="TxNxIxH,...",
     callback=_listed(_size),
-    help="Steps, rows, inputs and hidden units of the sequences.  [default: six sizes, cupy 20]",
+    help="Steps, rows, inputs and hidden units of the sequences.  [default: 6 sizes; 20 on cupy]",
 )
 @click.option(
     "--random",
     metavar="COUNT",
     type=click.IntRange(min=1, max=_RANDOM_LIMIT),
-    help="So many sizes drawn at random in place of --sizes: a table with the worst first.",
+    help="Draw this many random sizes instead of --sizes; the table shows the worst first.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0, max=2**32 - 1),
-    help="Of --random: the same sizes again.  [default: 0]",
+    help="Seed of --random.  [default: 0]",
 )
 @click.option(
     "--stream",
     is_flag=True,
-    help="In place of all else time each step of streams: of one layer, of two of the most units.",
+    help="Time only streams, each step separately: with one layer, and two for the largest H.",
 )
 @click.option(
     "--steps",
     "cells",
     metavar="H,...",
     callback=_listed(_count),
-    help="Hidden units of what makes one step.  [default: 16,64,256,512, streams 16,64, cupy or "
-    "random none]",
+    help="Hidden units of the single-step cases.  [default: 16,64,256,512; 16,64 with --stream; "
+    "none on cupy or with --random]",
 )
 @click.option(
     "--threads",
     metavar="COUNTS",
     callback=_listed(_count),
-    help="Numbers of threads, a process each.  [default: 1,2; 1 on one CPU, on cupy, of streams]",
+    help="Numbers of threads; one process for each.  [default: 1,2; 1 on one CPU, on cupy and "
+    "with --stream]",
 )
 @click.option(
     "--backend",
@@ -114,29 +115,36 @@ def _peer(text: str) -> str:
     type=click.Choice(["auto", *libraries.NAMESPACES]),
     default="numpy",
     show_default=True,
-    help="Array library of gru_xp: cupy meets torch on the GPU, all others run on the CPU.",
+    help="Array library of gru_xp. cupy is compared with torch on the GPU; all others run on the "
+    "CPU.",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
-    help="Of arrays and products; tf32: arrays of float32.  [on a CPU: float32, float64]",
+    help="Precision of arrays and products; tf32 uses float32 arrays.  [on a CPU: float32, "
+    "float64]",
 )
 @click.option(
     "--repeats",
     type=click.IntRange(min=1, max=_LIMIT),
-    help="Samples of each time; steps of a stream.  [default: 9, of long calls 5; 100000 steps, "
-    "of the slower ones fewer]",
+    help="Samples of each time, or steps of a stream.  [default: 9 samples, 5 of long calls; "
+    "100000 steps, fewer of slow peers]",
 )
-@click.option("--memory/--no-memory", default=True, help="Measure the peak memory of training too.")
-@click.option("--json", "json_path", type=_PATH, metavar="FILE", help="Write all numbers there.")
+@click.option(
+    "--memory/--no-memory", default=True, help="Also measure the peak memory of training."
+)
+@click.option(
+    "--json", "json_path", type=_PATH, metavar="FILE", help="Write all numbers to a file."
+)
 @click.option(
     "--plot",
     "plot_path",
     type=_PATH,
     metavar="FILE",
-    help="Draw the ratios: png, svg; random ones over N and H; of streams a histogram.",
+    help="Plot the ratios (.png, .svg, .pdf): bars; points over N and H with --random; histograms "
+    "with --stream.",
 )
 def bench(
     peers: tuple[str, ...] | None,
@@ -153,11 +161,12 @@ def bench(
     json_path: Path | None,
     plot_path: Path | None,
 ) -> None:
-    """Time gru_xp side by side with torch, ONNX Runtime and JAX, where they are installed.
+    """Compare the speed of gru_xp with torch, ONNX Runtime and JAX, if they are installed.
 
-    Forward and training of whole sequences, and of one step, the peak memory of training; or each
-    of many steps of a stream, from the median to the slowest. The same weights for all, and what
-    they compute is compared first. Progress goes to stderr.
+    Measures forward and training of whole sequences and of single steps, and the peak memory of
+    training; or with --stream, the time of each of many steps of a stream, from the median to the
+    slowest. All libraries use the same weights, and their results are compared first. Progress is
+    printed to stderr.
     """
     import json
 
@@ -179,28 +188,31 @@ def bench(
     if stream:
         if sizes is not None or random is not None:
             raise click.UsageError(
-                "--stream has no sequences, and no sizes: name units by --steps."
+                "--stream cannot be combined with --sizes or --random. Choose the hidden units "
+                "with --steps."
             )
         sizes, cells, memory = (), cells or STREAMS, False
     if random is None and seed is not None:
-        raise click.UsageError("--seed is that of --random, which is not there.")
+        raise click.UsageError("--seed requires --random.")
     if random is not None:
         if sizes is not None:
-            raise click.UsageError("--sizes names sizes, --random draws them: choose one.")
+            raise click.UsageError("--sizes and --random cannot be combined.")
         sizes, cells = random_sizes(random, seed or 0), cells or ()
     name, _ = libraries.resolve(name)
     on_gpu = name == "cupy"
     if precision not in CPU_PRECISIONS and not on_gpu:
         raise click.UsageError(
-            f"--precision {precision} needs --backend cupy: {name} is measured in "
-            f"{' and '.join(CPU_PRECISIONS)}"
+            f"--precision {precision} requires --backend cupy. With --backend {name}, use "
+            f"{' or '.join(CPU_PRECISIONS)}."
         )
     if stream and on_gpu:
-        raise click.UsageError("--stream times steps on the CPU: choose another --backend.")
+        raise click.UsageError("--stream does not support --backend cupy. Choose another backend.")
     usable = len(machine.cpus())
     threads = threads or THREADS[: 1 if on_gpu or stream else usable]
     if max(threads) > usable:
-        raise click.UsageError(f"--threads {max(threads)}: this process can use {usable} CPUs.")
+        raise click.UsageError(
+            f"expected at most {usable} --threads, the number of usable CPUs, got {max(threads)}."
+        )
     _check_writable("--json", json_path)
     _check_writable("--plot", plot_path)
     if plot_path is not None:
@@ -222,9 +234,9 @@ def bench(
     measured = parent.measure(job, threads)
     weighed = []
     if memory and on_gpu:
-        notes.append("no peak memory: what a process holds on the host says nothing of a GPU's")
+        notes.append("peak memory is not measured: it is not supported on a GPU")
     elif memory and memory_of.peak() is None:
-        notes.append("no peak memory: this platform does not tell it")
+        notes.append("peak memory is not measured: this platform does not report it")
     elif memory:
         weighed = parent.measure_memory(job, max(threads))
     document = report.document(measured, weighed, job=job, notes=notes, arguments=sys.argv[1:])
@@ -239,14 +251,15 @@ def bench(
 
 
 def _check_writable(option: str, path: Path | None) -> None:
-    """Try the folder before minutes go into a measurement that could not be kept."""
+    """Check that a file can be written before minutes are spent on a measurement."""
     from gru_xp.files import make_writable_folder
 
     if path is None:
         return
     if not path.parent.is_dir():
         raise click.UsageError(
-            f"{option} {path}: there is no folder {path.parent}: make it, or choose another."
+            f"{option} {path}: the folder {path.parent} does not exist. Create it, or choose "
+            "another."
         )
     make_writable_folder(path.parent)
 
@@ -255,4 +268,6 @@ def _check_format(path: Path) -> None:
     from gru_xp.bench.plot import SUFFIXES
 
     if path.suffix.lower() not in SUFFIXES:
-        raise click.UsageError(f"--plot {path}: its name must end in {', '.join(SUFFIXES)}.")
+        raise click.UsageError(
+            f"--plot: expected a file name ending in {', '.join(SUFFIXES)}, got {path}."
+        )

@@ -1,4 +1,4 @@
-"""What a contestant is: the calls that it prepares for each kind of case."""
+"""Contestant: the base class, with a method that prepares a call for each kind of case."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ PORTABLE = "gru_xp portable"
 PERSISTENT = "gru_xp persistent"
 IN_TORCH = "gru_xp in torch"
 FORMS = (OWN, PORTABLE, PERSISTENT, IN_TORCH)
-"""Of gru_xp; all others are peers."""
+"""Names of gru_xp's own contestants; all others are peers."""
 EXPERIMENTAL = (PERSISTENT,)
 
 Context = Callable[[], AbstractContextManager[Any]]
 
 
 class Call(NamedTuple):
-    """A case as one contestant runs it, with everything prepared."""
+    """A prepared call of one contestant for one case."""
 
     run: Callable[[], Any]
-    """Computes; on a GPU the results may come later, which its clock waits for."""
+    """Computes the case. On a GPU it may return before the results are available; the clock waits
+    for them."""
     results: Callable[[], dict[str, HostArray]]
-    """Runs once, and copies all results to the host: y, h_n, gradients by their names."""
+    """Runs once and copies all results to the host: y, h_n and gradients by their names."""
     context: Context = nullcontext
-    """What is entered once around many runs."""
+    """Context manager that is entered once around many runs."""
     seconds: clocks.Clock = clocks.wall
-    """Measures many runs."""
+    """Clock that measures many runs."""
 
 
 class Contestant:
-    """Base of the contestants; what one cannot do is None."""
+    """Base class of the contestants. A method returns None if a case is not supported."""
 
     name: str
 
     def forward(self, work: Work, /) -> Call | None:
-        """Prepare a whole sequence without gradients."""
+        """Prepare a forward over a whole sequence without gradients."""
         return None
 
     def training(self, work: Work, /) -> Call | None:
-        """Prepare a forward, and the backward to the weights, the input and the initial state."""
+        """Prepare a forward and the backward to weights, input and initial state."""
         return None
 
     def step(self, work: Work, /) -> Call | None:
@@ -51,18 +52,18 @@ class Contestant:
         return None
 
     def step_training(self, work: Work, /) -> Call | None:
-        """Prepare one step of a cell, and its backward to weights, input and state."""
+        """Prepare one step of a cell and its backward to weights, input and state."""
         return None
 
     def streams(self, work: Work, /) -> dict[str, Call]:
-        """Prepare a step of a stream of one row, its state carried to the next: each form by name.
+        """Prepare a step of a stream with one row that keeps its state; return forms by name.
 
-        It starts from zeros. What runs is the first step of x again and again; the results are
-        those of all steps, (T, H), from the start.
+        The stream starts from zeros. `run` repeats the first step of x, and `results` returns the
+        outputs of all steps, (T, H), from the start.
         """
         return {}
 
     def prepare(self, case: Case, work: Work, /) -> Call | None:
-        """Prepare a case."""
+        """Prepare a case with the method for its kind."""
         call: Call | None = getattr(self, KINDS[case.kind].method)(work)
         return call

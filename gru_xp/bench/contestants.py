@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: gru_xp in its forms, and the peers."""
+"""The contestants of a benchmark: the forms of gru_xp, and the peers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from gru_xp.core import accelerators
 
 
 def contestants(job: Job, /) -> tuple[list[Contestant], list[str]]:
-    """Make the contestants of a job, gru_xp first.
+    """Create the contestants of a job, gru_xp first.
 
     Returns
     -------
     contestants : list of Contestant
-        Those come last that may be left out first where memory does not do for all.
+        If the memory is not sufficient for all, they are left out starting from the last.
     notes : list of str
-        Which were left out, and why.
+        The contestants that are left out, and the reasons.
 
     Raises
     ------
     UnavailableError
-        If a peer that was asked for by name cannot be had.
+        If a peer that was requested by name is not available.
     BackendError
-        If the backend cannot.
+        If the backend is not available.
     """
     portable: list[Contestant] = [Own(job.backend, job.dtype, accelerated=False)]
     made: list[Contestant] = [Own(job.backend, job.dtype, accelerated=True)]
@@ -36,7 +36,7 @@ def contestants(job: Job, /) -> tuple[list[Contestant], list[str]]:
         found = accelerators.find("cupy")
         if found.module is None:
             notes.append(f"{PERSISTENT} is left out: {found.reason}")
-        elif job.dtype != "float64":  # which that kernel does not know
+        elif job.dtype != "float64":  # not supported by the persistent kernel
             made.append(Own("cupy", job.dtype, accelerated=True, persistent=True))
     else:
         made += portable

@@ -1,14 +1,14 @@
-"""What can be wrong with a benchmark; each message says it in one line."""
+"""Errors of a benchmark. Each message is a single line."""
 
 from __future__ import annotations
 
 
 class BenchError(Exception):
-    """A benchmark cannot run as asked, or its numbers would be worth nothing."""
+    """A benchmark cannot run with the given options, or its numbers would be meaningless."""
 
 
 class FailedError(BenchError):
-    """A contestant raised instead of computing, or computed something else than gru_xp."""
+    """A contestant raised an exception, or its results differ from those of gru_xp."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(f"{name}{message}")
@@ -16,4 +16,4 @@ class FailedError(BenchError):
 
 
 class UnavailableError(BenchError):
-    """A contestant cannot be had here."""
+    """A contestant is not available on this machine."""

@@ -1,4 +1,4 @@
-"""The GPU that CuPy's contestants run on: what it is, and its memory between cases."""
+"""The GPU of CuPy's contestants: its description, and freeing its memory between cases."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def describe(precision: str, /) -> dict[str, Any]:
-    """Return name, driver, versions of CUDA's parts, and bounds in a precision, where known.
+    """Return the name, the driver, versions of CUDA components, and bounds for a precision.
 
-    torch is asked only if it has been imported.
+    Unknown values are None. torch's versions are included only if torch has been imported.
     """
     cuda = importlib.import_module("cupy").cuda
     device = cuda.Device()
@@ -36,7 +36,7 @@ def describe(precision: str, /) -> dict[str, Any]:
 
 
 def free() -> None:
-    """Hand back the memory that CuPy and torch keep for themselves, which the other needs."""
+    """Free the memory that CuPy and torch have cached, so that each can use that of the other."""
     gc.collect()
     importlib.import_module("cupy").get_default_memory_pool().free_all_blocks()
     if "torch" in sys.modules:
@@ -44,7 +44,7 @@ def free() -> None:
 
 
 def is_out_of_memory(error: BaseException | None, /) -> bool:
-    """Whether an error, or what it comes from, is CuPy's or torch's lack of memory."""
+    """Whether an error or one of its causes is an out-of-memory error of CuPy or torch."""
     while error is not None:
         if type(error).__name__ == "OutOfMemoryError":
             return True
@@ -59,5 +59,5 @@ def _driver() -> str | None:
 
 
 def _dotted(version: int) -> str:
-    """Write CUDA's 13020 as 13.2."""
+    """Format a CUDA version number such as 13020 as 13.2."""
     return f"{version // 1000}.{version % 1000 // 10}"

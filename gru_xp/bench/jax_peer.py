@@ -1,4 +1,4 @@
-"""JAX as a contestant: the same equations in plain JAX, compiled, with its own derivative."""
+"""JAX as a contestant: the same equations in plain JAX, compiled, with JAX's own derivative."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from gru_xp.bench.cases import HostArray, Job, Work
 from gru_xp.bench.contestant import Call, Contestant
 
-jax: Any = importlib.import_module("jax")  # Any: the types are checked without JAX too
+jax: Any = importlib.import_module("jax")  # Any, so that types can be checked without JAX
 
 
 class Peer(Contestant):
-    """``jax.jit`` of ``jax.lax.scan``, the products with the inputs in one before it."""
+    """``jax.jit`` of ``jax.lax.scan``, with one product for all input projections before it."""
 
     name = "jax"
 

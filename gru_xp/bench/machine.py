@@ -1,4 +1,4 @@
-"""The machine: its processor, the CPUs to run on, the versions, the peak of its arithmetic."""
+"""The machine: its processor, its CPUs, the versions of libraries, the peak of its arithmetic."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def cpus() -> list[int]:
-    """Return the CPUs that this process may use, those on a core of their own first.
+    """Return the CPUs that this process may use, one of each core first.
 
-    Two threads of one core share its arithmetic, and would seem slow.
+    Two threads on the CPUs of one core share its arithmetic units and would appear slow.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    affinity = getattr(os, "sched_getaffinity", None)  # available on Linux
     if affinity is None:
         return list(range(os.cpu_count() or 1))
     seen: dict[str, int] = {}
@@ -40,7 +40,7 @@ def cpus() -> list[int]:
 
 
 def processor() -> str:
-    """Return the name of the processor, as well as the platform knows it."""
+    """Return the name of the processor, if the platform provides it, else a general name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -51,7 +51,7 @@ def processor() -> str:
 
 
 def versions(backend_name: str, /) -> dict[str, str]:
-    """Return the versions of Python and of every library that may have a part."""
+    """Return the versions of Python and of every library that may take part."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -64,15 +64,15 @@ def versions(backend_name: str, /) -> dict[str, str]:
 
 
 def instruction_set() -> str | None:
-    """Return what the accelerator of NumPy has chosen of the processor; None if it tells not."""
+    """Return the instruction set chosen by NumPy's accelerator; None if it is not known."""
     tell = getattr(accelerators.find("numpy").module, "isa", None)
     return str(tell()) if tell else None
 
 
 def peak_flops(dtype: str, threads: int, /) -> float | None:
-    """Measure fused multiply-adds a second, two operations each, on all threads at once.
+    """Measure the FLOP/s of fused multiply-adds (two operations each) on all threads at once.
 
-    None without an accelerator of NumPy that can measure them.
+    Return None if there is no NumPy accelerator that can measure them.
     """
     module: ModuleType | None = accelerators.find("numpy").module
     measure = getattr(module, "measure_fma_peak", None)

@@ -1,4 +1,4 @@
-"""Peak memory of a training step: how far it lifts the resident set of a process of its own."""
+"""Peak memory of a training step: the growth of the resident set of a separate process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TINY = Size(2, 1, 3, 5)
 
 
 def training_growth(contestant: Contestant, size: Size, dtype: str, /) -> int:
-    """Measure by how many bytes a training step lifts the peak of the resident set.
+    """Measure by how many bytes a training step raises the peak of the resident set.
 
-    Weights and inputs are there before, and a step at a tiny size has warmed the library up. The
-    platform must be one where `peak` is not None.
+    Weights and inputs are created before, and a step of a tiny size warms the library up. This must
+    only be called on platforms where `peak` does not return None.
     """
     warm_up, call = (contestant.training(work(each, dtype)) for each in (_TINY, size))
     assert warm_up is not None
@@ -30,14 +30,14 @@ def training_growth(contestant: Contestant, size: Size, dtype: str, /) -> int:
         before = peak()
         results = call.run()
         after = peak()
-    del results  # lived until here: a caller has them too
+    del results  # kept alive until the measurement, as a caller would keep them
     assert before is not None
     assert after is not None
     return after - before
 
 
 def peak() -> int | None:
-    """Return the high-water mark of this process's resident set in bytes; None if none is told."""
+    """Return the peak of this process's resident set in bytes; None if it is not known."""
     with suppress(OSError):
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -51,12 +51,12 @@ def peak() -> int | None:
 
 
 def _reset_peak() -> None:
-    """Let the mark start from what is resident now, where the platform can.
+    """Reset the peak to the current resident set, if the platform supports this.
 
-    Before that, what the allocator keeps of arrays long gone is given back, or the step would use
-    it and seem to need less.
+    Memory that the allocator has kept from freed arrays is first returned to the system. Otherwise
+    the step would reuse it and seem to need less.
     """
     with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)  # available in glibc
     with suppress(OSError):
         _CLEAR.write_text("5")

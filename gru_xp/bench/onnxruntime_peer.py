@@ -1,4 +1,4 @@
-"""ONNX Runtime as a contestant: its GRU operator, forward alone."""
+"""ONNX Runtime as a contestant: its GRU operator, forward only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from gru_xp.bench.cases import HostArray, Job, Work
 from gru_xp.bench.contestant import Call, Contestant
 
-# Any: the types are checked without these libraries too
+# Any, so that types can be checked without these libraries
 onnx: Any = importlib.import_module("onnx")
 onnxruntime: Any = importlib.import_module("onnxruntime")
 
@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Peer(Contestant):
-    """One GRU node in a model of its own."""
+    """A model that consists of a GRU node."""
 
     name = "onnxruntime"
 
@@ -29,7 +29,7 @@ class Peer(Contestant):
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3  # errors alone
+        options.log_severity_level = 3  # errors only
         self._options = options
 
     def forward(self, work: Work, /) -> Call:
@@ -73,7 +73,7 @@ class Peer(Contestant):
 
 
 def _sequence_model(work: Work) -> bytes:
-    """Write a model of one layer: the whole sequence, and the state after it."""
+    """Create a model with one layer that returns the whole sequence and the final state."""
     steps, rows, inputs, hidden = work.size
     given = {"X": (steps, rows, inputs), "h_0": (1, rows, hidden)}
     made = {"Y": (steps, 1, rows, hidden), "n_0": (1, rows, hidden)}
@@ -81,7 +81,7 @@ def _sequence_model(work: Work) -> bytes:
 
 
 def _step_model(work: Work) -> bytes:
-    """Write a model of one step through all layers, from their states to their states."""
+    """Create a model of one step through all layers, which maps states to the next states."""
     _, rows, inputs, hidden = work.size
     layers = range(len(work.layers))
     # The state after a step, (directions, N, H), has the shape of the next layer's (T, N, I).
@@ -93,7 +93,7 @@ def _step_model(work: Work) -> bytes:
 
 
 def _node(hidden: int, layer: int, source: str, target: str) -> Any:
-    """Make a layer's GRU, from `source` and its state; a target without a name is not computed."""
+    """Create a layer's GRU node. If `target` is empty, the output Y is not computed."""
     return onnx.helper.make_node(
         "GRU",
         [source, f"W_{layer}", f"R_{layer}", f"B_{layer}", "", f"h_{layer}"],
@@ -104,7 +104,7 @@ def _node(hidden: int, layer: int, source: str, target: str) -> Any:
 
 
 def _model(work: Work, nodes: list[Any], given: Shapes, made: Shapes) -> bytes:
-    """Write a model with the weights as constants, which ONNX Runtime packs beforehand."""
+    """Create a model with constant weights, which ONNX Runtime packs beforehand."""
     helper = onnx.helper
     inputs, outputs = (
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in each]
@@ -122,7 +122,7 @@ def _model(work: Work, nodes: list[Any], given: Shapes, made: Shapes) -> bytes:
 
 
 def _constants(weights: dict[str, HostArray]) -> dict[str, HostArray]:
-    """Put a layer's weights as ONNX has them."""
+    """Convert a layer's weights to ONNX's layout."""
     ordered = {name: _reordered(array) for name, array in weights.items()}
     return {
         "W": ordered["weight_ih"][None],
@@ -132,6 +132,6 @@ def _constants(weights: dict[str, HostArray]) -> dict[str, HostArray]:
 
 
 def _reordered(array: HostArray) -> HostArray:
-    """Turn the gates r, z, n into ONNX's z, r, h."""
+    """Reorder the gates from r, z, n to ONNX's z, r, h."""
     r, z, n = np.split(array, 3)
     return np.concatenate([z, r, n])

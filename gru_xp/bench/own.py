@@ -1,4 +1,4 @@
-"""gru_xp itself as a contestant, with and without accelerator."""
+"""gru_xp itself as a contestant, with and without an accelerator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gru_xp.core import accelerators
 
 
 class Own(Contestant):
-    """gru_xp, with the accelerator of its backend or without, or with its persistent kernel."""
+    """gru_xp with the backend's accelerator, without it, or with its persistent kernel."""
 
     def __init__(
         self, backend_name: str, dtype: str, *, accelerated: bool, persistent: bool = False
@@ -32,7 +32,7 @@ class Own(Contestant):
         self._wait = _waiting(backend_name)
         self._seconds = clocks.cupy if backend_name == "cupy" else clocks.wall
         self._context: Context = nullcontext if accelerated else lambda: use_accelerators(False)
-        # By name, as gru_xp imports no accelerator.
+        # Looked up by name, because gru_xp does not import accelerators.
         kernel: Any = accelerators.find(backend_name).module if persistent else None
         self._kernel = kernel
         if persistent:
@@ -112,7 +112,7 @@ class Own(Contestant):
         """See `Contestant`."""
         steps = [self._array(step) for step in work.x[:, 0]]
         gru = self._gru(work)
-        with self._context():  # in which no accelerator makes a stream for the portable form
+        with self._context():  # for the portable form, no accelerator may create the stream
             stream, compared = gru.stream(), gru.stream()
         step = partial(stream.step, steps[0])
         wait = self._wait
@@ -124,15 +124,15 @@ class Own(Contestant):
             compared.reset()
             return {"y": np.stack([to_numpy(compared.step(each)) for each in steps])}
 
-        # Where there is nothing to wait for, a function around the step would take time of its own.
+        # If there is nothing to wait for, call the step directly: a wrapper would take extra time.
         run = waiting if self._backend == "jax" else step
         return {self.name: Call(run, results, self._context)}
 
     def _can(self, work: Work, *, training: bool) -> bool:
-        """Whether it would not just do what another contestant of gru_xp does."""
+        """Whether the case would differ from that of another contestant of gru_xp."""
         if self._kernel is None:
             return True
-        if "persistent" in self._kernel.describe():  # which is switched on by itself
+        if "persistent" in self._kernel.describe():  # the accelerator uses it by default
             return False
         _, rows, _, hidden = work.size
         dtype = dtypes.dtype_name(self._place.dtype)
@@ -159,7 +159,7 @@ class Own(Contestant):
 
 
 def _waiting(backend_name: str) -> Callable[[Any], Any]:
-    """Return what waits for results, where the library returns before it has them."""
+    """Return a function that waits for results, if the library computes asynchronously."""
     if backend_name == "jax":
         block: Callable[[Any], Any] = importlib.import_module("jax").block_until_ready
         return block

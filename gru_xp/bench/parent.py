@@ -1,4 +1,4 @@
-"""The whole benchmark: a process for each number of threads, and for each peak of memory."""
+"""The whole benchmark: one process for each number of threads and for each memory measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gru_xp.bench.errors import BenchError
 
 _START = """
 import os, sys
-if hasattr(os, "sched_setaffinity"):  # before any import starts threads, which inherit it
+if hasattr(os, "sched_setaffinity"):  # before imports start threads, which inherit the affinity
     os.sched_setaffinity(0, map(int, sys.argv[1:]))
 from gru_xp.bench.child import main
 sys.exit(main())
@@ -26,18 +26,18 @@ _LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "GRU_XP
 
 
 def measure(job: Job, threads: tuple[int, ...], /) -> list[dict[str, Any]]:
-    """Measure the times of a job once for each number of threads.
+    """Measure the times of a job for each number of threads.
 
     Raises
     ------
     BenchError
-        If a contestant cannot be had or computes something else, or a process ends early.
+        If a contestant is not available or its results differ, or a process ends early.
     """
     return [{"threads": each, **run(replace(job, threads=each))} for each in threads]
 
 
 def measure_memory(job: Job, threads: int, /) -> list[dict[str, Any]]:
-    """Measure the peak memory of a training step at the two largest sizes, by flops."""
+    """Measure the peak memory of a training step at the two sizes with the most FLOPs."""
     names = [OWN, *(name for name in job.peers if name == "torch")]
     largest = sorted(set(job.sizes), key=lambda size: Case("training", size).flops)[-2:]
     rows = []
@@ -52,17 +52,18 @@ def measure_memory(job: Job, threads: int, /) -> list[dict[str, Any]]:
 
 
 def run(job: Job, /) -> dict[str, Any]:
-    """Start a process, give it a job and return its answer.
+    """Start a process, send it a job and return its answer.
 
     Raises
     ------
     BenchError
-        If the answer is an error, or there is none.
+        If the answer is an error, or there is no answer.
     """
-    # Before a GPU nobody computes on the host, but torch's backward has a thread that launches.
+    # With a GPU, all CPUs are used: the host does not compute, but torch's backward launches
+    # kernels from a thread of its own.
     cpus = machine.cpus()[: None if job.backend == "cupy" else job.threads]
     done = subprocess.run(
-        # -P: a file of the current folder must not stand in for a module.
+        # -P keeps files in the current folder from shadowing modules.
         [sys.executable, "-P", "-c", _START, *map(str, cpus)],
         input=job.to_json(),
         stdout=subprocess.PIPE,
@@ -88,8 +89,8 @@ def environment(job: Job, /) -> dict[str, str]:
     else:
         result["JAX_PLATFORMS"] = "cpu"
     if job.memory_of is None:
-        # What is freed stays in the process, whoever's it was: some virtual machines take 3 ms to
-        # hand out a MB again, and did so in the middle of now this contestant's time, now that's.
+        # Keep freed memory in the process. Some virtual machines take 3 ms to provide a MB again,
+        # which would be charged to one contestant or another at random.
         tunables = (os.environ.get("GLIBC_TUNABLES", ""), _KEEP_MEMORY)
         result["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
     if job.threads == 1:

@@ -1,4 +1,4 @@
-"""The other libraries: which there are, which are here, how to get one that is not."""
+"""The other libraries: the list of peers, which are installed, and how to install the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gru_xp.bench.errors import UnavailableError
 
 
 class Peer(NamedTuple):
-    """What a peer needs, and the module of this package that has its class ``Peer``."""
+    """Requirements of a peer, and the module of this package that defines its class ``Peer``."""
 
     packages: tuple[str, ...]
     install: str
@@ -29,22 +29,22 @@ PEERS = {
 
 
 def missing(name: str, /) -> str:
-    """Say what a peer lacks and how to install it; an empty string where it lacks nothing."""
+    """Return which packages of a peer are missing and how to install them; "" if none are."""
     absent = [each for each in PEERS[name].packages if util.find_spec(each) is None]
     if not absent:
         return ""
-    what = f"needs {' and '.join(absent)}, not" if absent != [name] else "is not"
-    return f"{name} {what} installed here: {PEERS[name].install}"
+    what = f"requires {' and '.join(absent)}, which is" if absent != [name] else "is"
+    return f"{name} {what} not installed. Install it with: {PEERS[name].install}"
 
 
 def unfit(name: str, /, *, backend: str, dtype: str, stream: bool = False) -> str:
-    """Say why a peer has no part in a benchmark; an empty string where it has."""
+    """Return why a peer cannot take part in a benchmark; an empty string if it can."""
     if backend == "cupy" and name != "torch":
-        return f"{name} is left out: it runs on the CPU here, and would meet a GPU"
+        return f"{name} is left out: it would run on the CPU and be compared with a GPU"
     if dtype != "float32" and name == "onnxruntime":
-        return f"{name} is left out: its GRU has float32 alone"
+        return f"{name} is left out: its GRU supports only float32"
     if stream and name == "jax":
-        return f"{name} is left out: what is measured of it are whole sequences"
+        return f"{name} is left out: only whole sequences are measured for it"
     return ""
 
 
@@ -56,22 +56,23 @@ def choose(
     Parameters
     ----------
     asked : tuple of str or None
-        Their names; None means all that are installed.
+        Names of the peers. None means all installed peers.
     backend, dtype : str
-        What gru_xp runs on and in.
+        Backend and dtype of gru_xp.
     stream : bool
         Whether single steps of a stream are measured.
 
     Returns
     -------
     names : tuple of str
+        Names of the peers that take part.
     notes : list of str
-        Which were left out, and why.
+        The peers that are left out, and the reasons.
 
     Raises
     ------
     UnavailableError
-        If one that was asked for is not installed.
+        If a requested peer is not installed.
     """
     names, notes = [], []
     for name in PEERS if asked is None else asked:
@@ -87,12 +88,12 @@ def choose(
 
 
 def make(name: str, job: Job, /) -> Contestant:
-    """Import a peer and make it a contestant.
+    """Import a peer and create its contestant.
 
     Raises
     ------
     UnavailableError
-        If it is not here, or does not start.
+        If the peer is not installed or fails to start.
     """
     if reason := missing(name):
         raise UnavailableError(reason)
@@ -101,7 +102,7 @@ def make(name: str, job: Job, /) -> Contestant:
         contestant: Contestant = module.Peer(job)
     except UnavailableError:
         raise
-    except Exception as error:  # an installed library can fail in any way, and is then reported
+    except Exception as error:  # a broken installation can raise any exception
         raise UnavailableError(
             f"{name} is installed but fails to start: {type(error).__name__}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""What came out, as one document: medians, ratios, shares of the peak, and where they are from."""
+"""The results as one document: medians, ratios, shares of the peak, machine and versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gru_xp.bench.contestant import OWN
 Document = dict[str, Any]
 
 SCHEMA_VERSION = 1
-"""Of the document; what it holds, or what that means, does not change without it."""
+"""Version of the document. It changes whenever the contents or their meaning change."""
 
 
 def document(
@@ -27,15 +27,16 @@ def document(
     notes: list[str],
     arguments: list[str],
 ) -> Document:
-    """Gather everything into what ``--json`` writes.
+    """Return the document that ``--json`` writes.
 
     Parameters
     ----------
     measured, weighed : list of dict
-        What `gru_xp.bench.parent` has measured: times, and peaks of memory.
+        Times and peak memory measured by `gru_xp.bench.parent`.
     job : Job
+        The job of the benchmark.
     notes : list of str
-        What was left out, and why.
+        What is left out, and the reasons.
     arguments : list of str
         The command line.
     """
@@ -73,7 +74,7 @@ def _threads_part(measured: Document, precision: str) -> Document:
 def _add_floors(parts: list[Document], precision: str, chip: floor.Chip) -> None:
     for part in parts:
         case = case_of(part)
-        if not case.training:  # the bound is one of the forward
+        if not case.training:  # the bound applies to the forward only
             part["floor_us_per_step"] = 1e6 * floor.step_seconds(case.size, precision, chip)
 
 
@@ -114,7 +115,7 @@ def _stream_part(measured: Document) -> Document:
 
 
 def _summary(parts: list[Document]) -> Document:
-    """Gather each peer's ratios by kind: geometric mean, and least with its case."""
+    """Summarise each peer's ratios by kind: the geometric mean, and the least with its case."""
     result: Document = {}
     for part in parts:
         for name, each in part["contestants"].items():
@@ -142,16 +143,16 @@ def _memory_part(measured: Document) -> Document:
 
 
 def threads_of(part: Document, /) -> str:
-    """Say on how many threads a part of the document was measured."""
+    """Return the number of threads of a part of the document as text."""
     count = part["threads"]
     return "1 thread" if count == 1 else f"{count} threads"
 
 
 def case_of(part: Document, /) -> Case:
-    """Return the case that a part of the document is about."""
+    """Return the case of a part of the document."""
     return Case(part["kind"], Size(*(part[letter] for letter in "TNIH")), part.get("layers", 1))
 
 
 def is_of_streams(document: Document, /) -> bool:
-    """Whether a document is about single steps of streams."""
+    """Whether a document contains times of single steps of streams."""
     return any(each["kind"] == "stream" for part in document["threads"] for each in part["cases"])

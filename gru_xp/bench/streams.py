@@ -1,4 +1,4 @@
-"""Times of a stream's single steps, one by one: whoever plays sound waits for the slowest."""
+"""Times of each single step of a stream. In live audio, the slowest steps matter."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gru_xp.bench.cases import HostArray
 from gru_xp.bench.contestant import OWN, Call
 
 COMPARED = 16
-"""Steps over which contestants are compared before they are timed."""
+"""Number of steps whose results are compared before the contestants are timed."""
 
 EDGES = np.logspace(-1, 5, 6 * 20 + 1)
-"""Of the histogram's bins, in µs; what lies outside counts in the first and the last."""
+"""Edges of the histogram's bins in µs. Values outside are counted in the first or last bin."""
 
 _MOST, _LEAST, _PEER_SECONDS = 10**5, 10**4, 1.0
 _TURNS = 10
@@ -25,27 +25,28 @@ _WARM_UP = 100
 
 
 def measure(calls: dict[str, Call], steps: int | None, /) -> dict[str, HostArray]:
-    """Time every single step, the contestants in turns of many steps.
+    """Time every single step. The contestants take turns of many steps.
 
     Parameters
     ----------
     calls : dict of str to Call
-        All have run at least once.
+        Calls, each of which has run at least once.
     steps : int or None
-        How many of each; None is 100,000 of gru_xp, of the others as many as take a second or so.
+        Number of steps of each contestant. None means 100,000 for gru_xp, and for the others as
+        many as take about a second.
 
     Returns
     -------
     dict of str to array
-        Nanoseconds of each step, the clock's own included, some 50.
+        Nanoseconds of each step, including about 50 of the clock itself.
     """
     taken = {
-        name: np.empty(steps or _steps(name, call), np.int64)  # before the first step is timed
+        name: np.empty(steps or _steps(name, call), np.int64)  # allocated before the first timing
         for name, call in calls.items()
     }
     turns = {name: np.array_split(times, _TURNS) for name, times in taken.items()}
     for turn in range(_TURNS):
-        gc.collect()  # outside the steps, as `timing.measure` does it
+        gc.collect()  # not during the steps, as in `timing.measure`
         gc.disable()
         try:
             for name, call in calls.items():
@@ -58,7 +59,7 @@ def measure(calls: dict[str, Call], steps: int | None, /) -> dict[str, HostArray
 
 
 def spread(nanoseconds: HostArray, /) -> dict[str, Any]:
-    """Say how times are spread, in µs."""
+    """Return percentiles and a histogram of times, in µs."""
     times = nanoseconds / 1e3
     median, of_hundred, of_thousand = map(float, np.percentile(times, [50, 99, 99.9]))
     counts, _ = np.histogram(np.clip(times, EDGES[0], EDGES[-1]), EDGES)
@@ -84,7 +85,7 @@ def _steps(name: str, call: Call) -> int:
 
 def _time(run: Callable[[], Any], times: HostArray) -> None:
     clock = time.perf_counter_ns
-    for _ in range(_WARM_UP):  # brings weights and threads back
+    for _ in range(_WARM_UP):  # bring weights back to the cache and wake the threads
         run()
     for index in range(len(times)):
         start = clock()

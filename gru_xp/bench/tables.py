@@ -1,4 +1,4 @@
-"""What came out, as tables."""
+"""The results as tables."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WIDTH = 132
 
 
 def show(document: Document, /, *, worst_first: bool = False) -> None:
-    """Print what a document holds to stdout, in its order or by the least ratio to a peer."""
+    """Print a document to stdout, in its order or sorted by the least ratio to a peer."""
     from rich.console import Console
 
-    # Of a fixed width where there is no terminal: a table in a file is not to be folded.
+    # Fixed width if there is no terminal, so that tables in a file are not wrapped.
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     versions = document["versions"]
     print(
@@ -27,7 +27,7 @@ def show(document: Document, /, *, worst_first: bool = False) -> None:
         f"recurrence: {document['recurrence']}"
     )
     isa = f", {document['isa']}" if document["isa"] else ""
-    print(f"{document['processor']}{isa}; CPUs to use: {document['cpus']}")
+    print(f"{document['processor']}{isa}; usable CPUs: {document['cpus']}")
     gpu = document["gpu"]
     if gpu:
         print(
@@ -37,20 +37,18 @@ def show(document: Document, /, *, worst_first: bool = False) -> None:
     for note in document["notes"]:
         print(f"note: {note}")
     if is_of_streams(document):
-        print("µs: time of one step of a stream, each timed by itself, from Python; ratio: the")
-        print("median to gru_xp's, so that above 1 gru_xp is faster")
+        print("µs: time of one step of a stream, each step timed separately, from Python; ratio:")
+        print("median relative to that of gru_xp (above 1, gru_xp is faster)")
     else:
-        print("µs: median time of one step of the sequence; ratio: that time to gru_xp's, so that")
-        print(
-            "above 1 gru_xp is faster; peak: share of the multiply-adds that the processor can do"
-        )
+        print("µs: median time per step of the sequence; ratio: time relative to that of gru_xp")
+        print("(above 1, gru_xp is faster); peak: share of the processor's peak multiply-add rate")
     if gpu and gpu["bounds"]:
-        print("floor: a lower bound of a forward step that reads W_hh again; the persistent kernel")
-        print("keeps it on the chip, and may be faster. There is none for training")
+        print("floor: lower bound of a forward step that reads W_hh every time; none for training.")
+        print("The persistent kernel keeps W_hh on the chip and may be faster")
     if any(
         "expected_us_per_step" in case for part in document["threads"] for case in part["cases"]
     ):
-        print("expected: of the loop over time alone, by a cost model that was fitted to an H200")
+        print("expected: time of the loop alone, predicted by a cost model fitted to an H200")
     for part in document["threads"]:
         print()
         if is_of_streams(document):
@@ -66,9 +64,9 @@ def show(document: Document, /, *, worst_first: bool = False) -> None:
 def _times_table(part: Document, *, worst_first: bool) -> Table:
     peak, title = part["peak_flops"], threads_of(part)
     if peak:
-        title += f", whose peak is {peak / 1e9:,.0f} GFLOP/s"
+        title += f", peak {peak / 1e9:,.0f} GFLOP/s"
     table = _table(title, "TxNxIxH", "")
-    # Of a forward alone, for the first of its contestants.
+    # Shown for forward cases only, in the row of the first contestant.
     once = {"floor µs": "floor_us_per_step", "expected µs": "expected_us_per_step"}
     of_forward = {
         title: {

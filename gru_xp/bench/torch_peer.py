@@ -1,4 +1,4 @@
-"""torch's modules and autograd as a contestant, with torch's GRU and with ours in its place."""
+"""torch's modules and autograd as a contestant, with torch's GRU or with gru_xp's replacement."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gru_xp.bench.contestant import IN_TORCH, Call, Contestant
 from gru_xp.bench.errors import UnavailableError
 from gru_xp.interop import torch as interop
 
-torch: Any = importlib.import_module("torch")  # Any: the types are checked without torch too
+torch: Any = importlib.import_module("torch")  # Any, so that types can be checked without torch
 
 
 class Peer(Contestant):
-    """torch on the CPU, or on the GPU where gru_xp is there."""
+    """torch on the CPU, or on the GPU if gru_xp runs there."""
 
     name = "torch"
     _gru: Any = torch.nn.GRU
@@ -29,7 +29,7 @@ class Peer(Contestant):
         if self._device == "cuda":
             if not torch.cuda.is_available():
                 raise UnavailableError("torch is installed but finds no CUDA device")
-            # Left alone, its GRU rounds float32 products to TF32, its other products do not.
+            # By default, only torch's GRU uses TF32 for float32 products, other products do not.
             torch.backends.cudnn.allow_tf32 = job.precision == "tf32"
             torch.backends.cuda.matmul.allow_tf32 = job.precision == "tf32"
 
@@ -127,14 +127,14 @@ class Peer(Contestant):
 
 
 class InPlace(Peer):
-    """The same scripts with `gru_xp.interop.torch`'s modules in the place of torch's."""
+    """The same calls with the modules of `gru_xp.interop.torch` instead of torch's."""
 
     name = IN_TORCH
     _gru = interop.GRU
     _gru_cell = interop.GRUCell
 
     def streams(self, work: Work, /) -> dict[str, Call]:
-        """See `Contestant`; it has none of its own."""
+        """Return nothing: streams are not measured for these modules."""
         return {}
 
 
@@ -172,7 +172,7 @@ def _cell_steps(cell: Any, steps: list[Any]) -> Call:
 
 
 def _host(tensor: Any) -> HostArray:
-    # NumPy has no bfloat16; all that torch's numbers of 16 bits hold, float32 does too.
+    # NumPy has no bfloat16. The conversion of 16-bit numbers to float32 is exact.
     wide = tensor.float() if tensor.element_size() == 2 else tensor
     host: HostArray = wide.detach().cpu().numpy()
     return host

@@ -1,6 +1,6 @@
-"""A check of the array libraries of this machine against a float64 reference.
+"""Comparison of the array libraries on this machine with a float64 reference.
 
-`comparison` runs it, `reference` is the oracle, which shares no code with the package.
+`comparison` runs the checks. `reference` is the oracle, which shares no code with the package.
 """
 
 from gru_xp.checking.comparison import CheckResult, check_backends

@@ -1,4 +1,4 @@
-"""A check of the array libraries of this machine: do they compute a GRU correctly, here and now?"""
+"""Checks whether the array libraries on this machine compute a GRU correctly."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class CheckResult(NamedTuple):
     path: str
     """"portable", or the accelerator's name."""
     forward_error: float
-    """Largest absolute error of a state, of which none exceeds 1."""
+    """Largest absolute error of a state. States do not exceed 1 in absolute value."""
     backward_error: float
-    """Largest error of a gradient, as a share of the largest value of the same gradient."""
+    """Largest error of a gradient, relative to the largest absolute value of that gradient."""
     tolerance: float
     passed: bool
     message: str
-    """What went wrong, where the code raised instead of answering."""
+    """The error message, if an exception was raised."""
 
 
 class _Case(NamedTuple):
@@ -53,23 +53,23 @@ class _Case(NamedTuple):
 
 
 def check_backends(names: list[str] | None = None) -> list[CheckResult]:
-    """Run forward and backward on backends and compare them with `gru_xp.checking.reference`.
+    """Compare forward and backward of backends with `gru_xp.checking.reference`.
 
     Parameters
     ----------
     names : list of str, optional
-        Backends to check; None means all that are usable.
+        Backends to check. None means all usable backends.
 
     Returns
     -------
     list of CheckResult
-        One for each backend, device, dtype and path (portable, and the accelerator if there is
-        one). The input has ragged lengths; both directions run.
+        One result for each backend, device, dtype and path (the portable code, and the accelerator
+        if there is one). The input has ragged lengths, and both directions are checked.
 
     Raises
     ------
     BackendError
-        If a backend was asked for that is not usable.
+        If a requested backend is not usable.
     """
     if names is None:
         names = [name for name in libraries.NAMESPACES if not libraries.unusable(name)]
@@ -108,7 +108,7 @@ def _check(name: str, cases: list[_Case]) -> Iterator[CheckResult]:
             try:
                 place = Place.named(name, device, dtype)
             except BackendError:
-                continue  # a library may have float64 switched off, or a device be without it
+                continue  # float64 may be disabled in the library, or not supported by the device
             for path in ("portable", *([found.reason] if found.module else [])):
                 with use_accelerators(path != "portable"), _full_precision(name):
                     yield _compare(cases, place, dtype=dtype, path=path)
@@ -122,9 +122,9 @@ def _compare(cases: list[_Case], place: Place, /, *, dtype: str, path: str) -> C
         with place.current():
             errors = [_errors(case, place) for case in cases]
         forward_error, backward_error = (max(kind) for kind in zip(*errors, strict=True))
-    except Exception as error:  # a broken library or driver raises anything: report, go on
+    except Exception as error:  # a broken library or driver may raise any exception
         message = f"{type(error).__name__}: {error}"
-    # A NaN is no number below the tolerance, so that it fails too.
+    # NaN also fails these comparisons.
     passed = forward_error <= tolerance and backward_error <= tolerance
     return CheckResult(
         place.library,
@@ -163,7 +163,7 @@ def _errors(case: _Case, place: Place) -> tuple[float, float]:
 
 
 def _full_precision(name: str) -> AbstractContextManager[Any]:
-    """Keep JAX from multiplying float32 in TF32, its default on a GPU."""
+    """Keep JAX from multiplying float32 matrices in TF32, which is its default on a GPU."""
     if name != "jax":
         return nullcontext()
     import jax

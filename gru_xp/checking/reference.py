@@ -1,9 +1,9 @@
 """The GRU in float64, one scalar at a time: an oracle that shares no code with the package.
 
-It is written from the equations, for reading and for comparison, and slow. Gradients come from the
-complex-step derivative (Squire and Trapp, "Using Complex Variables to Estimate Derivatives of Real
-Functions", SIAM Review 40, 1998): the imaginary part of ``L(v + i * 1e-20)`` divided by 1e-20 is
-``dL/dv`` to the last digits, so that no formula of a backward pass stands here.
+It follows the equations literally and is slow. Gradients are computed by the complex-step
+derivative (Squire and Trapp, "Using Complex Variables to Estimate Derivatives of Real Functions",
+SIAM Review 40, 1998): the imaginary part of ``L(v + i * 1e-20)`` divided by 1e-20 is ``dL/dv`` to
+the last digits. The reference therefore contains no formulas of a backward pass.
 """
 
 from __future__ import annotations
@@ -28,20 +28,23 @@ def states(
     reverse: bool = False,
     reset_after: bool = True,
 ) -> HostArray:
-    """State after each step, (T, N, H).
+    """Return the state after each step, (T, N, H).
 
     Parameters
     ----------
     weights : mapping
-        ``weight_ih`` (3H, I), ``weight_hh`` (3H, H), and ``bias_ih``, ``bias_hh`` (3H,) or neither.
+        ``weight_ih`` (3H, I), ``weight_hh`` (3H, H), and either both or none of ``bias_ih`` and
+        ``bias_hh`` (3H,).
     x : array, (T, N, I)
+        Input.
     h0 : array, (N, H)
+        Initial state.
     lengths : sequence of int, optional
-        Steps of each row that are no padding; beyond them the state passes through.
+        Number of steps of each row without padding. In padding the state passes through unchanged.
     reverse : bool
-        Go from the last step to the first.
+        Run from the last step to the first.
     reset_after : bool
-        Whether the reset gate acts after the product or, if False, before it.
+        Whether the reset gate is applied after the recurrent product or, if False, before it.
     """
     return _complex_states(weights, x, h0, lengths, reverse, reset_after).real
 
@@ -57,19 +60,21 @@ def gradients(
     reverse: bool = False,
     reset_after: bool = True,
 ) -> dict[str, HostArray]:
-    """Gradients of ``sum(dh * states) + sum(dh_last * last state)``.
+    """Return the gradients of ``sum(dh * states) + sum(dh_last * last state)``.
 
     Parameters
     ----------
     weights, x, h0, lengths, reverse, reset_after
         As in `states`.
     dh : array, (T, N, H)
+        Gradient with respect to the states.
     dh_last : array, (N, H), optional
+        Gradient with respect to the last state, in addition to that in `dh`.
 
     Returns
     -------
     dict of array
-        By the names of `weights`, and by "x" and "h0".
+        Gradients by the names of `weights`, and by "x" and "h0".
     """
     arrays = {name: np.array(array, dtype=complex) for name, array in weights.items()}
     arrays |= {"x": np.array(x, dtype=complex), "h0": np.array(h0, dtype=complex)}

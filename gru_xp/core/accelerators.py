@@ -1,8 +1,8 @@
 """Accelerators: modules that run the GRU of one array library faster.
 
-An accelerator is found through the entry point group ``gru_xp.backends``, where its name is that
-of the array library it serves. `gru_xp.core.contract` says what the module it names has. The
-folder ``backends/`` of the repository holds ours, and says how to write another.
+Accelerators are found through the entry point group ``gru_xp.backends``. The name of an entry point
+is that of the array library; the module that it refers to follows `gru_xp.core.contract`. The
+folder ``backends/`` of the repository contains our accelerators, and explains how to write one.
 """
 
 from __future__ import annotations
@@ -34,11 +34,21 @@ class Found(NamedTuple):
 
 @contextmanager
 def use_accelerators(enabled: bool) -> Iterator[None]:
-    """Switch the accelerators on or off within a ``with`` block.
+    """Context manager that switches the accelerators on or off within a ``with`` block.
 
-    The environment variable ``GRU_XP_ACCELERATORS=0`` switches them off from the start. The switch
-    belongs to the current thread or task. A function that ``jax.jit`` or ``torch.compile`` has
-    already compiled keeps the path that it was traced with.
+    The environment variable ``GRU_XP_ACCELERATORS=0`` switches them off for the whole process. The
+    context manager affects the current thread or asyncio task only. A function that ``jax.jit`` or
+    ``torch.compile`` has already compiled keeps running the code with which it was traced.
+
+    Parameters
+    ----------
+    enabled : bool
+        Whether accelerators are used.
+
+    Raises
+    ------
+    TypeError
+        If `enabled` is not a bool.
 
     Examples
     --------
@@ -58,21 +68,24 @@ def use_accelerators(enabled: bool) -> Iterator[None]:
 
 
 def are_on() -> bool:
-    """Whether the accelerators are switched on, here and now."""
+    """Whether the accelerators are switched on in the current thread or task."""
     return _switch.get()
 
 
 def accelerated(name: str, place: Place, /, loop: Loop = PLAIN) -> Callable[..., Any] | None:
-    """Return a function of the accelerator for arrays of a place; None where it has none to use.
+    """Return a function of the accelerator for arrays of a place, or None.
 
-    It has none if it does not take an option that the loop uses, or is switched off.
+    It is None if there is no accelerator or no such function, if the loop uses an option that the
+    accelerator does not support, or if accelerators are switched off.
 
     Parameters
     ----------
     name : str
-        Of a function in `gru_xp.core.contract`.
+        Name of a function in `gru_xp.core.contract`.
     place : Place
+        Place of the arrays.
     loop : Loop
+        Options that the function must support.
     """
     library = place.library
     module = (_found[library] if library in _found else find(library)).module
@@ -85,18 +98,19 @@ def accelerated(name: str, place: Place, /, loop: Loop = PLAIN) -> Callable[...,
 
 
 def find(library: str, /) -> Found:
-    """Load the accelerator of an array library; one that fails to load warns once."""
+    """Load the accelerator of an array library; warn once if it fails to load."""
     if library not in _found:
         _found[library] = _load(library)
     return _found[library]
 
 
-_found: dict[str, Found] = {}  # a plain dict, which torch.compile can trace, unlike a cache
-_told: set[tuple[type[Exception], str]] = set()  # errors that a warning was given of
+# A plain dict instead of functools.cache, which torch.compile cannot trace.
+_found: dict[str, Found] = {}
+_told: set[tuple[type[Exception], str]] = set()  # errors for which a warning has been issued
 
 
 def running(library: str, /) -> str:
-    """Tell what runs the loop over time of a backend's arrays, here and now."""
+    """Describe what currently runs the loop over time for a backend's arrays."""
     found = find(library)
     if found.module is None:
         return f"portable loop, {found.reason}"
@@ -104,7 +118,7 @@ def running(library: str, /) -> str:
 
 
 def _load(library: str) -> Found:
-    from importlib.metadata import entry_points  # loaded late: slow
+    from importlib.metadata import entry_points  # slow to import
 
     candidates = sorted(entry_points(group=GROUP, name=library), key=lambda point: point.value)
     if not candidates:
@@ -119,16 +133,16 @@ def _load(library: str) -> Found:
             raise AttributeError("it has no frozenset OPTIONS")
         if library == "torch":
             _let_torch_compile_ask()
-    except Exception as error:  # whatever it is, the portable loop still runs
+    except Exception as error:  # the portable loop can run after any failure
         reason = f"accelerator {point.value} failed to load: {type(error).__name__}: {error}"
-        _found[library] = Found(None, reason)  # before a warning that may be an error
-        # torch's fails with NumPy's, which it is built on, and for one reason there is one warning.
+        _found[library] = Found(None, reason)  # set before the warning, which may raise
+        # torch's accelerator uses NumPy's and fails with the same error: warn only once for both.
         cause = type(error), str(error)
         if are_on() and cause not in _told:
             _told.add(cause)
             warnings.warn(
-                f"gru_xp: {reason}; the portable loop runs instead (GRU_XP_ACCELERATORS=0 in the "
-                "environment silences this)",
+                f"gru_xp: {reason}. The portable loop runs instead. Set the environment variable "
+                "GRU_XP_ACCELERATORS=0 to silence this warning",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -138,7 +152,7 @@ def _load(library: str) -> Found:
 
 
 def _let_torch_compile_ask() -> None:
-    """Have torch.compile take the switch as it is when it traces: it cannot trace a ContextVar."""
+    """Make torch.compile treat the switch as a constant, because it cannot trace a ContextVar."""
     import torch
 
     torch.compiler.assume_constant_result(are_on)

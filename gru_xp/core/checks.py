@@ -1,7 +1,7 @@
-"""Checks of the shapes that users pass in, each with one error that says what to do.
+"""Checks of the shapes of user input. Each error says what was expected, what came, what to do.
 
-No values of arrays are looked at, so that ``jax.jit`` and ``torch.compile`` can trace through;
-but lengths on the host are read.
+The values of arrays are not read, so that ``jax.jit`` and ``torch.compile`` can trace the checks.
+The exceptions are lengths on the host and NumPy indices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gru_xp.core.parameters import Form, GRUParams, shapes
 
 
 def check_params(params: Any, /, *, owner: str) -> Place:
-    """Check the weights of a cell against each other, and return their place."""
+    """Check that the weights of a cell match each other, and return their place."""
     arrays = _arrays(params, owner)
     place = door.place_of(owner, **arrays)
     _check_packed(params, owner)
@@ -27,29 +27,29 @@ def check_params(params: Any, /, *, owner: str) -> Place:
 
 
 def check_tape(tape: Any, kind: type, /, *, owner: str) -> None:
-    """Check that what a backward gets as a tape is one."""
+    """Check the type of the tape that is passed to a backward."""
     if not isinstance(tape, kind):
         raise TypeError(
-            f"{owner}: expected the {kind.__name__} that the forward returned, got "
-            f"{type(tape).__name__}: with keep_tape=False there is none"
+            f"{owner}: expected the {kind.__name__} returned by the forward, got "
+            f"{type(tape).__name__}. Call the forward with keep_tape=True"
         )
 
 
 def check_form(gh_n: Array | None, /, *, reset_after: bool, owner: str) -> None:
-    """Check that a tape, whose gh_n this is, was made with the reset gate in the same place."""
+    """Check that the tape with this gh_n was made with the same `reset_after`."""
     if (gh_n is None) == reset_after:
         raise ValueError(
-            f"{owner}: expected reset_after={not reset_after}, with which the forward made this "
+            f"{owner}: expected reset_after={not reset_after}, as in the forward that made this "
             f"tape, got {reset_after}"
         )
 
 
 def check_layers(params: Sequence[Any], form: Form, /, *, owner: str) -> Place:
-    """Check the weights of all layers and directions against each other; return their place."""
+    """Check that the weights of all layers and directions match, and return their place."""
     if not params or len(params) % form.directions:
         raise ValueError(
-            f"{owner}: expected weights for {form.directions} direction(s) of at least one layer, "
-            f"got {len(params)} GRUParams"
+            f"{owner}: expected {'two' if form.bidirectional else 'one'} GRUParams for each of at "
+            f"least one layer, got {len(params)} in all"
         )
     arrays: dict[str, Array | None] = {}
     for k, each in enumerate(params):
@@ -67,26 +67,27 @@ def check_layers(params: Sequence[Any], form: Form, /, *, owner: str) -> Place:
             input_size = in_size
         if (in_size, size) != (input_size, hidden_size):
             raise ValueError(
-                f"{owner}: expected {name} to take input size {input_size} to hidden size "
+                f"{owner}: expected {name} to have input size {input_size} and hidden size "
                 f"{hidden_size}, got {in_size} and {size}"
             )
     return place
 
 
 def _arrays(params: Any, owner: str) -> dict[str, Array | None]:
-    """Arrays of a GRUParams by their names, both biases or neither."""
+    """Return the arrays of a GRUParams by name; check that it has both biases or neither."""
     if not isinstance(params, GRUParams):
         raise TypeError(f"{owner}: expected a GRUParams, got {type(params).__name__}")
     for name in ("weight_ih", "weight_hh"):
         if getattr(params, name) is None:
             raise TypeError(f"{owner}: {name} must be an array, got NoneType")
     if (params.bias_ih is None) != (params.bias_hh is None):
-        raise ValueError(f"{owner}: expected both of bias_ih and bias_hh, or neither")
+        given = "bias_hh" if params.bias_ih is None else "bias_ih"
+        raise ValueError(f"{owner}: expected both bias_ih and bias_hh or neither, got only {given}")
     return params._asdict()
 
 
 def _check_packed(params: GRUParams, owner: str) -> tuple[int, int]:
-    """Check the shapes of packed weights against each other; return I and H."""
+    """Check that the shapes of packed weights match each other; return I and H."""
     weight_ih, weight_hh, bias_ih, _ = params
     for name, weight in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):
         if weight.ndim != 2 or weight.shape[1] == 0:
@@ -107,77 +108,77 @@ def _check_packed(params: GRUParams, owner: str) -> tuple[int, int]:
 def check_step(
     x: Array, h: Array | None, /, *, input_size: int, hidden_size: int, owner: str
 ) -> None:
-    """Check the shapes of one step's input (I,) or (N, I) and state (H,) or (N, H)."""
+    """Check the shapes of the input (I,) or (N, I) and the state (H,) or (N, H) of one step."""
     if x.ndim not in (1, 2):
         raise ValueError(
             f"{owner}: expected input to be 1-D ({input_size},) or 2-D (batch, {input_size}), got "
-            f"{x.ndim}-D of shape {tuple(x.shape)}: a cell takes one step a call"
+            f"{x.ndim}-D with shape {tuple(x.shape)}. A cell takes one time step per call"
         )
     if x.shape[-1] != input_size:
         raise ValueError(
             f"{owner}: input has inconsistent input_size: expected {input_size}, got "
-            f"{x.shape[-1]} (shape {tuple(x.shape)}): its last axis must have the size that the "
-            "cell was made with"
+            f"{x.shape[-1]} (shape {tuple(x.shape)}). The last axis of input must have the "
+            "input_size of the weights"
         )
     if h is None:
         return
     if h.ndim != x.ndim:
         raise ValueError(
-            f"{owner}: expected hidden to be {x.ndim}-D as the input is (shape "
-            f"{tuple(x.shape)}), got {h.ndim}-D of shape {tuple(h.shape)}: give both a batch axis "
-            "or neither"
+            f"{owner}: expected hidden to be {x.ndim}-D like the input (shape "
+            f"{tuple(x.shape)}), got {h.ndim}-D with shape {tuple(h.shape)}. Give both a batch "
+            "axis or neither"
         )
     if h.shape[-1] != hidden_size:
         raise ValueError(
             f"{owner}: hidden has inconsistent hidden_size: expected {hidden_size}, got "
-            f"{h.shape[-1]} (shape {tuple(h.shape)}): its last axis must have the size that the "
-            "cell was made with"
+            f"{h.shape[-1]} (shape {tuple(h.shape)}). The last axis of hidden must have the "
+            "hidden_size of the weights"
         )
     if x.ndim == 2 and x.shape[0] != h.shape[0]:
         raise ValueError(
             f"{owner}: input batch size {x.shape[0]} doesn't match hidden batch size "
-            f"{h.shape[0]}: pass one state for each row of the input"
+            f"{h.shape[0]}. Pass one state for each row of the input"
         )
 
 
 def check_delta(delta: Array, shape: tuple[int, ...], /, *, owner: str) -> None:
-    """Check a gradient's shape against that of the output: a batch axis of 1 may come or go."""
+    """Check that a gradient has the shape of the output, up to a batch axis of length 1."""
     rows = (1, *shape) if len(shape) == 1 else shape
     allowed = [shape] + ([(1, *shape)] if len(shape) == 1 else [])
     if len(shape) == 2 and rows[0] == 1:
         allowed.append(shape[1:])
     if tuple(delta.shape) not in allowed:
         raise ValueError(
-            f"{owner}: expected delta of the output's shape {shape}, got {tuple(delta.shape)}: "
-            "pass the gradient with respect to what the forward returned"
+            f"{owner}: expected delta of shape {shape}, the shape of the output, got "
+            f"{tuple(delta.shape)}. Pass the gradient with respect to the output of the forward"
         )
 
 
 def check_shape(array: Array, shape: tuple[int, ...], /, *, name: str, owner: str) -> None:
-    """Check that an array has just this shape."""
+    """Check that an array has exactly this shape."""
     if tuple(array.shape) != shape:
         raise ValueError(
-            f"{owner}: expected {name} of shape {shape}, got {tuple(array.shape)}: see its "
-            "docstring for the order of axes, layers and directions"
+            f"{owner}: expected {name} of shape {shape}, got {tuple(array.shape)}. The docstring "
+            "gives the order of axes, layers and directions"
         )
 
 
 def check_sequence(
     x: Array, /, *, input_size: int, batch_first: bool, owner: str
 ) -> tuple[int, int]:
-    """Check the shape of a whole input and return (T, N), N = 1 where it has no batch axis."""
+    """Check the shape of a sequence and return (T, N), with N = 1 if it has no batch axis."""
     axes = "batch, time" if batch_first else "time, batch"
     if x.ndim not in (2, 3):
         raise ValueError(
             f"{owner}: expected input to be 2-D (time, {input_size}) or 3-D ({axes}, "
-            f"{input_size}), got {x.ndim}-D of shape {tuple(x.shape)}: for a single step use a "
+            f"{input_size}), got {x.ndim}-D with shape {tuple(x.shape)}. For a single step use "
             "GRUCell or GRU.stream"
         )
     if x.shape[-1] != input_size:
         raise ValueError(
             f"{owner}: input has inconsistent input_size: expected {input_size}, got "
-            f"{x.shape[-1]} (shape {tuple(x.shape)}): its last axis must have the size that the "
-            "layer was made with"
+            f"{x.shape[-1]} (shape {tuple(x.shape)}). The last axis of input must have the "
+            "input_size of the weights"
         )
     if x.ndim == 2:
         return x.shape[0], 1
@@ -185,37 +186,37 @@ def check_sequence(
 
 
 def check_indices(indices: Array, place: Place, /, *, batch_first: bool, owner: str) -> Array:
-    """Check dtype and rank of one-hot input's indices; return them with a last axis of length 1.
+    """Check dtype and rank of one-hot indices; return them with a trailing axis of length 1.
 
-    They come back as int32 or int64, by which every library takes rows.
+    They are returned as int32 or int64, which every library accepts for taking rows.
     """
     xp = place.xp
     if not dtypes.is_integral(indices.dtype):
         raise TypeError(
-            f"{owner}: expected indices of an integer dtype in OneHot, got {indices.dtype}"
+            f"{owner}: expected indices in OneHot to have an integer dtype, got {indices.dtype}"
         )
     if indices.ndim not in (1, 2):
         axes = "batch, time" if batch_first else "time, batch"
         raise ValueError(
             f"{owner}: expected indices in OneHot to be 1-D (time,) or 2-D ({axes}), got "
-            f"{indices.ndim}-D of shape {tuple(indices.shape)}"
+            f"{indices.ndim}-D with shape {tuple(indices.shape)}"
         )
     if indices.dtype not in (xp.int32, xp.int64):
-        # JAX may have no int64: then an array has no more elements than int32 counts.
+        # JAX may have int64 disabled. Its arrays then have no more elements than int32 can count.
         there = xp.__array_namespace_info__().dtypes(kind="signed integer", device=place.device)
         indices = xp.astype(indices, there.get("int64", xp.int32))
     return indices[..., None]
 
 
 def check_range(indices: Array, classes: int, place: Place, /, *, owner: str) -> None:
-    """Check NumPy's indices of one-hot input, (T, N, 1) and 0 in padding, against their number."""
+    """Check the range of one-hot indices (T, N, 1), which are 0 in padding, if they are NumPy's."""
     if place.library != "numpy" or not indices.size:
         return
     least, most = int(indices.min()), int(indices.max())
     if least < 0 or most >= classes:
         raise ValueError(
-            f"{owner}: expected indices in OneHot from 0 to {classes - 1}, as the weights have "
-            f"input size {classes}, got {least if least < 0 else most}"
+            f"{owner}: expected indices in OneHot from 0 to {classes - 1}, because the weights "
+            f"have input size {classes}, got {least if least < 0 else most}"
         )
 
 
@@ -232,14 +233,14 @@ def check_lengths(
 ) -> Array:
     """Check the lengths of a ragged batch and return them as an integer array of the place.
 
-    Integers on the host are checked against T. Arrays of other libraries than NumPy are not read,
-    which would stop a trace and wait for a GPU: a length beyond T means T there, below 0 means 0.
-    With `copies`, what is returned shares no memory with `lengths`.
+    Python integers and NumPy arrays are checked against T. Arrays of other libraries are not read,
+    because that would abort a trace or wait for a GPU; in them a length greater than T means T, and
+    a negative one means 0. With `copies`, the result shares no memory with `lengths`.
     """
     if not batched:
         raise ValueError(
-            f"{owner}: lengths need a batch axis, got an input without one: leave lengths away, "
-            "or give input of 3 dimensions"
+            f"{owner}: lengths require input with a batch axis, got input without one. Omit "
+            "lengths, or pass 3-D input"
         )
     on_host = library_of(lengths) in (None, "numpy")
     if on_host:
@@ -247,7 +248,7 @@ def check_lengths(
             lengths = np.asarray(lengths)
         except ValueError:
             raise TypeError(
-                f"{owner}: expected lengths to be integers, one a row, got {lengths}"
+                f"{owner}: expected lengths to be integers, one per row, got {lengths}"
             ) from None
         if lengths.size == 0:
             lengths = lengths.astype(np.int32)
@@ -258,19 +259,19 @@ def check_lengths(
         raise TypeError(f"{owner}: expected lengths to be integers, got {dtype}")
     if tuple(lengths.shape) != (rows,):
         raise ValueError(
-            f"{owner}: expected lengths of shape ({rows},), one for each row of the batch, got "
+            f"{owner}: expected lengths of shape ({rows},), one per row of the batch, got "
             f"{tuple(lengths.shape)}"
         )
     xp = place.xp
-    if not on_host:  # a small dtype would not count all T steps
+    if not on_host:  # an 8- or 16-bit dtype may be too small to count T steps
         if dtype.endswith(("t8", "16")):
             return xp.astype(lengths, xp.int32)
         return transfer.private(lengths, place) if copies else lengths
     wrong = np.flatnonzero((lengths < 0) | (lengths > steps))
     if wrong.size:
         raise ValueError(
-            f"{owner}: expected lengths between 0 and the {steps} steps of the input, got "
-            f"{lengths[wrong[0]]} for row {wrong[0]}"
+            f"{owner}: expected lengths between 0 and {steps}, the number of steps of the input, "
+            f"got {lengths[wrong[0]]} for row {wrong[0]}"
         )
     return transfer.from_numpy(lengths, place._replace(dtype=xp.int32))
 
@@ -278,10 +279,10 @@ def check_lengths(
 def check_masks(
     masks: Sequence[Array], shape: tuple[int, ...], /, *, layers: int, owner: str
 ) -> None:
-    """Check dropout masks: none, or one for each layer but the last."""
+    """Check dropout masks: either none, or one for each layer except the last."""
     if masks and len(masks) != layers - 1:
         raise ValueError(
-            f"{owner}: expected {layers - 1} dropout masks, one for each layer but the last, or "
+            f"{owner}: expected {layers - 1} dropout masks, one for each layer except the last, or "
             f"none, got {len(masks)}"
         )
     for index, mask in enumerate(masks):

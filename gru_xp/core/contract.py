@@ -1,12 +1,16 @@
-"""What an accelerator is: the functions that a module may have to run a library's GRU faster.
+"""The interface of an accelerator: a module whose functions run a library's GRU faster.
 
-These protocols say what `gru_xp` calls, with which arguments, and what must come back. An
-accelerator is a module with functions of these names; none of it is imported from here.
+These protocols define which functions `gru_xp` calls, with which arguments, and what they return.
+An accelerator is a module that has functions of these names. It need not import this module.
 
-For all of them holds: the same numbers as without the accelerator within rounding, the same dtypes,
-the arrays' own device; no argument is modified, none is kept, but where its description says so;
-the same bits on every run. A call that a function does not take (a dtype, a size, a device) it
-declines by returning NotImplemented, before it has changed anything; the portable path then runs.
+The following rules hold for every function:
+
+- The results equal those without the accelerator up to rounding. They have the same dtypes, are on
+  the same device, and are bitwise reproducible from run to run.
+- Arguments are not modified and no reference to them is kept, unless the description of the
+  function says otherwise.
+- A function declines a call that it does not support (a dtype, a size, a device) by returning
+  NotImplemented, before it has changed anything. The portable code then runs.
 """
 
 from __future__ import annotations
@@ -21,11 +25,11 @@ from gru_xp.core.tape import Tape
 
 
 class Accelerator(Protocol):
-    """What every accelerator has."""
+    """The functions that every accelerator must have."""
 
     OPTIONS: frozenset[str]
-    """Names of the options of a `Loop` that it takes. A loop that uses any other one does not
-    reach it."""
+    """Names of the options of a `Loop` that it supports. A loop that uses any other option is not
+    passed to it."""
 
     @staticmethod
     def forward(
@@ -43,78 +47,85 @@ class Accelerator(Protocol):
         Returns
         -------
         h, tape
-            The tape may be the portable loop's or one's own: either backward takes either's.
+            The tape may be that of the portable loop or one of the accelerator's own. The
+            backward of each must accept the tape of the other.
         """
 
     @staticmethod
     def backward(
         dh: Array, dh_last: Array | None, tape: Tape, weight_hh: Array, loop: Loop, /
     ) -> Any:
-        """Run the loop over time back; see `gru_xp.core.recurrence.backward`.
+        """Run the loop over time backward; see `gru_xp.core.recurrence.backward`.
 
         Returns
         -------
         dgx, dgh_n, dh0
-            New arrays, which the caller may write over; dgh_n may be a part of dgx where the reset
-            gate acts before the product.
+            New arrays, which the caller may overwrite. With reset_after=False, dgh_n may be a view
+            of a part of dgx.
         """
 
 
 class NativeStream(Protocol):
-    """What `OptionalFunctions.stream` returns: a GRU with a state, fed by calls.
+    """The object that `OptionalFunctions.stream` returns: a GRU that keeps its state between calls.
 
-    It declines a call by returning NotImplemented, with its state as it was: whatever it does not
-    take as it is, be it a wrong type, shape or dtype, memory that is not contiguous, an array of
-    another library. `gru_xp.Stream` then reads the state, runs the portable path on the same
-    weights, and assigns the state after it. It does the same while accelerators are switched off.
+    It declines a call by returning NotImplemented and leaves its state unchanged. It does so for
+    any argument that it cannot use directly: a wrong type, shape or dtype, memory that is not
+    contiguous, an array of another library. `gru_xp.Stream` then reads the state, runs the portable
+    code with the same weights, and assigns the new state. It does the same while accelerators are
+    switched off.
     """
 
     state: Array | None
-    """States of all layers, (num_layers, N, H) or (num_layers, H), of the weights' dtype; None
-    means zeros, for as many rows as the next call has.
+    """States of all layers, (num_layers, N, H) or (num_layers, H), in the dtype of the weights.
+    None means zeros, for as many rows as the next call has.
 
-    What is read is a new array, or None before the first call of a stream that starts from zeros.
-    What is assigned is sound, of the weights' dtype or None, and is copied."""
+    Reading returns a new array, or None before the first call of a stream that starts from zeros.
+    An assigned value has been checked; it has the dtype of the weights, or is None. It is copied.
+    """
 
     def step(self, x: Array, out: Array | None = None, /) -> Any:
-        """Take one step.
+        """Process one step.
 
         Parameters
         ----------
         x : array, (I,) or (N, I)
-            As the user gave it, as all arrays that the functions below get.
+            Input, unchecked, as the user passed it.
         out : array, (H,) or (N, H), or None
-            What the result is written into, also as the user gave it, which may be `x`; None asks
-            for a new array.
+            Array into which the result is written, unchecked, as the user passed it. It may be `x`.
+            If None, a new array is allocated.
 
         Returns
         -------
         h : array, (H,) or (N, H)
-            The last layer's state; `out` itself, where it is not None.
+            State of the last layer. This is `out` unless that is None.
         """
 
     def chunk(self, x: Array, /) -> Any:
-        """Take a chunk, as `OptionalFunctions.sequence` takes x, and return its y."""
+        """Process a chunk x, as in `OptionalFunctions.sequence`, and return its y."""
 
 
 class OptionalFunctions(Protocol):
-    """What an accelerator may have besides, where a measurement asks for it.
+    """Functions that an accelerator may have in addition, if measurements justify them.
 
-    `step`, `sequence` and `stream` are for calls whose arithmetic is shorter than the way to it.
-    They are asked first, and get arrays as the user gave them: unchecked, of any library, shape or
-    dtype. They decline whatever they do not know at once, a wrong argument too: what runs then has
-    the right words for it.
+    `step`, `sequence` and `stream` are for small calls, in which the checks and calls around the
+    arithmetic take longer than the arithmetic. They are called before any check and get the arrays
+    as the user passed them: of any library, shape or dtype. They must quickly decline every call
+    that they do not support, including one with wrong arguments; the portable code then raises
+    the proper error.
     """
 
     @staticmethod
     def takes(first: Array, /, *others: Array | None) -> bool:
-        """Whether it computes with such arrays here and now; those ask who have another way to."""
+        """Whether the accelerator can compute with these arrays now.
+
+        Code that has an alternative to the accelerator calls it in order to choose.
+        """
 
     @staticmethod
     def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:
-        """Product of matrices (M, K) and (K, N), plus `bias` (N,) for every row.
+        """Return the product of matrices (M, K) and (K, N), with `bias` (N,) added to every row.
 
-        For the large products before and after the loop. The arrays have been checked.
+        It computes the large products before and after the loop. The arrays have been checked.
         """
 
     @staticmethod
@@ -128,7 +139,7 @@ class OptionalFunctions(Protocol):
         reset_after: bool = True,
         /,
     ) -> Any:
-        """One step of a cell in eval.
+        """Compute one step of a cell in evaluation mode.
 
         Parameters
         ----------
@@ -136,9 +147,9 @@ class OptionalFunctions(Protocol):
         h : array, (H,) or (N, H), or None
             None means zeros.
         weight_ih, weight_hh, bias_ih, bias_hh : array
-            As in `GRUParams`; these are sound.
+            As in `GRUParams`. These have been checked.
         reset_after : bool
-            As in `Loop`. Whatever `OPTIONS` names, the function is asked with True and with False.
+            As in `Loop`. The function gets both values, regardless of `OPTIONS`.
 
         Returns
         -------
@@ -149,17 +160,17 @@ class OptionalFunctions(Protocol):
     def sequence(
         x: Array, h0: Array | None, params: Sequence[GRUParams], loop: Loop, form: Form, /
     ) -> Any:
-        """A whole GRU in eval, without a tape.
+        """Run a whole GRU in evaluation mode, without a tape.
 
         Parameters
         ----------
         x, h0 : array
-            As in `gru_xp.functional.gru`; h0 may be None, which means zeros.
+            As in `gru_xp.functional.gru`. h0 may be None, which means zeros.
         params : sequence of GRUParams
-            Of all layers and directions; these are sound.
+            Weights of all layers and directions. These have been checked.
         loop : Loop
-            Of the first direction of each layer: with one alone it may run in reverse. Its lengths
-            may be anything that a user can give.
+            Loop of the first direction of each layer. It may be a reverse loop if there is only
+            one direction. Its lengths are unchecked and may be any value that a user can pass.
         form : Form
 
         Returns
@@ -170,19 +181,19 @@ class OptionalFunctions(Protocol):
 
     @staticmethod
     def stream(params: Sequence[GRUParams], loop: Loop, form: Form, /) -> Any:
-        """A GRU that is fed step by step, from a state of zeros.
+        """Create a stream: a GRU that is called step by step and starts from a state of zeros.
 
-        Asked once, as a `gru_xp.Stream` is made.
+        Called once, when a `gru_xp.Stream` is created.
 
         Parameters
         ----------
         params : sequence of GRUParams
-            Of all layers; these are sound, and nobody changes them as long as the stream lives,
-            which may keep them.
+            Weights of all layers. These have been checked. The stream may keep references to them,
+            as they are not changed during its lifetime.
         loop : Loop
-            Without lengths, from the first step to the last.
+            A forward loop without lengths.
         form : Form
-            Of one direction.
+            A form with one direction.
 
         Returns
         -------
@@ -191,20 +202,20 @@ class OptionalFunctions(Protocol):
 
     @staticmethod
     def describe() -> str:
-        """Say what this is in some words, for the list of backends."""
+        """Describe the accelerator in a few words, for the list of backends."""
 
     @staticmethod
     def explain() -> str:
-        """Tell which way calls take here and why, in lines for ``gru-xp info``."""
+        """Explain which code runs a call on this machine and why, in lines for ``gru-xp info``."""
 
     @staticmethod
     def set_num_threads(count: int, /) -> None:
-        """Set how many threads a call uses at most; see `gru_xp.set_num_threads`."""
+        """Set the maximum number of threads of a call; see `gru_xp.set_num_threads`."""
 
     @staticmethod
     def get_num_threads() -> int:
-        """Return how many threads a call uses at most."""
+        """Return the maximum number of threads of a call."""
 
     @staticmethod
     def measure_fma_peak(dtype: str, seconds: float = 0.2) -> float:
-        """Measure the FLOP/s of one thread's multiply-adds, for the shares in ``gru-xp bench``."""
+        """Measure the FLOP/s of multiply-adds on one thread, the peak of ``gru-xp bench``."""

@@ -1,4 +1,4 @@
-"""What weights tell of their model, by torch's names and their shapes."""
+"""Derives the model from the names (as in torch) and shapes of its weights."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Described(NamedTuple):
-    """A model that weights are those of."""
+    """The model to which weights belong."""
 
     is_cell: bool
     sizes: dict[str, int | bool]
-    """Arguments of `gru_xp.GRUCell`, or else of `gru_xp.GRU`."""
+    """Arguments of `gru_xp.GRUCell` if `is_cell`, else of `gru_xp.GRU`."""
 
 
 def described(shapes: Shapes, /, *, prefix: str = "") -> Described:
-    """Find the model whose weights have these names, after a prefix, and shapes.
+    """Find the model whose weights have these names and shapes.
 
     Parameters
     ----------
     shapes : mapping
-        Of all arrays whose names have the prefix, which is left out.
+        Shapes of all arrays by name, without the prefix.
     prefix : str
-        For the error.
+        Prefix that was removed from the names, for the error message.
 
     Raises
     ------
     ValueError
-        If they are not the weights of a GRU or a GRUCell, all of them and nothing else.
+        If the arrays are not exactly the weights of one GRU or GRUCell.
     """
     is_cell = "weight_ih" in shapes
     layers = sum(re.fullmatch(r"weight_ih_l\d+", name) is not None for name in shapes)
@@ -47,8 +47,9 @@ def described(shapes: Shapes, /, *, prefix: str = "") -> Described:
     inputs = _matrix(shapes, f"weight_ih{first}")[1]
     if inputs < 1 or width < 1 or rows != 3 * width:
         raise ValueError(
-            f"weight_hh{first} has shape {(rows, width)}, weight_ih{first} {inputs} columns, and "
-            "not (3H, H) and I of a GRU"
+            f"expected weight_hh{first} of shape (3H, H) and weight_ih{first} of shape (3H, I), "
+            f"got weight_hh{first} of shape {(rows, width)} and weight_ih{first} with {inputs} "
+            "columns"
         )
     expected: dict[str, tuple[int, ...]] = {}
     for number, suffix in enumerate([""] if is_cell else suffixes):
@@ -59,8 +60,8 @@ def described(shapes: Shapes, /, *, prefix: str = "") -> Described:
     for name in [*expected, *shapes]:
         if shapes.get(name) != expected.get(name):
             raise ValueError(
-                f"{name} is {_told(shapes.get(name))}, and would be {_told(expected.get(name))} in "
-                "a GRU of the other weights"
+                f"{name} is {_told(shapes.get(name))}, but should be {_told(expected.get(name))} "
+                "in a GRU with the other weights"
             )
     sizes: dict[str, int | bool] = {"input_size": inputs, "hidden_size": width, "bias": bias}
     return Described(
@@ -71,7 +72,7 @@ def described(shapes: Shapes, /, *, prefix: str = "") -> Described:
 def _matrix(shapes: Shapes, name: str) -> tuple[int, int]:
     shape = shapes.get(name)
     if shape is None or len(shape) != 2:
-        raise ValueError(f"{name} is {_told(shape)}, and not a matrix")
+        raise ValueError(f"{name} is {_told(shape)}, but should be 2-D")
     return shape[0], shape[1]
 
 
@@ -82,8 +83,8 @@ def _told(shape: tuple[int, ...] | None) -> str:
 def _no_weights(names: Shapes, prefix: str) -> str:
     found = sorted({name.rpartition("weight_ih")[0] for name in names if "weight_ih" in name})
     return (
-        "it has no weights by the names of torch.nn.GRU or torch.nn.GRUCell"
-        + (f" after {prefix!r}" if prefix else "")
-        + ", such as weight_ih_l0"
-        + (f": pass prefix={prefix + found[0]!r}" if found else "")
+        "expected weights with the names of torch.nn.GRU or torch.nn.GRUCell, such as weight_ih_l0"
+        + (f", and the prefix {prefix!r}" if prefix else "")
+        + ", found none"
+        + (f". Pass prefix={prefix + found[0]!r}" if found else "")
     )

@@ -1,19 +1,20 @@
 """One step of the gated recurrent unit and its derivative.
 
-This is the only place where the equations stand in Python::
+This is the only Python implementation of the equations::
 
     r_t = sigmoid(W_rx x_t + b_rx + W_rh h_{t-1} + b_rh)           reset gate
     z_t = sigmoid(W_zx x_t + b_zx + W_zh h_{t-1} + b_zh)           update gate
     n_t = tanh   (W_nx x_t + b_nx + r_t * (W_nh h_{t-1} + b_nh))   candidate (new gate)
     h_t = (1 - z_t) * n_t + z_t * h_{t-1}                          hidden state
 
-This form, with the reset gate after the product, is the one of ``torch.nn.GRUCell``, of cuDNN, of
-Keras's ``reset_after=True`` and of ONNX's ``linear_before_reset=1``. The unit is due to Cho et al.,
+This form, with the reset gate after the product, is used by ``torch.nn.GRUCell``, cuDNN, Keras with
+``reset_after=True`` and ONNX with ``linear_before_reset=1``. The GRU was introduced by Cho et al.,
 "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation"
-(2014), where the reset gate acts before: `step_reset_before`. There as here z weighs the old state.
+(2014), with the reset gate before the product, as in `step_reset_before`. In both forms z weighs
+the old state.
 
-All functions take and return arrays of one namespace, dtype and device, work on any number of
-leading axes, and check nothing: data was checked where it entered.
+All functions take and return arrays of one namespace, dtype and device, with any number of leading
+axes. They check nothing, because the public functions have checked their arguments.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from gru_xp.arrays.typing import Array, Namespace
 
 
 class Gates(NamedTuple):
-    """What a step computes on its way, each of shape (..., H); its backward needs all four."""
+    """Intermediate values of a step, each of shape (..., H), which its backward needs."""
 
     r: Array
     z: Array
     n: Array
     gh_n: Array | None
-    """``W_nh h_{t-1} + b_nh``, which the reset gate scales; None where it acts before."""
+    """``W_nh h_{t-1} + b_nh``, which the reset gate scales; None for `step_reset_before`."""
 
 
 def sigmoid(x: Array, /, *, xp: Namespace) -> Array:
-    """Logistic function ``1 / (1 + exp(-x))``, as a tanh, which cannot overflow.
+    """Return the logistic function ``1 / (1 + exp(-x))``, computed by tanh, which cannot overflow.
 
-    The absolute error is 6e-8 in float32; far below zero the relative error is large, which the
-    hidden state never sees.
+    The absolute error is 6e-8 in float32. For large negative x the relative error is large, but it
+    does not affect the hidden state.
     """
     return 0.5 * xp.tanh(0.5 * x) + 0.5
 
@@ -45,16 +46,16 @@ def sigmoid(x: Array, /, *, xp: Namespace) -> Array:
 def step(
     gx: Array, gh: Array, b_hn: Array | None, h: Array, /, *, xp: Namespace
 ) -> tuple[Array, Gates]:
-    """Next hidden state and gates.
+    """Return the next hidden state and the gates.
 
     Parameters
     ----------
     gx : array, (..., 3H)
-        ``W_x x_t`` plus every bias but ``b_nh``, gates in the order r, z, n.
+        ``W_x x_t`` plus all biases except ``b_nh``, with the gates in the order r, z, n.
     gh : array, (..., 3H)
         ``W_h h_{t-1}``.
     b_hn : array, (H,), or None
-        The bias inside the reset gate's bracket.
+        The bias ``b_nh``, which the reset gate scales.
     h : array, (..., H)
         ``h_{t-1}``.
     """
@@ -70,14 +71,14 @@ def step(
 def step_reset_before(
     gx: Array, h: Array, weight_hh: Array, /, *, xp: Namespace
 ) -> tuple[Array, Gates]:
-    """Next hidden state and gates where the reset gate acts before the product.
+    """Return the next hidden state and the gates, with the reset gate before the product.
 
-    In place of the third equation above::
+    The third equation above is replaced by::
 
         n_t = tanh(W_nx x_t + b_nx + W_nh (r_t * h_{t-1}) + b_nh)
 
-    which is the form of Cho et al. (2014), of Keras's ``reset_after=False`` and of ONNX's
-    ``linear_before_reset=0``. `gx` (..., 3H) holds every bias, `weight_hh` is (3H, H).
+    This is the form of Cho et al. (2014), of Keras with ``reset_after=False`` and of ONNX with
+    ``linear_before_reset=0``. `gx` (..., 3H) contains all biases; `weight_hh` has shape (3H, H).
     """
     size = h.shape[-1]
     r, z = _reset_and_update(gx, xp.matmul(h, weight_hh[: 2 * size, :].T), size, xp=xp)
@@ -103,7 +104,7 @@ class GateSlopes(NamedTuple):
 
 
 def gate_slopes(h: Array, gates: Gates, /) -> GateSlopes:
-    """Derivatives ``dh_t/dr_t``, ``dh_t/dz_t`` and ``dh_t/dn_t``, where h is ``h_{t-1}``."""
+    """Return ``dh_t/dr_t``, ``dh_t/dz_t`` and ``dh_t/dn_t``, where h is ``h_{t-1}``."""
     n_slope = 1 - gates.z
     return GateSlopes(
         r=n_slope * _tanh_slope(gates.n) * gates.gh_n,
@@ -113,21 +114,22 @@ def gate_slopes(h: Array, gates: Gates, /) -> GateSlopes:
 
 
 class Slopes(NamedTuple):
-    """Derivatives of ``h_t`` with respect to what enters the gates, elementwise, (..., H).
+    """Derivatives of ``h_t`` with respect to the inputs of the gates, elementwise, (..., H).
 
-    A step's gates act on each hidden unit alone, so that its whole derivative, the product with
-    W_hh aside, is a multiplication by these.
+    The gates act on each hidden unit separately. Apart from the product with W_hh, the derivative
+    of a step is therefore a multiplication by these values.
     """
 
     gx_r: Array
     gx_z: Array
     gx_n: Array
     gh_n: Array
-    """For r and z the derivatives with respect to gx and gh are equal; for n they differ by r."""
+    """For r and z, the derivatives with respect to gx and gh are equal. For n, that with respect to
+    gh is r times that with respect to gx."""
 
 
 def slopes(h: Array, gates: Gates, /) -> Slopes:
-    """Derivatives of ``h_t`` with respect to the gates' inputs, where h is ``h_{t-1}``."""
+    """Return derivatives of ``h_t`` with respect to the gates' inputs, where h is ``h_{t-1}``."""
     of_gates = gate_slopes(h, gates)
     gx_n = of_gates.n * _tanh_slope(gates.n)
     return Slopes(
@@ -143,25 +145,25 @@ def _sigmoid_slope(value: Array) -> Array:
 
 
 def _tanh_slope(value: Array) -> Array:
-    # (1 - n)(1 + n) keeps the digits that 1 - n*n loses where n is close to 1.
+    # (1 - n)(1 + n) is accurate for n close to 1, where 1 - n*n suffers from cancellation.
     return (1 - value) * (1 + value)
 
 
 class ResetBeforeSlopes(NamedTuple):
-    """Derivatives where the reset gate acts before the product, elementwise, (..., H).
+    """Derivatives for `step_reset_before`, elementwise, (..., H).
 
-    There the way to r leads through the product ``W_nh (r * h_{t-1})``: its slope is of that
-    product's argument, the others are of ``h_t``.
+    r affects ``h_t`` only through the product ``W_nh (r * h_{t-1})``. The first derivative is that
+    of the argument of this product; the others are those of ``h_t``.
     """
 
     rh_r: Array
-    """Of ``r * h_{t-1}`` with respect to the reset gate's input."""
+    """Derivative of ``r * h_{t-1}`` with respect to the reset gate's input."""
     gx_z: Array
     gx_n: Array
 
 
 def slopes_reset_before(h: Array, gates: Gates, /) -> ResetBeforeSlopes:
-    """Derivatives for `step_reset_before`, where h is ``h_{t-1}``."""
+    """Return the derivatives for `step_reset_before`, where h is ``h_{t-1}``."""
     return ResetBeforeSlopes(
         rh_r=h * _sigmoid_slope(gates.r),
         gx_z=(h - gates.n) * _sigmoid_slope(gates.z),
@@ -170,7 +172,7 @@ def slopes_reset_before(h: Array, gates: Gates, /) -> ResetBeforeSlopes:
 
 
 class GateGradients(NamedTuple):
-    """Gradients with respect to each gate itself, not its input, (..., H)."""
+    """Gradients with respect to the gates themselves (not their inputs), (..., H)."""
 
     r: Array
     z: Array
@@ -178,13 +180,13 @@ class GateGradients(NamedTuple):
 
 
 def gate_gradients(dh: Array, h: Array, gates: Gates, /) -> GateGradients:
-    """Gradients for `step`, where dh is that with respect to ``h_t``, and h is ``h_{t-1}``."""
+    """Return gradients for `step`; dh is the gradient with respect to ``h_t``, h is ``h_{t-1}``."""
     return GateGradients(*(dh * slope for slope in gate_slopes(h, gates)))
 
 
 def gate_gradients_reset_before(
     dh: Array, h: Array, gates: Gates, weight_hn: Array, /, *, xp: Namespace
 ) -> GateGradients:
-    """Gradients for `step_reset_before`, with ``W_nh`` (H, H), as the way to r leads through it."""
+    """Return gradients for `step_reset_before`; `weight_hn` (H, H) is ``W_nh``."""
     drh = xp.matmul(dh * slopes_reset_before(h, gates).gx_n, weight_hn)
     return GateGradients(r=drh * h, z=dh * (h - gates.n), n=dh * (1 - gates.z))

@@ -1,8 +1,8 @@
-"""One-hot input by its indices: rows of a matrix where there would be a product.
+"""One-hot input given by its indices: selecting rows of a matrix instead of a product.
 
-A product with a one-hot row takes one row of the matrix, and the gradient of the matrix is, for
-each index, the sum of the gradients of the rows that took it. So neither the one-hot rows are made
-nor their product, whose time and memory grow with the number of classes.
+The product of a one-hot row and a matrix is one row of the matrix. The gradient of the matrix is,
+for each index, the sum of the gradients of the rows with this index. The functions here use this
+and avoid one-hot rows and their products, whose time and memory grow with the number of classes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from gru_xp.arrays.place import Place
 from gru_xp.arrays.typing import Array
 from gru_xp.core.products import matmul
 
-_BLOCK = 256  # rows summed by one product: small beside all else that is done to a row
+_BLOCK = 256  # rows summed by one product; its cost per row is small compared with the rest
 
 
 class OneHot(NamedTuple):
-    """Input of `gru` that is 1 at one index of every step and row and 0 elsewhere.
+    """One-hot input of `gru`, given by its indices.
 
-    ``gru(params, OneHot(indices))`` is ``gru(params, x)`` for the x of one axis more, of length I,
-    with ``x[..., i] == (indices == i)``, but x is not made: the input's products become rows of
-    ``weight_ih.T``, taken by index, as of an embedding. There is no gradient with respect to it.
-    The classes and `gru_cell` do not take it; a single step is one of `gru` with T = 1.
+    ``gru(params, OneHot(indices))`` equals ``gru(params, x)``, where x has an additional last axis
+    of length I and ``x[..., i] == (indices == i)``. x is not created: the input projections are
+    rows of ``weight_ih.T`` selected by index, as in an embedding. There is no gradient with respect
+    to the input. The classes and `gru_cell` do not accept a OneHot; for a single step, use `gru`
+    with T = 1.
 
     Examples
     --------
@@ -36,24 +37,28 @@ class OneHot(NamedTuple):
     """
 
     indices: Array
-    """Integers from 0 to I - 1, (T, N), (N, T) with `batch_first`, or (T,). In padding they may be
-    anything. NumPy's are checked; what others do with one that is out of range is not defined."""
+    """Integers from 0 to I - 1, (T, N), (N, T) with `batch_first`, or (T,). In padding, any value
+    is allowed. NumPy indices are checked; for other libraries, the result for an index out of range
+    is undefined."""
 
 
 def product(indices: Array, weight: Array, bias: Array | None, /, *, place: Place) -> Array:
-    """Product ``one_hot(indices) @ weight.T + bias``, (M, K).
+    """Return ``one_hot(indices) @ weight.T + bias``, (M, K).
 
     Parameters
     ----------
     indices : integer array, (M,)
+        Indices of the one-hot rows.
     weight : array, (K, I)
+        Input weights.
     bias : array, (K,), or None
+        Bias added to every row.
     place : Place
-        Of the weight.
+        Place of the weight.
     """
     if place.library == "numpy":
-        # Rows that are contiguous, as a take along the last axis does not make them, and one along
-        # the first only of a copy. The standard has no such index.
+        # NumPy's indexing gives contiguous rows. A take along the last axis would not, and one
+        # along the first axis would need a copy of weight.T. The standard lacks such indexing.
         rows = weight.T[indices, ...]
     else:
         rows = place.xp.take(weight, indices, axis=1).T
@@ -61,22 +66,24 @@ def product(indices: Array, weight: Array, bias: Array | None, /, *, place: Plac
 
 
 def weight_gradient(indices: Array, drows: Array, classes: int, /, *, place: Place) -> Array:
-    """Gradient of the weight of `product`, ``drows.T @ one_hot(indices)``, (K, I).
+    """Return the gradient of the weight of `product`, ``drows.T @ one_hot(indices)``, (K, I).
 
-    Where there are few classes this is that product. Else rows are sorted by their index and
-    summed in blocks, by a product with one column a row; a sum that began in blocks before is
-    added. That is of fixed shapes, as ``jax.jit`` asks, in the same order on every run, and its
-    products grow with the rows alone.
+    For few classes, this product is computed directly. Otherwise the rows are sorted by index and
+    summed in blocks, by a product that has one column per row. If the rows of an index extend over
+    several blocks, the sums of the earlier blocks are added. All shapes are fixed, as ``jax.jit``
+    requires, the order of summation is the same in every run, and the cost of the products depends
+    only on the number of rows.
 
     Parameters
     ----------
     indices : integer array, (M,)
-        Those below 0 count from the end, as the forward takes them where it is not checked.
+        Indices of the one-hot rows. Negative ones count from the end, as in unchecked forwards.
     drows : array, (M, K)
+        Gradient with respect to the rows of the product.
     classes : int
         Number of columns, I.
     place : Place
-        Of the rows.
+        Place of the rows.
     """
     xp, (count, width) = place.xp, drows.shape
     numbers = xp.arange(classes, dtype=indices.dtype, device=place.device)
@@ -86,7 +93,7 @@ def weight_gradient(indices: Array, drows: Array, classes: int, /, *, place: Pla
     order = xp.argsort(indices)
     blocks = -(-count // _BLOCK)
     spare = blocks * _BLOCK - count
-    # What fills the last block up has an index beyond all classes.
+    # The last block is padded with rows whose index is greater than that of all classes.
     beyond = xp.full((spare,), classes, dtype=indices.dtype, device=place.device)
     nothing = xp.zeros((spare, width), dtype=drows.dtype, device=place.device)
     keys = xp.concat([xp.take(indices, order, axis=0), beyond])
@@ -94,9 +101,9 @@ def weight_gradient(indices: Array, drows: Array, classes: int, /, *, place: Pla
     of_block = xp.reshape(keys, (blocks, _BLOCK))
     equal = xp.astype(of_block[:, :, None] == of_block[:, None, :], place.dtype)
     rows = xp.permute_dims(xp.reshape(drows, (blocks, _BLOCK, width)), (0, 2, 1))
-    # (blocks, K, _BLOCK): each key's sum in all of its columns, of which any will do.
+    # (blocks, K, _BLOCK): every column holds the sum over all rows in its block with its key.
     sums = at_least_float32(xp.matmul(rows, equal), xp=xp)
-    # What earlier blocks have of a block's first key, which is then their last.
+    # Add the sums of earlier blocks for the first key of a block, which is the last key there.
     first, last = of_block[:, 0], of_block[:, -1]
     place_of = xp.arange(blocks, device=place.device)
     earlier = (first[:, None] == last[None, :]) & (place_of[:, None] > place_of[None, :])
@@ -104,7 +111,7 @@ def weight_gradient(indices: Array, drows: Array, classes: int, /, *, place: Pla
     goes_on = (of_block == first[:, None])[:, None, :]
     sums = sums + xp.where(goes_on, before[:, :, None], xp.zeros_like(before)[:, :, None])
     columns = xp.reshape(xp.permute_dims(sums, (1, 0, 2)), (width, blocks * _BLOCK))
-    # A class's total stands in the last of its columns; one that has no row gets a column of zeros.
+    # The last column of a class holds its total. A class without rows gets a column of zeros.
     last_of = xp.searchsorted(keys, numbers, side="right") - 1
     last_of = xp.where(last_of < 0, xp.zeros_like(last_of), last_of)
     found = xp.take(keys, last_of, axis=0) == numbers

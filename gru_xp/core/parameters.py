@@ -1,8 +1,8 @@
-"""The weights of a GRU: packed storage, the gates' names as views of it, initial values.
+"""The weights of a GRU: packed storage, views of single gates, initial values.
 
-Packed as torch packs them, gates in the order r, z, n: ``weight_ih`` (3H, I), ``weight_hh``
-(3H, H), ``bias_ih`` (3H,) and ``bias_hh`` (3H,). A gate's name, such as ``Wzh``, is a view of
-its rows; no number is stored twice.
+The weights are packed as in torch, with the gates in the order r, z, n: ``weight_ih`` (3H, I),
+``weight_hh`` (3H, H), ``bias_ih`` (3H,) and ``bias_hh`` (3H,). The array of a single gate, such as
+``Wzh``, is a view of its rows; no number is stored twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gru_xp.arrays.typing import Array, Device, DType, Namespace
 class GRUParams(NamedTuple):
     """Packed weights of one direction of one layer, or the gradients with respect to them.
 
-    Both biases are None in a GRU without them.
+    Both biases are None in a GRU without biases.
     """
 
     weight_ih: Array
@@ -36,33 +36,33 @@ class GRUParams(NamedTuple):
     """(3H,)"""
 
     def named(self) -> dict[str, Array]:
-        """Arrays by torch's names, the absent biases left out."""
+        """Return the arrays by torch's names, without absent biases."""
         return {
             name: array for name, array in zip(self._fields, self, strict=True) if array is not None
         }
 
 
 class Form(NamedTuple):
-    """How layers and directions are put together; the same for forward and backward."""
+    """Arrangement of axes and directions, common to the forward and the backward pass."""
 
     batch_first: bool = False
     bidirectional: bool = False
 
     @property
     def directions(self) -> int:
-        """1, or 2 where it is bidirectional."""
+        """Number of directions: 2 if bidirectional, else 1."""
         return 1 + self.bidirectional
 
 
 class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict` found amiss and, with ``strict=False``, passed over."""
+    """Missing and unexpected names, which `load_state_dict` ignored because of ``strict=False``."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
 
 
 def positive_size(name: str, value: Any) -> int:
-    """Return a size as an int; an error names it where it is no positive integer."""
+    """Return a size as an int; raise an error that names it if it is not a positive integer."""
     try:
         size = operator.index(value)
     except TypeError:
@@ -75,25 +75,25 @@ def positive_size(name: str, value: Any) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return a flag as a bool; an error names it where it is none, as "False", which is true."""
+    """Return a flag as a bool; raise an error for any other type, such as the string "False"."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def reverse_alone(value: Any, *, bidirectional: bool) -> bool:
-    """Return the flag `reverse` as a bool; an error if there are two directions besides."""
+    """Return the flag `reverse` as a bool; raise an error if `bidirectional` is set as well."""
     reverse = flag("reverse", value)
     if reverse and bidirectional:
         raise ValueError(
-            "expected one of bidirectional=True, which has a reverse direction besides the forward "
-            "one, and reverse=True, which has it alone, got both: leave one out"
+            "bidirectional=True and reverse=True cannot be combined. Use bidirectional=True for "
+            "both directions, or reverse=True for the reverse direction alone"
         )
     return reverse
 
 
 def shapes(input_size: int, hidden_size: int, *, bias: bool = True) -> dict[str, tuple[int, ...]]:
-    """Shapes of the packed arrays by torch's names, in torch's order."""
+    """Return the shapes of the packed arrays by torch's names, in torch's order."""
     rows = 3 * hidden_size
     weights: dict[str, tuple[int, ...]] = {
         "weight_ih": (rows, input_size),
@@ -112,8 +112,8 @@ def initial(
 ) -> dict[str, Array]:
     """Draw weights of the wanted shapes from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn.GRUCell does.
 
-    They are drawn on the host in float64, so that one seed gives the same numbers, rounded to the
-    dtype, on every backend.
+    They are drawn on the host in float64 and rounded to the dtype, so that a seed gives the same
+    numbers on every backend.
     """
     generator = np.random.default_rng(rng)
     bound = 1 / math.sqrt(hidden_size)
@@ -124,7 +124,7 @@ def initial(
 
 
 def gate(packed: Array | None, index: int, /) -> Array | None:
-    """Return the rows of gate `index` (0 for r, 1 for z, 2 for n), a view where views exist."""
+    """Return the rows of gate `index` (0 for r, 1 for z, 2 for n), as a view if possible."""
     if packed is None:
         return None
     size = packed.shape[0] // 3
@@ -132,7 +132,7 @@ def gate(packed: Array | None, index: int, /) -> Array | None:
 
 
 def with_gate(packed: Array, index: int, rows: Array, /, *, xp: Namespace) -> Array:
-    """Return `packed` with a gate's rows replaced: in place, but for arrays that do not change."""
+    """Return `packed` with a gate's rows replaced; in place unless the array is immutable."""
     size = rows.shape[0]
     before, after = index * size, (index + 1) * size
     if is_writeable(packed):
@@ -149,9 +149,10 @@ def written(
     *,
     foreign: bool = False,
 ) -> dict[str, Array]:
-    """Copy values into weights of the same names: in place, but for arrays that do not change.
+    """Copy values into the weights of the same names; in place unless an array is immutable.
 
-    All values are checked before the first is written. With `foreign` they may be of any library.
+    All values are checked before the first is written. With `foreign` they may belong to any
+    library.
     """
     fresh = {
         name: door.taken_over(name, value, place, shape=tuple(weights[name].shape), foreign=foreign)
@@ -169,13 +170,16 @@ def written(
 def packed(
     given: Mapping[str, Mapping[str, Any]], like: Mapping[str, Array], place: Place, /
 ) -> dict[str, Array]:
-    """Pack gates' arrays by name into new weights of the shapes of `like`.
+    """Pack the arrays of single gates into new weights with the shapes of `like`.
 
-    The dtype is theirs, promoted; that of the place where they are all integers.
+    The weights have the promoted dtype of the arrays, or that of the place if all are integers.
     """
     for name, gates in given.items():
         if name not in like and any(value is not None for value in gates.values()):
-            raise ValueError(f"{', '.join(gates)}: made with bias=False, leave them out")
+            raise ValueError(
+                f"init_weights: expected no {', '.join(gates)}, as this GRUCell was created with "
+                "bias=False. Leave them out"
+            )
     values = [value for name in like for value in given[name].values()]
     dtype = _promoted([value.dtype for value in values if hasattr(value, "dtype")], place)
     if dtype is not None:
@@ -192,7 +196,7 @@ def packed(
 
 
 def _promoted(given: list[DType], place: Place, /) -> DType | None:
-    """Promote the floating ones of dtypes that may be NumPy's or the library's own."""
+    """Promote the floating dtypes among `given`, which may be NumPy's or the library's own."""
     floating = {
         dtypes.as_dtype(place.library, name, device=place.device)
         for name in {dtypes.dtype_name(dtype) for dtype in given}
@@ -207,7 +211,7 @@ def moved(weights: Mapping[str, Array], old: Place, new: Place, /) -> dict[str, 
     def move(array: Array) -> Array:
         if (new.library, new.device) == (old.library, old.device):
             return new.xp.astype(array, new.dtype, copy=True)
-        # Through the host: one device may lack the dtype that the other has.
+        # Copy through the host, because one device may not support the dtype of the other.
         return transfer.from_numpy(transfer.to_numpy(array), new)
 
     with old.current():
@@ -222,9 +226,9 @@ def destination(
     device: Device | str | int | None,
     dtype: DType | str | None,
 ) -> Place:
-    """Find where weights go that a user moves; None keeps what is there.
+    """Return the place to which a user moves weights; None keeps the current value.
 
-    The device is the library's default where the library changes.
+    If the library changes, a device of None is the default device of the new library.
     """
     library = place.library if backend is None else resolve(backend)[0]
     if device is None and library == place.library:
@@ -238,7 +242,7 @@ def cast_params(params: GRUParams, dtype: DType, /, *, xp: Namespace) -> GRUPara
         if array is not None and array.dtype != dtype:
             break
     else:
-        return params  # at once, as nearly always
+        return params  # the usual case
     return GRUParams(
         *(None if array is None else dtypes.cast(array, dtype, xp=xp) for array in params)
     )
@@ -264,17 +268,17 @@ def compare_keys(
     strict: bool,
     prefix: str = "",
 ) -> IncompatibleKeys:
-    """Compare a state dict's names with the expected ones; a difference is an error if strict."""
+    """Compare the names of a state dict with the expected ones; if strict, they must be equal."""
     names = list(expected)
     missing = [name for name in names if name not in given]
     unexpected = [name for name in given if name not in names]
     if strict and (missing or unexpected):
         raise ValueError(
             f"{owner}.load_state_dict: expected the names {names}"
-            + (f", each after {prefix!r}" if prefix else "")
+            + (f", each with the prefix {prefix!r}" if prefix else "")
             + f", got {list(given)}"
             + (f"; missing {missing}" if missing else "")
             + (f"; unexpected {unexpected}" if unexpected else "")
-            + ": rename them, or pass strict=False to load what matches"
+            + ". Rename the keys, or pass strict=False to load only the matching ones"
         )
     return IncompatibleKeys(missing, unexpected)

@@ -1,7 +1,7 @@
-"""The recurrence in standard array operations alone; see `gru_xp.core.recurrence`.
+"""The recurrence in standard array operations; see `gru_xp.core.recurrence`.
 
-`step`, `backward_slopes`, `step_back` and `input_gradients` are its parts, for accelerators that
-run them in a loop of their own.
+Accelerators can use its parts `step`, `backward_slopes`, `step_back` and `input_gradients` in loops
+of their own.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def step(
     *,
     xp: Namespace,
 ) -> tuple[Array, equations.Gates]:
-    """One step of the loop, product included."""
+    """Compute one step of the loop, including the recurrent product."""
     if loop.reset_after:
         return equations.step(gx, xp.matmul(h, weight_hh.T), b_hn, h, xp=xp)
     return equations.step_reset_before(gx, h, weight_hh, xp=xp)
@@ -86,7 +86,7 @@ def backward(
     *,
     place: Place,
 ) -> tuple[Array, Array, Array]:
-    """Run the loop over time back."""
+    """Run the loop over time backward."""
     xp = place.xp
     steps, rows, size = dh.shape
     carried = dh_last
@@ -116,22 +116,23 @@ def backward(
 
 
 class Slopes(NamedTuple):
-    """Derivatives of all steps at once, which keeps the loop over time short."""
+    """Derivatives of all steps, computed at once to keep the loop over time short."""
 
     gates: Array
-    """(T, N, 3, H). Of the state with respect to the recurrent products of r, z and n; where the
-    reset gate acts before, in r's place, of ``r * h_prev`` with respect to r's product."""
+    """(T, N, 3, H). Derivatives of the state with respect to the recurrent products of r, z and n.
+    With reset_after=False, the entry of r is instead the derivative of ``r * h_prev`` with respect
+    to the product of r."""
     h: Array
-    """(T, N, H). Of the state with respect to ``h_prev`` past the gates."""
+    """(T, N, H). Derivative of the state with respect to ``h_prev``, not through the gates."""
     gx_n: Array | None
-    """(T, N, H). Of the state with respect to the candidate's input projection, where this differs
-    from its recurrent product's."""
+    """(T, N, H). Derivative of the state with respect to the candidate's input projection; None if
+    it equals that with respect to the candidate's recurrent product."""
     r: Array | None
-    """(T, N, H). The reset gate, where it acts before the product."""
+    """(T, N, H). The reset gate with reset_after=False, else None."""
 
 
 def backward_slopes(tape: Tape, loop: Loop, /, *, xp: Namespace) -> Slopes:
-    """Derivatives that the loop back needs, from the tape."""
+    """Compute the derivatives that the backward loop needs from the tape."""
     gates = equations.Gates(*tape[1:])
     gx_n = r = None
     if loop.reset_after:
@@ -145,11 +146,11 @@ def backward_slopes(tape: Tape, loop: Loop, /, *, xp: Namespace) -> Slopes:
 def step_back(
     total: Array, slopes: Slopes, weight_hh: Array, loop: Loop, /, *, xp: Namespace
 ) -> tuple[Array, Array]:
-    """One step of the loop back.
+    """Compute one step of the backward loop.
 
-    Takes the whole gradient (N, H) with respect to the step's state; returns those with respect
-    to its recurrent products (N, 3H), and to the state that it started from. In padding both mean
-    nothing.
+    `total` is the whole gradient (N, H) with respect to the state after the step. Returns the
+    gradients with respect to the recurrent products (N, 3H) and to the state before the step. In
+    padding both are meaningless.
     """
     rows, size = total.shape
     if loop.reset_after:
@@ -165,10 +166,10 @@ def step_back(
 def input_gradients(
     dgh: Array, total: Array, slopes: Slopes, mask: Array | None, /, *, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Return dgx (T, N, 3H) and dgh_n (T, N, H) from what the loop back has made of all steps.
+    """Return dgx (T, N, 3H) and dgh_n (T, N, H) from the results of the backward loop.
 
-    `mask` is that of `valid_steps`. Padding becomes zero here, and not by a factor of zero before,
-    which a gradient or weight that is NaN would make NaN.
+    `mask` is the result of `valid_steps`. Padding is set to zero here. Multiplying by zero earlier
+    would not work, because a NaN in a gradient or weight would remain NaN.
     """
     size = total.shape[-1]
     dgh = zero_in_padding(dgh, mask, xp=xp)
@@ -180,5 +181,5 @@ def input_gradients(
 
 
 def times(steps: int, reverse: bool) -> range:
-    """Steps in the loop's order."""
+    """Return the indices of the steps in the order of the loop."""
     return range(steps - 1, -1, -1) if reverse else range(steps)

@@ -1,4 +1,4 @@
-"""The large matrix products, one over all steps and rows each, and sums over these."""
+"""The large matrix products over all steps and rows, and sums over rows."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from gru_xp.core.accelerators import accelerated
 
 
 def matmul(a: Array, b: Array, /, bias: Array | None = None, *, place: Place) -> Array:
-    """Product of two matrices, by the accelerator where it has a `matmul`.
+    """Return the product of two matrices, computed by the accelerator if it has a `matmul`.
 
     Parameters
     ----------
     a : array, (M, K)
+        First factor.
     b : array, (K, N)
+        Second factor.
     bias : array, (N,), optional
         Added to every row of the product.
     place : Place
-        Of the arrays.
+        Place of the arrays.
 
     Returns
     -------
@@ -34,10 +36,10 @@ def matmul(a: Array, b: Array, /, bias: Array | None = None, *, place: Place) ->
 
 
 def sum_of_rows(rows: Array, /, *, place: Place) -> Array:
-    """Sum (K,) of rows (M, K), of 16-bit ones in float32, as the products do it.
+    """Return the sum (K,) of rows (M, K), computed in float32 for 16-bit rows, like the products.
 
-    NumPy adds up float16 in float16, and thousands of rows then lose a digit. The sum of one row
-    is that row, which it may share memory with.
+    NumPy sums float16 in float16, which loses a digit over thousands of rows. The sum of a single
+    row may share memory with it.
     """
     if rows.shape[0] == 1:
         return rows[0, ...]

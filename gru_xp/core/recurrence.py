@@ -1,11 +1,12 @@
 """The recurrence: the loop over time, forward and backward.
 
-This is the narrow waist of the package. Everything else of a GRU is a few large matrix products
-that any array library does well; what an accelerator may replace is above all `forward` and
-`backward` here. Each asks the accelerator of the arrays' library first, and runs the portable loop
-where there is none, where it does not take an option of the loop, or where it declines the call.
+The rest of a GRU consists of a few large matrix products, which every array library computes
+efficiently. Accelerators therefore mainly replace `forward` and `backward`. Each of these first
+calls the accelerator of the arrays' library. The portable loop runs if there is no accelerator, if
+it does not support an option of the loop, or if it declines the call.
 
-Both work on one direction of one layer, time first. What is to be run is a `Loop`.
+Both functions handle one direction of one layer, with time as the first axis. A `Loop` holds the
+options.
 """
 
 from __future__ import annotations
@@ -34,27 +35,28 @@ def forward(
     Parameters
     ----------
     gx : array, (T, N, 3H)
-        Input projections of every step, all biases but ``b_hn`` added, gates in the order r, z, n.
+        Input projections of all steps, including all biases except ``b_hn``, with the gates in the
+        order r, z, n.
     h0 : array, (N, H)
         Initial state.
     weight_hh : array, (3H, H)
         Recurrent weights.
     b_hn : array, (H,), or None
-        Recurrent bias of the candidate; None where it has been added to gx, as it can be with
-        ``reset_after=False``.
+        Recurrent bias of the candidate. None if there are no biases, or if it is included in gx,
+        which is possible with ``reset_after=False``.
     loop : Loop
-        What is to be run.
+        Options of the loop.
     keep_tape : bool
-        Whether a backward will follow; without it no tape is made.
+        Whether to return a tape, which `backward` needs.
     place : Place
-        Of all arrays.
+        Place of all arrays.
 
     Returns
     -------
     h : array, (T, N, H)
-        State after each step; in padding, the state that passes through.
+        State after each step; in padding, the state that passes through unchanged.
     tape : Tape or None
-        May share memory with h.
+        Values for `backward`; they may share memory with h.
     """
     fast = accelerated("forward", place, loop)
     if fast is not None:
@@ -74,30 +76,31 @@ def backward(
     *,
     place: Place,
 ) -> tuple[Array, Array, Array]:
-    """Propagate gradients back through `forward`, of which it is the exact adjoint.
+    """Propagate gradients back through `forward`; this is its exact adjoint.
 
     Parameters
     ----------
     dh : array, (T, N, H)
         Gradient with respect to h, the output of every step.
     dh_last : array, (N, H), or None
-        Gradient with respect to the state at the end of the loop, besides what dh has of it.
+        Gradient with respect to the state at the end of the loop, in addition to that in dh.
     tape : Tape
-        What `forward` returned.
+        The tape returned by `forward`.
     weight_hh : array, (3H, H)
+        Recurrent weights.
     loop : Loop
-        As given to `forward`.
+        The loop passed to `forward`.
     place : Place
-        Of all arrays.
+        Place of all arrays.
 
     Returns
     -------
     dgx : array, (T, N, 3H)
-        Gradient with respect to gx. Its r and z parts are also those with respect to the
-        recurrent products. Zero in padding.
+        Gradient with respect to gx, zero in padding. Its r and z parts are also the gradients with
+        respect to the recurrent products of r and z.
     dgh_n : array, (T, N, H)
-        Gradient with respect to the candidate's recurrent product, which differs from the n part
-        of dgx by the factor r, or not at all with ``reset_after=False``. Zero in padding.
+        Gradient with respect to the candidate's recurrent product, zero in padding. It is r times
+        the n part of dgx, or equal to that part with ``reset_after=False``.
     dh0 : array, (N, H)
         Gradient with respect to h0.
     """

@@ -1,8 +1,8 @@
 """One direction of one GRU layer: the large products before and after the recurrence.
 
 The input projection, and in the backward pass the gradients of the input, weights and biases, are
-each one product over all T * N rows, never one a step. Below the public calls nothing is checked:
-all arrays share one namespace, dtype and device, and what x holds in padding is finite.
+each one product over all T * N rows, instead of one per step. Nothing is checked here: all arrays
+have the same namespace, dtype and device, and the values of x in padding are finite.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 def forward(
     params: GRUParams, x: Array | OneHot, h0: Array, loop: Loop, /, *, keep_tape: bool, place: Place
 ) -> tuple[Array, Tape | None]:
-    """States (T, N, H) and tape for an input (T, N, I) and an initial state (N, H).
+    """Return the states (T, N, H) and the tape for an input (T, N, I) and initial state (N, H).
 
-    Indices of a one-hot input are (T, N, 1).
+    The indices of one-hot input have shape (T, N, 1).
     """
     xp = place.xp
     bias, b_hn = _biases(params, loop, xp=xp)
@@ -40,13 +40,13 @@ def forward(
 def _biases(
     params: GRUParams, loop: Loop, /, *, xp: Namespace
 ) -> tuple[Array | None, Array | None]:
-    """Biases of the input projection, and the one that stays in the loop."""
+    """Return the bias of the input projection, and the bias that is added within the loop."""
     _, weight_hh, b_ih, b_hh = params
     if b_ih is None or b_hh is None:
         return None, None
     if not loop.reset_after:
         return b_ih + b_hh, None
-    # All join the input projection but the one that the reset gate scales.
+    # All biases are added to the input projection, except b_hn, which the reset gate scales.
     rz = 2 * weight_hh.shape[1]
     return xp.concat([b_ih[:rz] + b_hh[:rz], b_ih[rz:]]), b_hh[rz:]
 
@@ -63,10 +63,10 @@ def backward(
     with_dx: bool = True,
     place: Place,
 ) -> tuple[GRUParams, Array, Array]:
-    """Gradients of the weights, of x (None without `with_dx`) and of h0, given those of `forward`.
+    """Return the gradients of the weights, of x and of h0 from those of the outputs of `forward`.
 
-    A one-hot x has none.
-    `dh` (T, N, H) belongs to the states, `dh_last` (N, H) to the state at the end of the loop.
+    `dh` (T, N, H) is the gradient of the states, and `dh_last` (N, H) that of the state at the end
+    of the loop. The gradient of x is None for one-hot input or without `with_dx`.
     """
     xp = place.xp
     dgx, dgh_n, dh0 = recurrence.backward(dh, dh_last, tape, params.weight_hh, loop, place=place)
@@ -86,14 +86,15 @@ def backward(
         if with_dx:
             dx = _steps(matmul(dgx_rows, params.weight_ih, place=place), x, xp=xp)
     valid = None
-    if loop.lengths is not None:  # in padding there may be what came of a state that is not finite
+    if loop.lengths is not None:  # a state that is not finite may have passed into padding
         valid = valid_steps(loop.lengths, dh.shape[0], xp=xp, device=place.device)
     h_rows = _rows(zero_in_padding(tape.h_prev, valid, xp=xp), xp=xp)
-    # A gate's recurrent product and its input projection have the same gradient, but for n. So one
-    # product does for all three where the rows can be joined: in the place of dgx, which nobody
-    # needs any more, or where that is smaller than joining the results.
+    # For r and z, the recurrent products and input projections have the same gradients. The rows
+    # of dgx and dgh_n can be joined, so that one product suffices for all three gates. This is done
+    # in place in dgx, which is no longer needed, or if joining the rows copies less than joining
+    # the results.
     joins, rows = loop.reset_after, h_rows.shape[0]
-    if joins and is_untraced(place.library) and rows > 1:  # of one row dbias_ih is a view
+    if joins and is_untraced(place.library) and rows > 1:  # for a single row, dbias_ih is a view
         dgx_rows[:, rz:] = dgh_n_rows
         del dgh_n, dgh_n_rows
         dweight_hh = matmul(dgx_rows.T, h_rows, place=place)
@@ -119,17 +120,18 @@ def backward(
     return gradients, dx, dh0
 
 
-# Products are of two dimensions, as some libraries batch a 3-D one instead. One step is indexed:
-# a cell's whole arithmetic takes not much longer than a few reshapes.
+# Products use 2-D arrays, because some libraries compute a 3-D product as a batch of small ones. A
+# single step is indexed instead of reshaped, because a few reshapes take almost as long as the
+# whole arithmetic of a cell.
 
 
 def _rows(array: Array, /, *, xp: Namespace) -> Array:
-    """(T, N, K) as (T * N, K)."""
+    """Reshape (T, N, K) to (T * N, K)."""
     steps, batch, width = array.shape
     return array[0, ...] if steps == 1 else xp.reshape(array, (steps * batch, width))
 
 
 def _steps(rows: Array, like: Array, /, *, xp: Namespace) -> Array:
-    """(T * N, K) as (T, N, K), with the T and N of `like`."""
+    """Reshape (T * N, K) to (T, N, K), with T and N from `like`."""
     steps, batch, _ = like.shape
     return rows[None, ...] if steps == 1 else xp.reshape(rows, (steps, batch, rows.shape[1]))

@@ -1,6 +1,6 @@
 """Whole sequences through layers and directions, forward and backward.
 
-`gru_xp.functional` has these for users, and says what arguments and results are.
+`gru_xp.functional` contains the public functions and describes their arguments and results.
 """
 
 from __future__ import annotations
@@ -22,25 +22,24 @@ from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 
 
 class GRUTape(NamedTuple):
-    """What the backward pass over whole sequences needs of its forward pass."""
+    """Values of a forward pass over whole sequences that its backward pass needs."""
 
     x: Array | OneHot
-    """As it was given."""
+    """The input, as passed by the user."""
     h0: Array | None
-    """As it was given."""
+    """The initial states, as passed by the user."""
     lengths: Array | None
-    """(N,)"""
+    """Lengths of the rows, (N,)."""
     masks: tuple[Array, ...]
-    """Dropout masks, as they were given."""
+    """Dropout masks, as passed by the user."""
     inputs: tuple[Array | OneHot, ...]
-    """What went into each layer, (T, N, K), zero in padding; of one-hot input the indices,
-    (T, N, 1)."""
+    """Input of each layer, (T, N, K), zero in padding; for one-hot input the indices, (T, N, 1)."""
     tapes: tuple[Tape, ...]
-    """One for each layer and direction, in the order of the weights."""
+    """One tape for each layer and direction, in the order of the weights."""
 
     @property
     def leading(self) -> tuple[int, ...]:
-        """Shape of x, as it was given, without the input's axis."""
+        """Shape of x, as passed by the user, without its last axis."""
         if isinstance(self.x, OneHot):
             return tuple(self.x.indices.shape)
         return tuple(self.x.shape[:-1])
@@ -49,8 +48,8 @@ class GRUTape(NamedTuple):
 class GateValues(NamedTuple):
     """Gates of every step, (num_layers * directions, T, N, H), zero in padding.
 
-    The order of the first axis is that of ``h_n``; T and N swap with ``batch_first``, and N is
-    not there where the input has no batch axis.
+    The first axis has the order of ``h_n``. With ``batch_first``, T and N are swapped. Without a
+    batch axis in the input, there is no axis N.
     """
 
     r: Array
@@ -80,23 +79,24 @@ def forward(
     owner: str,
     place: Place,
 ) -> tuple[Array, Array, GRUTape | None]:
-    """`functional.gru` for weights that are known to be sound.
+    """`functional.gru` for weights that have been checked.
 
     Parameters
     ----------
     params, x, h0, masks, keep_tape
         As in `functional.gru`.
     loop : Loop
-        Of the first direction of each layer; its lengths as they were given.
+        Loop of the first direction of each layer, with the lengths as passed by the user.
     form : Form
+        Arrangement of axes and directions.
     one_hot : bool
-        Whether x is the indices of a `OneHot`.
+        Whether x contains the indices of a `OneHot`.
     copies : bool
-        Whether the tape holds copies of `x`, `h0` and lengths in place of the arrays themselves.
+        Whether the tape holds copies of `x`, `h0` and the lengths instead of references.
     owner : str
-        Whom errors name.
+        Name of the function or class, with which error messages begin.
     place : Place
-        Of the weights.
+        Place of the weights.
     """
     input_size, size = params[0].weight_ih.shape[1], params[0].weight_hh.shape[1]
     named = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
@@ -191,14 +191,14 @@ def backward(
     owner: str,
     place: Place,
 ) -> tuple[list[GRUParams], Array, Array]:
-    """`functional.gru_backward` for weights that are known to be sound; dx is None if unwanted.
+    """`functional.gru_backward` for weights that have been checked; dx is None if not requested.
 
-    `loop` is that of each layer's first direction, its lengths those of the tape.
+    `loop` is the loop of the first direction of each layer, with the lengths of the tape.
     """
     if len(tape.tapes) != len(params):
         raise ValueError(
-            f"{owner}: expected the tape of a forward with these {len(params)} GRUParams, got one "
-            f"of {len(tape.tapes)}"
+            f"{owner}: expected the tape of a forward with {len(params)} GRUParams, got one of a "
+            f"forward with {len(tape.tapes)}"
         )
     for of_layer in tape.tapes:
         checks.check_form(of_layer.gh_n, reset_after=loop.reset_after, owner=owner)
@@ -245,7 +245,7 @@ def backward(
             dinputs.append(dinput)
         if dinputs[0] is not None:
             dout = dinputs[0] + dinputs[1] if len(dinputs) > 1 else dinputs[0]
-            dout = zero_in_padding(dout, valid, xp=xp)  # which a weight of NaN would fill
+            dout = zero_in_padding(dout, valid, xp=xp)  # a weight of NaN makes it NaN in padding
     dparams = [like_params(gradients[k], each, xp=xp) for k, each in enumerate(params)]
     dh_all = xp.reshape(xp.stack([dh0[k] for k in range(len(params))]), h_shape)
     dx = None
@@ -256,7 +256,7 @@ def backward(
 
 @runs_there
 def gates(tape: GRUTape, form: Form, /, *, place: Place) -> GateValues:
-    """Gates of every step, layer and direction, from a forward's tape."""
+    """Return the gates of every step, layer and direction from a forward's tape."""
     xp = place.xp
     valid = _valid(tape.lengths, tape.tapes[0].r.shape[0], place)
 
@@ -272,19 +272,19 @@ def gates(tape: GRUTape, form: Form, /, *, place: Place) -> GateValues:
 
 
 def _loops(loop: Loop, form: Form, /) -> tuple[Loop, ...]:
-    """One loop for each direction of a layer, in the order of the weights."""
+    """Return the loop of each direction of a layer, in the order of the weights."""
     return (loop, replace(loop, reverse=True)) if form.bidirectional else (loop,)
 
 
 def _valid(lengths: Array | None, steps: int, place: Place, /) -> Array | None:
-    """Mask of the steps that are no padding, None where there is none."""
+    """Return a mask of the steps that are not padding, or None if there is no padding."""
     if lengths is None:
         return None
     return valid_steps(lengths, steps, xp=place.xp, device=place.device)
 
 
 def time_first(array: Array, form: Form, /, *, xp: Namespace) -> Array:
-    """(T, N, K) from what a user gives: that, (N, T, K) with batch_first, or (T, K)."""
+    """Return a user's array (T, N, K), (N, T, K) with batch_first, or (T, K) as (T, N, K)."""
     if array.ndim == 2:
         return array[:, None, :]
     return xp.permute_dims(array, (1, 0, 2)) if form.batch_first else array

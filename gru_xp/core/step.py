@@ -1,6 +1,6 @@
 """One step of a cell, forward and backward: the recurrence with T = 1.
 
-`gru_xp.functional` has these for users, and says what arguments and results are.
+`gru_xp.functional` contains the public functions and describes their arguments and results.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from gru_xp.core.tape import Tape
 
 
 class CellTape(NamedTuple):
-    """What the backward pass of one step needs of its forward pass.
+    """Values of the forward pass of one step that its backward pass needs.
 
-    `x` and `h` are the arguments as they were given; the others have the computing dtype.
+    `x` and `h` are the arguments as passed by the user; the others have the promoted dtype.
     """
 
     x: Array
     """(I,) or (N, I)"""
     h: Array
-    """(H,) or (N, H): the state before the step; zeros where none was given."""
+    """(H,) or (N, H): the state before the step; zeros if none was given."""
     r: Array
-    """Reset gate, (N, H), as the three below."""
+    """Reset gate. It has shape (N, H), like z, n and gh_n."""
     z: Array
     n: Array
     gh_n: Array | None
-    """None where the reset gate acts before the product."""
+    """``W_nh h + b_nh``; None with reset_after=False."""
 
 
 @runs_there
@@ -50,18 +50,18 @@ def forward(
     owner: str,
     place: Place,
 ) -> tuple[Array, CellTape | None]:
-    """`gru_cell` for weights that are known to be sound.
+    """`gru_cell` for weights that have been checked.
 
     Parameters
     ----------
     params, x, h, reset_after, keep_tape
         As in `gru_cell`.
     copies : bool
-        Whether the tape holds copies of `x` and `h` in place of the arrays themselves.
+        Whether the tape holds copies of `x` and `h` instead of references.
     owner : str
-        Whom errors name.
+        Name of the function or class, with which error messages begin.
     place : Place
-        Of the weights.
+        Place of the weights.
     """
     input_size, hidden_size = params.weight_ih.shape[1], params.weight_hh.shape[1]
     call, (x, h) = admit(owner, place, {"input": x}, {"hidden": h})
@@ -101,7 +101,7 @@ def backward(
     owner: str,
     place: Place,
 ) -> tuple[GRUParams, Array, Array]:
-    """`gru_cell_backward` for weights that are known to be sound."""
+    """`gru_cell_backward` for weights that have been checked."""
     checks.check_tape(tape, CellTape, owner=owner)
     checks.check_form(tape.gh_n, reset_after=reset_after, owner=owner)
     call, (delta, r) = admit(owner, place, {"delta": delta, "the tape": tape.r})
@@ -134,10 +134,10 @@ def backward(
 def gate_gradients(
     tape: CellTape, delta: Array, weight_hn: Array | None, /, *, place: Place
 ) -> GateGradients:
-    """Gradients with respect to the gates r, z and n of a step, in the shape of `delta`.
+    """Return the gradients with respect to the gates r, z and n of a step, shaped like `delta`.
 
-    `weight_hn` (H, H) are the recurrent weights of the candidate; None where the reset gate acts
-    after the product, as they are not needed there.
+    `weight_hn` (H, H) are the recurrent weights of the candidate. It is None with reset_after=True,
+    where they are not needed.
     """
     xp, dtype = place.xp, tape.r.dtype
     dh = xp.reshape(cast(delta, dtype, xp=xp), tape.r.shape)
@@ -152,17 +152,17 @@ def gate_gradients(
 
 
 def _loop(reset_after: bool, /) -> Loop:
-    """What a step runs; PLAIN where it can be, whose options no step need look at."""
+    """Return the loop of a step; PLAIN if possible, because `accelerated` checks it fastest."""
     return PLAIN if reset_after else RESET_BEFORE
 
 
 def _rows(array: Array, /) -> Array:
-    """(N, K) of what may have no batch axis."""
+    """Return an array (K,) or (N, K) as (N, K)."""
     return array if array.ndim == 2 else array[None, :]
 
 
 def _sequence(array: Array, /) -> Array:
-    """(1, N, K) of what may have no batch axis."""
+    """Return an array (K,) or (N, K) as (1, N, K)."""
     return array[None, ...] if array.ndim == 2 else array[None, None, :]
 
 

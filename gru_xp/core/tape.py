@@ -1,4 +1,4 @@
-"""What the recurrence's forward pass leaves for its backward pass, and which steps are padding."""
+"""The values that the recurrence's forward pass stores for the backward pass; padding masks."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from gru_xp.arrays.typing import Array, Device, Namespace
 
 
 class Tape(NamedTuple):
-    """What the backward pass needs of the forward pass, each (T, N, H), at index t for time t.
+    """Values of the forward pass for the backward pass, each (T, N, H), where index t is time t.
 
-    In padding, r, z, n and gh_n are finite but mean nothing.
+    In padding, r, z, n and gh_n are finite but meaningless.
     """
 
     h_prev: Array
-    """The state that the step started from: ``h_{t-1}``, or ``h_{t+1}`` in reverse."""
+    """The state before the step: ``h_{t-1}``, or ``h_{t+1}`` in reverse."""
     r: Array
     z: Array
     n: Array
     gh_n: Array | None
-    """``W_nh h_prev + b_nh``; None where the reset gate acts before the product."""
+    """``W_nh h_prev + b_nh``; None with reset_after=False."""
 
 
 def valid_steps(
     lengths: Array, steps: int, /, *, xp: Namespace, device: Device | None = None
 ) -> Array:
-    """Boolean mask (T, N, 1) of the steps that are no padding; `device` is that of `lengths`."""
+    """Return a boolean mask (T, N, 1) of the steps that are not padding.
+
+    `device` is the device of `lengths`.
+    """
     times = xp.arange(steps, dtype=lengths.dtype, device=device)
     return (times[:, None] < lengths[None, :])[:, :, None]
 
 
 def zero_in_padding(array: Array, valid: Array | None, /, *, xp: Namespace) -> Array:
-    """Return the array (T, N, K) with zeros in padding; `valid` is that of `valid_steps`, or None.
+    """Return the array (T, N, K) with zeros in padding; `valid` is from `valid_steps`, or None.
 
-    No product may see what padding holds: 0 * NaN is NaN.
+    Padding must be set to zero before a product, because it may contain NaN, and 0 * NaN is NaN.
     """
     return array if valid is None else where(valid, array, xp.zeros_like(array), xp=xp)

@@ -1,4 +1,4 @@
-"""How many threads the accelerators use."""
+"""The number of threads that the accelerators use."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from gru_xp.core import accelerators
 
 
 def set_num_threads(count: int, /) -> None:
-    """Set how many threads NumPy's accelerator uses at most for one call.
+    """Set the maximum number of threads that NumPy's accelerator uses in one call.
 
-    As long as this has not been called it is what the environment variable ``GRU_XP_NUM_THREADS``
-    says, or else the number of processors that the process may run on, at most
-    ``OMP_NUM_THREADS``. Results do not depend on it. The portable loop's products are NumPy's own,
-    and so are their threads (see the package threadpoolctl), as is everything where the
-    accelerator is not installed: then this does nothing.
+    The default is the environment variable ``GRU_XP_NUM_THREADS`` if it is set. Otherwise it is the
+    number of processors available to the process, limited by ``OMP_NUM_THREADS``. Results do
+    not depend on the number of threads. The portable loop uses NumPy's matrix products, whose
+    threads this function does not control (see the package threadpoolctl). If the accelerator is
+    not installed, the function has no effect.
 
     Parameters
     ----------
     count : int
-        At least 1.
+        Number of threads, at least 1.
 
     Raises
     ------
     ValueError, TypeError
-        If `count` is no positive integer.
+        If `count` is not a positive integer.
     """
     try:
         wanted = operator.index(count)
@@ -33,13 +33,13 @@ def set_num_threads(count: int, /) -> None:
             f"set_num_threads: expected a positive integer, got {type(count).__name__}"
         ) from None
     if isinstance(count, bool) or wanted < 1:
-        raise ValueError(f"set_num_threads: expected an integer of at least 1, got {count}")
+        raise ValueError(f"set_num_threads: expected a positive integer, got {count}")
     change = getattr(accelerators.find("numpy").module, "set_num_threads", None)
     if change is not None:
         change(min(wanted, (1 << 31) - 1))
 
 
 def get_num_threads() -> int:
-    """Return how many threads NumPy's accelerator uses at most; 1 where it is not installed."""
+    """Return the maximum number of threads of NumPy's accelerator; 1 if it is not installed."""
     ask = getattr(accelerators.find("numpy").module, "get_num_threads", None)
     return 1 if ask is None else int(ask())

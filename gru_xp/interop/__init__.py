@@ -1,6 +1,6 @@
-"""Weights from other frameworks, and to them.
+"""Conversion of models from and to other frameworks.
 
-`torch` has models from torch's modules and to them, `onnx` out of ONNX models and into them;
-`keras`, `flax`, `equinox`, `haiku`, `mlx` and `paddle` from these frameworks' layers and to them.
-`layouts` describes how each framework stores the weights of one direction of one layer.
+`torch`, `keras`, `flax`, `equinox`, `haiku`, `mlx` and `paddle` convert from and to the layers of
+these frameworks, and `onnx` from and to ONNX models. `layouts` describes how each framework stores
+the weights of one direction of one layer.
 """

@@ -1,9 +1,10 @@
-"""Weights of one direction of one layer, from and into the arrays of another framework.
+"""Conversion of the weights of one direction of one layer from and to another framework.
 
-A `Layout` describes how a framework stores them; `gru_xp.interop.layouts` has those that are known.
-Conventions differ in the order of the gates, in the orientation of the matrices, in the biases
-that they keep, in what the update gate weighs, and in where the reset gate acts. The gates are
-named r, z and n here, as in `gru_xp.core.equations`, whatever a framework calls them.
+A `Layout` describes how a framework stores these weights; `gru_xp.interop.layouts` contains the
+supported ones. The conventions differ in the order of the gates, the orientation of the matrices,
+the biases, whether the update gate weighs the old state or the candidate, and whether the reset
+gate is applied before or after the recurrent product. The gates are always named r, z and n here,
+as in `gru_xp.core.equations`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ GATES = "rzn"
 
 
 class Block(NamedTuple):
-    """Gates of one of the arrays of `GRUParams`, one gate after another."""
+    """Some gates of one array of `GRUParams`, stored one after another."""
 
     source: Source
     """Field of `GRUParams`; "bias" is ``bias_ih + bias_hh``."""
@@ -34,21 +35,21 @@ class Block(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """One array of a framework: blocks, one after another in memory (C order)."""
+    """One array of a framework: a sequence of blocks in memory (C order)."""
 
     name: str
     shape: str
-    """Such as "(1, 3H, I)", where I is the input size and H the hidden size."""
+    """A shape such as "(1, 3H, I)", where I is the input size and H the hidden size."""
     blocks: tuple[Block, ...]
 
     @property
     def is_bias(self) -> bool:
-        """Whether it holds biases."""
+        """Whether the array holds biases."""
         return self.blocks[0].source.startswith("bias")
 
     @property
     def dimensions(self) -> tuple[tuple[int, str], ...]:
-        """The shape as a factor and a letter for each axis; the letter of a number is empty."""
+        """The shape as a factor and a letter per axis; the letter is empty for a plain number."""
         axes = (axis.strip() for axis in self.shape.strip("()").split(",") if axis)
         return tuple((int(axis.rstrip("HI") or 1), axis.lstrip("0123456789")) for axis in axes)
 
@@ -64,15 +65,15 @@ class Layout:
     arrays : tuple of Stored
         The framework's arrays.
     transposed : bool
-        Whether the matrices multiply from the right, as (I, 3H) and (H, 3H).
+        Whether the matrices multiply from the right, with shapes (I, 3H) and (H, 3H).
     z_weighs_candidate : bool
-        Whether ``h_t = z_t * n_t + (1 - z_t) * h_{t-1}``. Then the weights and biases of z are
-        negated on the way, as ``1 - sigmoid(a) = sigmoid(-a)``.
+        Whether ``h_t = z_t * n_t + (1 - z_t) * h_{t-1}``. The conversion then negates the weights
+        and biases of z, because ``1 - sigmoid(a) = sigmoid(-a)``.
     reset_after : bool or None
-        Whether the reset gate acts after the recurrent product. None where the framework does
-        both, by an option.
+        Whether the reset gate is applied after the recurrent product. None if the framework
+        supports both through an option.
     bias_optional : bool
-        Whether the framework can do without biases. Then all arrays of biases are left out.
+        Whether the framework supports layers without biases, which lack all bias arrays.
     """
 
     name: str
@@ -93,34 +94,34 @@ PACKED = Layout(
     ),
     bias_optional=True,
 )
-"""`GRUParams` itself, described as the others are."""
+"""The layout of `GRUParams` itself."""
 
 
 def to_params(layout: Layout, arrays: Mapping[str, Any], /) -> GRUParams:
-    """Read the weights of one direction of one layer.
+    """Convert the weights of one direction of one layer from a framework's arrays.
 
     Parameters
     ----------
     layout : Layout
-        The convention by which `arrays` are stored. Where its `reset_after` is False, the result
-        computes the same only with ``reset_after=False``.
+        Convention by which `arrays` are stored. If its `reset_after` is False, the result gives the
+        same outputs only with ``reset_after=False``.
     arrays : mapping of str to array
-        The framework's arrays by the names that `layout` gives them: anything that
-        `numpy.asarray` takes. An array that is None counts as left out.
+        The framework's arrays by their names in `layout`: anything that `numpy.asarray` accepts. An
+        array that is None is treated as absent.
 
     Returns
     -------
     params : GRUParams
-        New NumPy arrays of the dtypes that came. Where the framework keeps the sum of the two
-        biases, it is in ``bias_ih``, and ``bias_hh`` is zero. Both are None where the arrays of
-        biases were left out.
+        New NumPy arrays with the dtypes of the input. If the framework stores only the sum of the
+        two biases, the sum is in ``bias_ih``, and ``bias_hh`` is zero. Both are None if the
+        bias arrays are absent.
 
     Raises
     ------
     ValueError
-        If a name is missing or unknown, or if shapes do not fit the convention.
+        If a name is missing or unknown, or a shape does not match the convention.
     TypeError
-        If an array is not of a real floating dtype.
+        If an array does not have a real floating dtype.
 
     Examples
     --------
@@ -157,33 +158,34 @@ def to_params(layout: Layout, arrays: Mapping[str, Any], /) -> GRUParams:
 def from_params(
     layout: Layout, params: GRUParams, /, *, reset_after: bool = True
 ) -> dict[str, Host]:
-    """Write the weights of one direction of one layer.
+    """Convert the weights of one direction of one layer to a framework's arrays.
 
     Parameters
     ----------
     layout : Layout
-        The convention to store them by.
+        Convention by which the arrays are to be stored.
     params : GRUParams
-        Arrays that `numpy.asarray` takes.
+        Arrays that `numpy.asarray` accepts.
     reset_after : bool
-        As given to the `gru_xp.GRU` or `gru_xp.GRUCell` that computes with `params`.
+        The value of the `gru_xp.GRU` or `gru_xp.GRUCell` to which `params` belong.
 
     Returns
     -------
     arrays : dict of str to ndarray
-        New arrays by the framework's names, of the dtypes that came. Without biases the arrays of
-        biases are left out, or zero where the framework always has them.
+        New arrays by the framework's names, with the dtypes of the input. Without biases, the bias
+        arrays are absent, or zero if the framework always has biases.
 
     Raises
     ------
     ValueError
-        If the convention cannot express `params`: if the reset gate acts elsewhere, or if there is
-        no place for a bias that is not zero. Also if the shapes of `params` do not fit each other.
+        If the convention cannot represent `params`, because it applies the reset gate at the other
+        position or has no array for a non-zero bias; or if the shapes of `params` do not match each
+        other.
     TypeError
-        If `params` is not a GRUParams, or an array is not of a real floating dtype.
+        If `params` is not a GRUParams, or an array does not have a real floating dtype.
     """
     if not isinstance(params, GRUParams):
-        raise TypeError(f"params must be a GRUParams, got {type(params).__name__}")
+        raise TypeError(f"from_params: expected a GRUParams, got {type(params).__name__}")
     given, sizes = _checked(PACKED, params.named())
     _check_form(layout, reset_after=flag("reset_after", reset_after))
     has_bias = "bias_ih" in given
@@ -203,7 +205,7 @@ def from_params(
 def _taken_apart(
     layout: Layout, stored: Stored, array: Host, sizes: Mapping[str, int]
 ) -> Iterator[tuple[tuple[Source, str], Host]]:
-    """Yield the rows of each gate, (H, I), (H, H) or (H,), that a framework's array holds."""
+    """Yield the rows of each gate, (H, I), (H, H) or (H,), in a framework's array."""
     flat = array.reshape(-1)
     for block in stored.blocks:
         shape = _block_shape(layout, block, sizes)
@@ -216,7 +218,7 @@ def _taken_apart(
 def _put_together(
     layout: Layout, stored: Stored, packed: Mapping[str, Host], sizes: Mapping[str, int]
 ) -> Host:
-    """Build a framework's array from packed ones: the inverse of `_taken_apart`."""
+    """Build a framework's array from packed arrays; the inverse of `_taken_apart`."""
     parts = []
     for block in stored.blocks:
         gates = dict(zip(GATES, np.split(packed[block.source], 3), strict=True))
@@ -236,40 +238,41 @@ def _with_sign(layout: Layout, gate: str, rows: Host) -> Host:
 
 
 def _bias_sum(bias_ih: Host, bias_hh: Host) -> Host:
-    # x + 0 is x, but for x = -0.0; so what was read as a sum is written back bit for bit.
+    # -0.0 + 0.0 is 0.0. Without the addition, a sum that was read is written back bit by bit.
     return np.where(bias_hh == 0, bias_ih, bias_ih + bias_hh)
 
 
 def _check_form(layout: Layout, *, reset_after: bool) -> None:
-    """Check that the reset gate acts where the framework's does."""
+    """Check that the framework applies the reset gate at the same position."""
     if layout.reset_after not in (None, reset_after):
         where = "after" if layout.reset_after else "before"
         raise ValueError(
-            f"{layout.name}: expected reset_after={layout.reset_after}, as its reset gate acts "
-            f"{where} the recurrent product, got {reset_after}: choose another layout, or train "
-            f"with reset_after={layout.reset_after}; no weights of one form compute the other"
+            f"{layout.name}: expected reset_after={layout.reset_after}, because it applies the "
+            f"reset gate {where} the recurrent product, got {reset_after}. No conversion between "
+            f"the two forms exists. Train a model with reset_after={layout.reset_after}, or choose "
+            "another layout"
         )
 
 
 def _check_biases(layout: Layout, packed: Mapping[str, Host], *, reset_after: bool) -> None:
-    """Check that each bias has a place, or is zero."""
+    """Check that the framework has an array for each bias that is not zero."""
     blocks = [block for stored in layout.arrays for block in stored.blocks]
     held = {(block.source, gate) for block in blocks for gate in block.gates}
     for source in ("bias_ih", "bias_hh"):
         for gate, rows in zip(GATES, np.split(packed[source], 3), strict=True):
-            # A reset gate that acts after scales b_hn, which is then no part of a sum.
+            # With reset_after=True, r scales b_hn, so b_hn cannot be merged into a sum.
             apart = reset_after and (source, gate) == ("bias_hh", "n")
             has_place = (source, gate) in held or (("bias", gate) in held and not apart)
             if not has_place and np.any(rows != 0):
                 raise ValueError(
-                    f"{layout.name} has no place for the gate {gate} of {source}: expected zeros, "
-                    f"got values up to {np.max(np.abs(rows))}: choose a layout that has one, or "
-                    "train with this bias kept at zero"
+                    f"{layout.name}: expected zeros for gate {gate} of {source}, which it does not "
+                    f"have, got absolute values up to {np.max(np.abs(rows))}. Choose another "
+                    "layout, or train with this bias fixed at zero"
                 )
 
 
 def _checked(layout: Layout, arrays: Mapping[str, Any]) -> tuple[dict[str, Host], dict[str, int]]:
-    """Return the arrays as NumPy's, and the sizes I and H, which names and shapes must fit."""
+    """Check names, dtypes and shapes; return the arrays as NumPy arrays, and the sizes I and H."""
     given = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
     has_bias = any(stored.is_bias and stored.name in given for stored in layout.arrays)
     wanted = {
@@ -283,17 +286,17 @@ def _checked(layout: Layout, arrays: Mapping[str, Any]) -> tuple[dict[str, Host]
         optional = [stored.name for stored in layout.arrays if stored.is_bias]
         raise ValueError(
             f"{layout.name}: expected the arrays {[stored.name for stored in layout.arrays]}"
-            + (f", of which {optional} may be left out" if layout.bias_optional else "")
+            + (f", of which {optional} may be absent" if layout.bias_optional else "")
             + f", got {list(given)}"
             + (f"; missing {missing}" if missing else "")
             + (f"; unexpected {unexpected}" if unexpected else "")
-            + ": rename them, or choose another layout"
+            + ". Rename the arrays, or choose another layout"
         )
     for name, array in given.items():
         if "float" not in array.dtype.name:  # also "bfloat16"
             raise TypeError(
-                f"{layout.name}: {name} must be of a real floating dtype, got {array.dtype}: "
-                "convert it"
+                f"{layout.name}: expected {name} to have a real floating dtype, got {array.dtype}. "
+                "Cast it first"
             )
     sizes: dict[str, int] = {}
     wrong = [name for name in wanted if not _fits(wanted[name], given[name].shape, sizes)]
@@ -301,15 +304,15 @@ def _checked(layout: Layout, arrays: Mapping[str, Any]) -> tuple[dict[str, Host]
         expected = ", ".join(f"{name} {stored.shape}" for name, stored in wanted.items())
         got = ", ".join(f"{name} {given[name].shape}" for name in wanted)
         raise ValueError(
-            f"{layout.name}: expected arrays of the shapes {expected}, with one H and one I, got "
-            f"{got}; {', '.join(wrong)} does not fit: pass the arrays of one direction of one "
-            "layer, or choose another layout"
+            f"{layout.name}: expected arrays of the shapes {expected}, got {got}, in which "
+            f"{', '.join(wrong)} does not match. Pass the arrays of one direction of one layer, or "
+            "choose another layout"
         )
     return given, sizes
 
 
 def _fits(stored: Stored, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
-    """Whether a shape is as described; sizes that are not known yet are taken from it."""
+    """Whether a shape matches the description; also stores the sizes that it determines."""
     if len(shape) != len(stored.dimensions):
         return False
     for (factor, letter), length in zip(stored.dimensions, shape, strict=True):

@@ -1,6 +1,6 @@
-"""Models from equinox's GRU cells, and to them.
+"""Conversion from and to equinox's GRU cells.
 
-equinox is imported by `to_equinox` alone.
+Only `to_equinox` imports equinox.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ def from_equinox(
     device: Device | str | int | None = None,
     dtype: DType | str | None = None,
 ) -> Any:
-    """Make a GRUCell with a copy of the weights of equinox's.
+    """Create a GRUCell with a copy of the weights of an equinox.nn.GRUCell.
 
     Parameters
     ----------
     source : equinox.nn.GRUCell
+        The cell to copy.
     backend, device
         As in `gru_xp.GRUCell`.
     dtype : optional
-        As in `gru_xp.GRUCell`; None for that of the weights.
+        As in `gru_xp.GRUCell`. None selects the dtype of the weights.
 
     Returns
     -------
@@ -42,9 +43,9 @@ def from_equinox(
     Raises
     ------
     TypeError
-        If `source` is of another class.
+        If `source` is an instance of another class.
     BackendError
-        If the library, device or dtype cannot be had here; NumPy has no bfloat16.
+        If the library, device or dtype is not available. NumPy has no bfloat16.
 
     Examples
     --------
@@ -63,12 +64,13 @@ def from_equinox(
 
 
 def to_equinox(model: GRU[Any] | GRUCell[Any], /) -> Any:
-    """Make an equinox.nn.GRUCell with a copy of a model's weights.
+    """Create an equinox.nn.GRUCell with a copy of a model's weights.
 
     Parameters
     ----------
     model : gru_xp.GRUCell or gru_xp.GRU
-        On any backend; a GRU of one layer and one direction, which is the cell in a scan.
+        Model on any backend. A GRU must have one layer and one direction; scan over the cell to get
+        the same outputs.
 
     Returns
     -------
@@ -77,11 +79,12 @@ def to_equinox(model: GRU[Any] | GRUCell[Any], /) -> Any:
     Raises
     ------
     TypeError
-        If `model` is neither.
+        If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If it has more layers or directions, or ``reset_after=False``, which equinox has not.
+        If the model has several layers or directions, or ``reset_after=False`` or ``reverse=True``,
+        which equinox does not support.
     BackendError
-        If JAX does not have the model's dtype, as float64 without ``jax_enable_x64``.
+        If JAX does not support the dtype of the model, such as float64 without ``jax_enable_x64``.
     """
     params = only_weights_of("to_equinox", model)
     arrays = jax_arrays(from_params(EQUINOX, params, reset_after=model.reset_after), model)

@@ -1,6 +1,6 @@
-"""Models from flax's GRU cells and layers, and to them, of nnx and of linen.
+"""Conversion from and to the GRU cells and layers of flax.nnx and flax.linen.
 
-flax is imported by `to_flax` alone, JAX by that and `to_linen`.
+Only `to_flax` imports flax; `to_flax` and `to_linen` import JAX.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["from_flax", "to_flax", "to_linen"]
 
 _PACKAGES = ("flax",)
 _LAYER = "layers_"
-"""How linen.Sequential names its layers' variables, before a number."""
+"""Prefix, before a number, of the names that linen.Sequential gives its layers' variables."""
 
 
 def from_flax(
@@ -40,35 +40,36 @@ def from_flax(
     device: Device | str | int | None = None,
     dtype: DType | str | None = None,
 ) -> Any:
-    """Make a model with a copy of the weights of flax's.
+    """Create a model with a copy of the weights of a flax module.
 
     Parameters
     ----------
     source : flax.nnx.Module, sequence of them, or mapping
-        Of nnx a ``GRUCell``, an ``RNN`` of one, a ``Bidirectional`` of two of these, or a list or
-        ``Sequential`` of these and nothing else. Of linen the variables of such a module, with or
-        without "params" around them, of a larger one its part of them: in them no options are, so
-        that they are taken to be a module's with flax's defaults.
+        For nnx, a ``GRUCell``, an ``RNN`` of one, a ``Bidirectional`` of two such RNNs, or a list
+        or ``Sequential`` that contains only these. For linen, the variables of such a module, with
+        or without the key "params"; for a module inside a larger one, its part of the variables.
+        Variables do not contain options; flax's defaults are assumed.
     backend, device
         As in `gru_xp.GRUCell`.
     dtype : optional
-        As in `gru_xp.GRUCell`; None for that of the weights.
+        As in `gru_xp.GRUCell`. None selects the dtype of the weights.
 
     Returns
     -------
     gru_xp.GRU or gru_xp.GRUCell
-        Of a cell a GRUCell, else a GRU, whose `batch_first` is the opposite of ``time_major``.
+        For a cell a GRUCell, else a GRU, whose `batch_first` is the opposite of ``time_major``.
 
     Raises
     ------
     TypeError
-        If `source` is of another class.
+        If `source` is an instance of another class.
     ValueError
-        If it is what a GRU cannot express: other functions than sigmoid and tanh, a `carry_init`
-        other than zeros, ``reverse``, a `merge_fn` that does not concatenate, layers of different
-        sizes or ``time_major``; or if a mapping has other names than linen's.
+        If `source` has features that a GRU does not support: functions other than sigmoid and tanh,
+        a ``carry_init`` other than zeros, ``reverse``, a ``merge_fn`` that does not concatenate, or
+        layers with different sizes or values of ``time_major``; or if the names in a mapping are
+        not those of linen.
     BackendError
-        If the library, device or dtype cannot be had here; NumPy has no bfloat16.
+        If the library, device or dtype is not available. NumPy has no bfloat16.
 
     Examples
     --------
@@ -92,36 +93,35 @@ def from_flax(
     time_first = {layer.time_major for layer in layers}
     if len(time_first) != 1:
         raise ValueError(
-            f"from_flax: expected layers with one value of time_major, got {len(time_first)}: make "
-            "a model of each"
+            "from_flax: expected at least one layer, and the same time_major in all layers, got "
+            f"{len(time_first)} values of it. Convert the layers separately"
         )
     return model_of("from_flax", weights, batch_first=not time_first.pop(), **where)
 
 
 def to_flax(model: GRU[Any] | GRUCell[Any], /) -> Any:
-    """Make a flax.nnx module with a copy of a model's weights; for flax.linen see `to_linen`.
+    """Create a flax.nnx module with a copy of a model's weights. For flax.linen see `to_linen`.
 
     Parameters
     ----------
     model : gru_xp.GRU or gru_xp.GRUCell
-        On any backend. Dropout between layers, which acts in training alone, is left out.
+        Model on any backend. Dropout between layers is not converted.
 
     Returns
     -------
     flax.nnx.Module
-        For a GRUCell a ``GRUCell``; for a GRU an ``RNN``, a ``Bidirectional`` of two, or a
-        ``Sequential`` of as many of these as it has layers; ``time_major`` is the opposite of
-        `batch_first`.
+        For a GRUCell, a ``GRUCell``. For a GRU, an ``RNN`` or a ``Bidirectional`` of two, and for
+        several layers a ``Sequential`` of these; ``time_major`` is the opposite of `batch_first`.
 
     Raises
     ------
     TypeError
-        If `model` is neither.
+        If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If flax's equations cannot express the model: with ``reset_after=False``, or with a ``b_hn``
-        that is not zero where flax has no ``hn_bias``.
+        If flax cannot represent the model: if it has ``reset_after=False`` or ``reverse=True``, or
+        a non-zero ``b_hn`` while the installed flax has no ``hn_bias``.
     BackendError
-        If JAX does not have the model's dtype, as float64 without ``jax_enable_x64``.
+        If JAX does not support the dtype of the model, such as float64 without ``jax_enable_x64``.
     """
     weights = weights_of("to_flax", model)
     from flax import nnx
@@ -155,28 +155,29 @@ def to_flax(model: GRU[Any] | GRUCell[Any], /) -> Any:
 
 
 def to_linen(model: GRU[Any] | GRUCell[Any], /) -> dict[str, Any]:
-    """Make the variables of a flax.linen module of a model's weights.
+    """Create the variables of a flax.linen module from a model's weights.
 
     Parameters
     ----------
     model : gru_xp.GRU or gru_xp.GRUCell
-        On any backend.
+        Model on any backend.
 
     Returns
     -------
     dict
-        ``{"params": ...}`` of JAX arrays: for a GRUCell those of a ``linen.GRUCell``; for a GRU
-        those of a ``linen.RNN``, a ``linen.Bidirectional`` of two, or a ``linen.Sequential`` of as
-        many of these as it has layers. Options such as ``time_major`` are the module's.
+        ``{"params": ...}`` with JAX arrays: for a GRUCell, the variables of a ``linen.GRUCell``;
+        for a GRU, those of a ``linen.RNN`` or a ``linen.Bidirectional`` of two, and for several
+        layers those of a ``linen.Sequential`` of these. Set options such as ``time_major`` in the
+        linen module.
 
     Raises
     ------
     TypeError
-        If `model` is neither.
+        If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If it has ``reset_after=False``, which flax has not.
+        If the model has ``reset_after=False`` or ``reverse=True``, which flax does not support.
     BackendError
-        If JAX does not have the model's dtype, as float64 without ``jax_enable_x64``.
+        If JAX does not support the dtype of the model, such as float64 without ``jax_enable_x64``.
     """
 
     def cell(params: GRUParams) -> dict[str, Any]:
@@ -196,27 +197,27 @@ def to_linen(model: GRU[Any] | GRUCell[Any], /) -> dict[str, Any]:
 
 
 def _cells(layer: Any) -> list[Any]:
-    """Return the cells of an nnx layer's directions."""
+    """Return the cell of each direction of an nnx layer."""
     rnns = [layer]
     if is_a(layer, "Bidirectional", _PACKAGES):
         rnns = [layer.forward_rnn, layer.backward_rnn]
         if getattr(layer.merge_fn, "__name__", "") != "_concatenate":
             raise ValueError(
-                f"from_flax: merge_fn is {layer.merge_fn!r}: expected flax's own, which "
-                "concatenates, as a GRU has its directions beside each other: leave it out, and "
-                "merge the halves of y"
+                "from_flax: expected the default merge_fn, which concatenates the directions, got "
+                f"{layer.merge_fn!r}. Leave it out, and merge the two halves of y after the call"
             )
     for each in rnns:
         if not (
             is_a(each, "RNN", _PACKAGES) and is_a(getattr(each, "cell", None), "GRUCell", _PACKAGES)
         ):
             raise TypeError(
-                "from_flax: expected an nnx.GRUCell, an nnx.RNN or nnx.Bidirectional of it, layers "
-                f"of these, or a linen module's variables, got {type(each).__name__}"
+                "from_flax: expected an nnx.GRUCell, an nnx.RNN or nnx.Bidirectional of it, "
+                f"several of these, or the variables of a linen module, got {type(each).__name__}"
             )
-    if len(rnns) == 1 and layer.reverse:  # of two, the second is reversed whatever it says
+    if len(rnns) == 1 and layer.reverse:  # Bidirectional ignores the attribute of its parts
         raise ValueError(
-            "from_flax: reverse is True: expected False: set it, and reverse the steps of its input"
+            "from_flax: expected reverse=False, got True. Set it to False, and reverse the steps "
+            "of the input"
         )
     return [each.cell for each in rnns]
 
@@ -234,7 +235,7 @@ def _layout(cell: Any) -> Layout:
 
 
 def _linen_weights(variables: Mapping[str, Any]) -> GRUParams | Stack:
-    """Read the variables of a linen module: of a cell alone, or of layers."""
+    """Read the variables of a linen module: those of a cell or of layers."""
     if "hn" in variables:
         return _linen_cell(variables)
     numbered = [f"{_LAYER}{number}" for number in range(len(variables))]
@@ -246,8 +247,8 @@ def _linen_weights(variables: Mapping[str, Any]) -> GRUParams | Stack:
         if not all("cell" in rnn for rnn in rnns):
             raise ValueError(
                 "from_flax: expected the variables of a linen.GRUCell, or of an RNN, Bidirectional "
-                f"or Sequential of it, got the names {list(layer)}: pass the part that belongs to "
-                "one"
+                f"or Sequential of it, got the names {list(layer)}. Pass the part of the variables "
+                "that belongs to such a module"
             )
         weights.append([_linen_cell(rnn["cell"]) for rnn in rnns])
     return weights
@@ -263,7 +264,7 @@ def _linen_cell(variables: Mapping[str, Any]) -> GRUParams:
 
 
 def _nested(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Turn "ir.kernel" into two levels of names."""
+    """Turn names such as "ir.kernel" into two levels of dicts."""
     levels: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
         layer, _, last = name.partition(".")

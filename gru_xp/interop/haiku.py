@@ -1,4 +1,4 @@
-"""Models from the parameters of Haiku's GRU, and to them. Haiku itself is not imported."""
+"""Conversion from and to the parameters of Haiku's GRU. Haiku itself is not imported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def from_haiku(
     device: Device | str | int | None = None,
     dtype: DType | str | None = None,
 ) -> Any:
-    """Make a GRUCell with a copy of the weights of a haiku.GRU.
+    """Create a GRUCell with a copy of the weights of a haiku.GRU.
 
     Parameters
     ----------
@@ -32,21 +32,21 @@ def from_haiku(
     backend, device
         As in `gru_xp.GRUCell`.
     dtype : optional
-        As in `gru_xp.GRUCell`; None for that of the weights.
+        As in `gru_xp.GRUCell`. None selects the dtype of the weights.
 
     Returns
     -------
     gru_xp.GRUCell
-        With ``reset_after=False``.
+        A cell with ``reset_after=False``.
 
     Raises
     ------
     TypeError
-        If `source` is no mapping.
+        If `source` is not a mapping.
     ValueError
-        If it has other names, or shapes that are not a GRU's.
+        If the names or shapes are not those of a haiku.GRU.
     BackendError
-        If the library, device or dtype cannot be had here; NumPy has no bfloat16.
+        If the library, device or dtype is not available. NumPy has no bfloat16.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def from_haiku(
     if modules:
         raise ValueError(
             f"from_haiku: expected the parameters of one haiku.GRU, got those of the modules "
-            f"{modules}: pass one of them, such as params[{modules[0]!r}]"
+            f"{modules}. Pass those of one module, such as params[{modules[0]!r}]"
         )
     return model_of(
         "from_haiku",
@@ -76,27 +76,29 @@ def from_haiku(
 
 
 def to_haiku(model: GRU[Any] | GRUCell[Any], /) -> dict[str, Any]:
-    """Make the parameters of a haiku.GRU of a model's weights.
+    """Create the parameters of a haiku.GRU from a model's weights.
 
     Parameters
     ----------
     model : gru_xp.GRUCell or gru_xp.GRU
-        On any backend; a GRU of one layer and one direction, which is haiku.GRU unrolled.
+        Model on any backend. A GRU must have one layer and one direction; unroll the haiku.GRU to
+        get the same outputs.
 
     Returns
     -------
     dict of str to array
-        ``w_i``, ``w_h`` and ``b``, JAX arrays: what is ``params["gru"]`` of a haiku.GRU that is
-        transformed alone.
+        The JAX arrays ``w_i``, ``w_h`` and ``b``. In the parameters of a transformed function that
+        uses only a haiku.GRU, they are ``params["gru"]``.
 
     Raises
     ------
     TypeError
-        If `model` is neither.
+        If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If it has more layers or directions, or ``reset_after=True``, which Haiku has not.
+        If the model has several layers or directions, or ``reset_after=True`` or ``reverse=True``,
+        which Haiku does not support.
     BackendError
-        If JAX does not have the model's dtype, as float64 without ``jax_enable_x64``.
+        If JAX does not support the dtype of the model, such as float64 without ``jax_enable_x64``.
     """
     params = only_weights_of("to_haiku", model)
     return jax_arrays(from_params(HAIKU, params, reset_after=model.reset_after), model)

@@ -1,7 +1,7 @@
-"""Models from Keras's GRU layers and cells, and to them.
+"""Conversion from and to Keras's GRU layers and cells.
 
-Keras 3, on any of its backends, and to read from, Keras 2 (tf_keras) too. Keras is imported by
-`to_keras` alone.
+`from_keras` supports Keras 3 with any of its backends, and Keras 2 (tf_keras). `to_keras` creates
+layers of Keras 3. Only `to_keras` imports Keras.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ def from_keras(
     device: Device | str | int | None = None,
     dtype: DType | str | None = None,
 ) -> Any:
-    """Make a model with a copy of the weights of Keras's.
+    """Create a model with a copy of the weights of a Keras layer.
 
     Parameters
     ----------
     source : keras.layers.Layer or sequence of them
-        A ``GRU``, a ``Bidirectional`` of one, an ``RNN`` of a ``GRUCell``; a list of these, or a
-        ``Sequential`` of nothing else, for as many layers; or a ``GRUCell``. It has its weights
-        once it was built or called. What Keras drops at random, in training alone, is left out.
+        A ``GRUCell``, a ``GRU``, a ``Bidirectional`` of a ``GRU``, or an ``RNN`` of a ``GRUCell``;
+        or for several layers, a list or a ``Sequential`` that contains only such layers. The layer
+        must have been built or called, so that it has weights. Dropout is ignored.
     backend, device
         As in `gru_xp.GRUCell`.
     dtype : optional
-        As in `gru_xp.GRUCell`; None for that of the weights.
+        As in `gru_xp.GRUCell`. None selects the dtype of the weights.
 
     Returns
     -------
     gru_xp.GRU or gru_xp.GRUCell
-        A GRU with ``batch_first=True``, whose ``y`` is what Keras returns with
-        ``return_sequences=True``.
+        For a cell a GRUCell, else a GRU with ``batch_first=True``, whose ``y`` is what Keras
+        returns with ``return_sequences=True``.
 
     Raises
     ------
     TypeError
-        If `source` is of another class.
+        If `source` is an instance of another class.
     ValueError
-        If it has no weights yet, or what a GRU cannot express: other activations than tanh and
-        sigmoid, ``go_backwards``, a `merge_mode` other than "concat", layers of different sizes or
-        of both values of ``reset_after``.
+        If `source` has no weights yet, or has features that a GRU does not support: activations
+        other than tanh and sigmoid, ``go_backwards``, a ``merge_mode`` other than "concat", or
+        layers with different sizes or values of ``reset_after``.
     BackendError
-        If the library, device or dtype cannot be had here; NumPy has no bfloat16.
+        If the library, device or dtype is not available. NumPy has no bfloat16.
 
     Examples
     --------
@@ -79,8 +79,8 @@ def from_keras(
     forms = {cell.reset_after for directions in cells for cell in directions}
     if len(forms) != 1:
         raise ValueError(
-            f"from_keras: expected layers with one value of reset_after, got {len(forms)}: make a "
-            "model of each"
+            "from_keras: expected at least one layer, and the same reset_after in all layers, got "
+            f"{len(forms)} values of it. Convert the layers separately"
         )
     return model_of(
         "from_keras",
@@ -92,24 +92,26 @@ def from_keras(
 
 
 def to_keras(model: GRU[Any] | GRUCell[Any], /) -> Any:
-    """Make Keras layers with a copy of a model's weights.
+    """Create Keras layers with a copy of a model's weights.
 
     Parameters
     ----------
     model : gru_xp.GRU or gru_xp.GRUCell
-        On any backend. Dropout between layers, which acts in training alone, is left out.
+        Model on any backend. Dropout between layers is not converted.
 
     Returns
     -------
     keras.layers.Layer
-        For a GRUCell a ``GRUCell``; for a GRU a ``GRU`` with ``return_sequences=True``, a
-        ``Bidirectional`` of one, or a ``keras.Sequential`` of as many as it has layers. They are
-        of the model's dtype, and take (N, T, I), whatever its `batch_first`.
+        For a GRUCell, a ``GRUCell``. For a GRU, a ``GRU`` with ``return_sequences=True`` or a
+        ``Bidirectional`` of one, and for several layers a ``keras.Sequential`` of these. The layers
+        have the dtype of the model. They take input (N, T, I), regardless of `batch_first`.
 
     Raises
     ------
     TypeError
-        If `model` is neither.
+        If `model` is neither a GRU nor a GRUCell.
+    ValueError
+        If `model` is a GRU with ``reverse=True``.
     """
     weights = weights_of("to_keras", model)
     import keras
@@ -134,13 +136,13 @@ def to_keras(model: GRU[Any] | GRUCell[Any], /) -> Any:
 
 
 def _cells(layer: Any) -> list[Any]:
-    """Return the cells of a layer's directions."""
+    """Return the cell of each direction of a layer."""
     directions = [layer]
     if is_a(layer, "Bidirectional", _PACKAGES):
         if layer.merge_mode != "concat":
             raise ValueError(
-                f"from_keras: merge_mode is {layer.merge_mode!r}: expected 'concat', as a GRU has "
-                "its directions beside each other: set it, and merge the halves of y"
+                f"from_keras: expected merge_mode='concat', got {layer.merge_mode!r}. Set it to "
+                "'concat', and merge the two halves of y after the call"
             )
         directions = [layer.forward_layer, layer.backward_layer]
     for each, backwards in zip(directions, [False, True], strict=False):
@@ -148,20 +150,22 @@ def _cells(layer: Any) -> list[Any]:
             is_a(each, "RNN", _PACKAGES) and is_a(getattr(each, "cell", None), "GRUCell", _PACKAGES)
         ):
             raise TypeError(
-                "from_keras: expected a keras.layers.GRU, a Bidirectional of one, layers of these, "
-                f"or a GRUCell, got {type(each).__name__}"
+                "from_keras: expected a keras.layers.GRU, a Bidirectional of one, a GRUCell, or "
+                f"several of these layers, got {type(each).__name__}"
             )
         if each.go_backwards != backwards:
             raise ValueError(
-                f"from_keras: go_backwards of {each.name} is {each.go_backwards}: expected "
-                f"{backwards}: set it, and reverse the steps of its input"
+                f"from_keras: expected go_backwards={backwards} in {each.name}, got "
+                f"{each.go_backwards}. Set it to {backwards}, and reverse the steps of the input"
             )
     return [each.cell for each in directions]
 
 
 def _params(cell: Any) -> GRUParams:
     if not cell.built:
-        raise ValueError(f"from_keras: {cell.name} has no weights yet: build its layer, or call it")
+        raise ValueError(
+            f"from_keras: {cell.name} has no weights yet. Build or call its layer first"
+        )
     check_function("from_keras", "activation", cell.activation, "tanh")
     check_function("from_keras", "recurrent_activation", cell.recurrent_activation, "sigmoid")
     return read(_layout(cell.reset_after), cell)

@@ -1,8 +1,8 @@
 """How other frameworks store the weights of one direction of one layer.
 
-One `Layout` for each convention, with the framework's own names and gate order. Where a framework
-nests its arrays, as flax does, the names are joined with dots. What is said of a framework's
-equations is where they differ from those in `gru_xp.core.equations`.
+There is one `Layout` per convention, with the framework's own names and gate order. If a framework
+nests its arrays, as flax does, the names are joined with dots. A layout also describes how the
+framework's equations differ from those in `gru_xp.core.equations`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 TORCH = replace(PACKED, name="torch.nn.GRUCell")
-"""torch.nn.GRUCell; torch.nn.GRU adds ``_l0`` and ``_l0_reverse`` to the names. cuDNN computes the
-same, with its gates in this order."""
+"""torch.nn.GRUCell. torch.nn.GRU appends ``_l0`` and ``_l0_reverse`` to the names. cuDNN uses the
+same equations and gate order."""
 
 ONNX = Layout(
     "ONNX GRU",
@@ -49,8 +49,8 @@ ONNX = Layout(
     reset_after=None,
     bias_optional=True,
 )
-"""The operator GRU of ONNX; of two directions, one: ``W[d : d + 1]``. Its attribute
-``linear_before_reset``, 0 unless given, is `reset_after`."""
+"""One direction of ONNX's operator GRU; of two, direction d is ``W[d : d + 1]``. The attribute
+``linear_before_reset``, 0 by default, corresponds to `reset_after`."""
 
 KERAS = Layout(
     "keras.layers.GRU(reset_after=True)",
@@ -62,7 +62,7 @@ KERAS = Layout(
     transposed=True,
     bias_optional=True,
 )
-"""keras.layers.GRU and GRUCell, by default."""
+"""keras.layers.GRU and GRUCell with ``reset_after=True``, the default."""
 
 KERAS_RESET_BEFORE = Layout(
     "keras.layers.GRU(reset_after=False)",
@@ -86,7 +86,7 @@ FLAX_NNX = Layout(
     ),
     transposed=True,
 )
-"""flax.nnx.GRUCell, which has no ``b_hn``, though its documentation writes one."""
+"""flax.nnx.GRUCell, which has no ``b_hn``, although its documentation shows one."""
 
 FLAX_NNX_HN_BIAS = replace(
     FLAX_NNX,
@@ -98,7 +98,7 @@ FLAX_NNX_HN_BIAS = replace(
         Stored("hn_bias", "(H,)", (Block("bias_hh", "n"),)),
     ),
 )
-"""flax.nnx.GRUCell with ``b_hn`` as a parameter of its own, as flax's pull request 5595 adds it."""
+"""flax.nnx.GRUCell with ``b_hn`` as a separate parameter, as added by flax's pull request 5595."""
 
 FLAX_LINEN = Layout(
     "flax.linen.GRUCell",
@@ -156,13 +156,13 @@ MLX = Layout(
 """mlx.nn.GRU."""
 
 PADDLE = replace(PACKED, name="paddle.nn.GRUCell")
-"""paddle.nn.GRUCell; paddle.nn.GRU adds ``_l0`` and ``_l0_reverse`` to the names."""
+"""paddle.nn.GRUCell. paddle.nn.GRU appends ``_l0`` and ``_l0_reverse`` to the names."""
 
 PADDLE_GRU_UNIT = Layout(
     "Paddle's gru_unit",
     (
         Stored("fc", "(I, 3H)", (Block("weight_ih", "zrn"),)),
-        # The shape hides that this is an (H, 2H) matrix and, after it in memory, an (H, H) one.
+        # Despite its shape, the memory holds an (H, 2H) matrix followed by an (H, H) matrix.
         Stored("weight", "(H, 3H)", (Block("weight_hh", "zr"), Block("weight_hh", "n"))),
         Stored("bias", "(1, 3H)", (Block("bias", "zrn"),)),
     ),
@@ -171,10 +171,10 @@ PADDLE_GRU_UNIT = Layout(
     reset_after=False,
     bias_optional=True,
 )
-"""Paddle's older operators gru and gru_unit with ``origin_mode=False``, their default. With
-``origin_mode=True`` z weighs the old state. They take the input's product ready made: ``fc`` is the
-weight of the fully connected layer before them, whose bias, if it has one, is to be added to
-``bias``."""
+"""Paddle's older operators gru and gru_unit with ``origin_mode=False``, the default. With
+``origin_mode=True``, z weighs the old state. The operators take the input projection as input:
+``fc`` is the weight of the fully connected layer that computes it. If that layer has a bias, add it
+to ``bias``."""
 
 MADMOM = Layout(
     "madmom.ml.nn.layers.GRULayer",
@@ -204,7 +204,7 @@ HASTE = Layout(
     ),
     transposed=True,
 )
-"""GRU of Haste, for PyTorch and for TensorFlow."""
+"""Haste's GRU, for both PyTorch and TensorFlow."""
 
 RTNEURAL = Layout(
     "RTNeural::GRULayer",
@@ -215,7 +215,7 @@ RTNEURAL = Layout(
     ),
     transposed=True,
 )
-"""RTNeural's GRULayer and GRULayerT, by the names of their setters: Keras's arrays."""
+"""RTNeural's GRULayer and GRULayerT, by the names of their setters. The arrays are Keras's."""
 
 LAYOUTS = (
     TORCH,
@@ -234,4 +234,4 @@ LAYOUTS = (
     HASTE,
     RTNEURAL,
 )
-"""All of them."""
+"""All layouts."""

@@ -1,4 +1,4 @@
-"""Models from MLX's GRU layers, and to them."""
+"""Conversion from and to MLX's GRU layers."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ def from_mlx(
     device: Device | str | int | None = None,
     dtype: DType | str | None = None,
 ) -> Any:
-    """Make a GRU with a copy of the weights of MLX's.
+    """Create a GRU with a copy of the weights of an mlx.nn.GRU.
 
     Parameters
     ----------
     source : mlx.nn.GRU
+        The layer to copy.
     backend, device
         As in `gru_xp.GRUCell`.
     dtype : optional
-        As in `gru_xp.GRUCell`; None for that of the weights.
+        As in `gru_xp.GRUCell`. None selects the dtype of the weights.
 
     Returns
     -------
     gru_xp.GRU
-        With ``batch_first=True``, in training or evaluation mode as `source` is.
+        A GRU with ``batch_first=True``, in training or evaluation mode like `source`.
 
     Raises
     ------
     TypeError
-        If `source` is of another class.
+        If `source` is an instance of another class.
     BackendError
-        If the library, device or dtype cannot be had here; NumPy has no bfloat16.
+        If the library, device or dtype is not available. NumPy has no bfloat16.
 
     Notes
     -----
-    MLX up to 0.31.1 leaves ``b_hn`` out of the first step where no state is given. Here no state
-    means zeros, exactly.
+    If no state is given, MLX up to 0.31.1 omits ``b_hn`` in the first step. gru_xp then computes
+    the first step exactly as with a state of zeros.
 
     Examples
     --------
@@ -73,25 +74,26 @@ def from_mlx(
 
 
 def to_mlx(model: GRU[Any] | GRUCell[Any], /) -> Any:
-    """Make an mlx.nn.GRU with a copy of a model's weights.
+    """Create an mlx.nn.GRU with a copy of a model's weights.
 
     Parameters
     ----------
     model : gru_xp.GRU or gru_xp.GRUCell
-        On any backend; a GRU of one layer and one direction.
+        Model on any backend. A GRU must have one layer and one direction.
 
     Returns
     -------
     mlx.nn.GRU
-        Of the model's dtype, in its training or evaluation mode. It takes (N, T, I), whatever
-        `batch_first` is.
+        A layer with the dtype of the model, in its training or evaluation mode. It takes input
+        (N, T, I), regardless of `batch_first`.
 
     Raises
     ------
     TypeError
-        If `model` is neither.
+        If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If it has more layers or directions, or ``reset_after=False``, which MLX has not.
+        If the model has several layers or directions, or ``reset_after=False`` or ``reverse=True``,
+        which MLX does not support.
     """
     params = only_weights_of("to_mlx", model)
     arrays = from_params(MLX, params, reset_after=model.reset_after)
@@ -105,7 +107,7 @@ def to_mlx(model: GRU[Any] | GRUCell[Any], /) -> Any:
 
 
 def _host(array: Any) -> Host:
-    if str(array.dtype) == "mlx.core.bfloat16":  # which NumPy has not
+    if str(array.dtype) == "mlx.core.bfloat16":  # not supported by NumPy
         import mlx.core as mx
 
         array = array.astype(mx.float32)

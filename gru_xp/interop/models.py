@@ -1,4 +1,4 @@
-"""Models of weights that a framework's objects hold, and what these need to know of a model."""
+"""Functions shared by the converters: models from weights, and weights from models."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from gru_xp.interop.conversion import Host, Layout, to_params
 from gru_xp.layer import GRU
 
 Stack = Sequence[Sequence[GRUParams]]
-"""Weights of each layer, and in it of each direction."""
+"""Weights of each layer and, within a layer, of each direction."""
 
 
 def is_a(source: Any, name: str, packages: Sequence[str], /) -> bool:
-    """Whether an object is of a class of this name, or of a subclass, of one of these packages.
+    """Whether an object is an instance of a class with this name from one of these packages.
 
-    It goes by names, so that no framework is imported.
+    Names are compared, so that no framework has to be imported.
     """
     return any(
         each.__name__ == name and each.__module__.partition(".")[0] in packages
@@ -34,15 +34,16 @@ def is_a(source: Any, name: str, packages: Sequence[str], /) -> bool:
 
 
 def read(layout: Layout, source: Any, /, *, host: Callable[[Any], Any] = np.asarray) -> GRUParams:
-    """Read the weights that an object has as attributes by a layout's names.
+    """Read the weights that an object has as attributes with the names of a layout.
 
     Parameters
     ----------
     layout : Layout
+        Convention of the framework.
     source : object
         A framework's cell or layer.
     host : callable
-        Makes a NumPy array of a framework's.
+        Converts a framework's array to a NumPy array.
     """
     found = {each.name: attrgetter(each.name)(source) for each in layout.arrays}
     arrays = {name: host(value) for name, value in found.items() if value is not None}
@@ -59,23 +60,23 @@ def model_of(
     dtype: DType | str | None,
     **options: Any,
 ) -> Any:
-    """Make a GRUCell of the weights of one direction, or a GRU of those of its layers.
+    """Create a GRUCell from the weights of one direction, or a GRU from those of its layers.
 
     Parameters
     ----------
     owner : str
-        Function that the user has called, for errors.
+        Name of the function that the user called, with which error messages begin.
     weights : GRUParams or sequence of sequences of GRUParams
         NumPy arrays.
     backend, device, dtype
-        As in `gru_xp.GRUCell`; None as a dtype for that of the weights.
+        As in `gru_xp.GRUCell`. A dtype of None selects that of the weights.
     **options
         Other arguments of the class.
 
     Raises
     ------
     ValueError
-        If the weights are not those of one model.
+        If the weights do not form one model.
     """
     if isinstance(weights, GRUParams):
         named = weights.named()
@@ -94,28 +95,28 @@ def model_of(
         dtype = next(iter(named.values())).dtype.name
     kind: Any = GRUCell if found.is_cell else GRU
     model = kind(**found.sizes, **options, backend=backend, device=device, dtype=dtype)
-    # Most libraries take no NumPy array of bfloat16.
+    # Most libraries do not accept NumPy arrays of ml_dtypes' bfloat16.
     small = {name: array for name, array in named.items() if array.dtype.name == "bfloat16"}
     model.load_state_dict(named | {name: array.astype("float32") for name, array in small.items()})
     return model
 
 
 def weights_of(owner: str, model: Any, /) -> Stack:
-    """Return a model's weights as NumPy arrays; a GRUCell's as those of one layer.
+    """Return a model's weights as NumPy arrays. A GRUCell is treated as one layer.
 
     Raises
     ------
     TypeError
         If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If it runs in reverse alone.
+        If the model is a GRU with ``reverse=True``.
     """
     if not isinstance(model, (GRU, GRUCell)):
         raise TypeError(f"{owner}: expected a GRU or a GRUCell, got {type(model).__name__}")
     if isinstance(model, GRU) and model.reverse:
         raise ValueError(
-            f"{owner}: a GRU that runs in reverse alone (reverse=True) is not written: convert one "
-            "with the same weights and reverse=False, and flip each row's steps before and after"
+            f"{owner}: a GRU with reverse=True cannot be converted. Convert a GRU with the same "
+            "weights and reverse=False, and reverse the steps of each row of its input and output"
         )
     each = model.params if isinstance(model, GRU) else [model.params]
     host = [
@@ -134,13 +135,13 @@ def only_weights_of(owner: str, model: Any, /) -> GRUParams:
     TypeError
         If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If it has more layers or directions.
+        If the model has more layers or directions.
     """
     weights = weights_of(owner, model)
     if len(weights) > 1 or len(weights[0]) > 1:
         raise ValueError(
-            f"{owner}: expected a model of one layer and one direction, got {model!r}: the "
-            "framework has no object for more; gru_xp.interop.layouts converts each of them"
+            f"{owner}: expected a model with one layer and one direction, got {model!r}. Convert "
+            "each layer and direction with gru_xp.interop.layouts"
         )
     return weights[0][0]
 
@@ -151,17 +152,17 @@ def jax_arrays(arrays: Mapping[str, Host], model: Any, /) -> dict[str, Array]:
     Raises
     ------
     BackendError
-        If JAX does not have the dtype here.
+        If JAX does not support the dtype, or has it disabled.
     """
     place = Place.named("jax", dtype=dtype_name(model.dtype))
     return {name: transfer.from_numpy(array, place) for name, array in arrays.items()}
 
 
 def check_function(owner: str, name: str, function: Any, expected: str, /) -> None:
-    """Check that a layer has a function that a GRU has, by its name."""
+    """Check by its name that a function of a layer is the one that a GRU uses."""
     found = getattr(function, "__name__", repr(function))
     if found != expected:
         raise ValueError(
-            f"{owner}: {name} is {found}: expected {expected}, as no weights make up for another "
-            "function"
+            f"{owner}: expected {name} to be {expected}, the only function that gru_xp supports, "
+            f"got {found}"
         )

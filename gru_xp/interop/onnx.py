@@ -1,4 +1,4 @@
-"""GRUs out of ONNX models, and into them."""
+"""Conversion of GRUs from and to ONNX models."""
 
 from __future__ import annotations
 
@@ -33,35 +33,37 @@ def load(
     device: Device | str | int | None = None,
     dtype: DType | str | None = None,
 ) -> dict[str, GRU[Any]]:
-    """Make a GRU of each GRU node of an ONNX model.
+    """Create a GRU for each GRU node of an ONNX model.
 
-    The weights are initializers, Constant nodes, or what other nodes compute from such. Initial
-    states and lengths are inputs of the node, and of the GRU's call. Its output is ``Y`` with the
-    directions beside each other, (T, N, 2H), where ONNX has (T, 2, N, H). A row of length 0 keeps
-    its initial state in ``h_n``, where ONNX Runtime gives zeros.
+    The weights may be initializers, Constant nodes or values that other nodes compute from them.
+    Initial states and lengths must be inputs of the model; pass them to the call of the GRU. The
+    output ``y`` has shape (T, N, 2H) for two directions, whereas ONNX's ``Y`` has shape
+    (T, 2, N, H). For a row of length 0, ``h_n`` is the initial state, whereas ONNX Runtime returns
+    zeros.
 
     Parameters
     ----------
-    source : path or onnx.ModelProto
-        Of an opset from 7 on.
+    source : path-like or onnx.ModelProto
+        The model, with opset 7 or later.
     backend, device
         As in `gru_xp.GRUCell`.
     dtype : optional
-        As in `gru_xp.GRUCell`; None for that of the weights.
+        As in `gru_xp.GRUCell`. None selects the dtype of the weights.
 
     Returns
     -------
     dict of str to gru_xp.GRU
-        Each of one layer, by the node's name, or if it has none, by that of its first output, in
-        the order of the graph. `batch_first` is the node's ``layout``, `reset_after` its
-        ``linear_before_reset``, `bidirectional` and `reverse` its ``direction``.
+        GRUs with one layer each, in the order of the graph. The key is the name of the node or, if
+        it has none, of its first output. `batch_first` is taken from the node's ``layout``,
+        `reset_after` from ``linear_before_reset``, and `bidirectional` and `reverse` from
+        ``direction``.
 
     Raises
     ------
     ValueError
-        If the file is no ONNX model, has no GRU node in its main graph, or one that a GRU cannot
-        express: another activation than sigmoid and tanh, ``clip``, or weights that depend on an
-        input.
+        If the file is not an ONNX model or its main graph has no GRU node; or if a node has
+        features that a GRU does not support: activations other than sigmoid and tanh, ``clip``,
+        weights that depend on an input, or constant lengths or initial states.
     OSError
         If the file cannot be read.
     """
@@ -71,8 +73,8 @@ def load(
     )
     if opset < _FIRST_OPSET:
         raise ValueError(
-            f"onnx.load: the model is of opset {opset}: expected {_FIRST_OPSET} or later, convert "
-            "it with onnx.version_converter"
+            f"onnx.load: expected a model with opset {_FIRST_OPSET} or later, got opset {opset}. "
+            "Convert it with onnx.version_converter"
         )
     constants = _Constants(model)
     make: Any = GRU
@@ -85,40 +87,40 @@ def load(
         try:
             weights, options = _described(node, constants)
             kind = dtype or next(iter(weights.values())).dtype.name
-        except Exception as error:  # of a hostile model they are of any class
-            raise ValueError(f"onnx.load: the node {name!r}: {error}") from error
+        except Exception as error:  # a malformed model may cause any exception
+            raise ValueError(f"onnx.load: node {name!r}: {error}") from error
         gru = make(**options, backend=backend, device=device, dtype=kind)
         gru.load_state_dict(weights)
         found[name] = gru
     if not found:
-        raise ValueError("onnx.load: the model's graph has no GRU node")
+        raise ValueError("onnx.load: expected a model with a GRU node in its main graph, got none")
     return found
 
 
 def save(model: GRU[Any], path: str | os.PathLike[str], /, *, lengths: bool = False) -> None:
-    """Write a GRU as an ONNX model, for any number of steps and rows.
+    """Save a GRU as an ONNX model for any number of steps and rows.
 
-    The model has the inputs ``x`` and ``h0``, in the shapes of the GRU's call with a batch axis,
-    and with `lengths` the input ``lengths`` (N,) of int32; its outputs are ``y`` and ``h_n``.
-    Dropout, which acts in training alone, is left out.
+    The inputs of the model are ``x`` and ``h0``, with the shapes of the GRU's arguments including
+    the batch axis, and with `lengths` also ``lengths`` (N,) of dtype int32. The outputs are ``y``
+    and ``h_n``. Dropout is not exported, since it acts only in training mode.
 
     Parameters
     ----------
     model : gru_xp.GRU
-        On any backend; its dtype is that of the ONNX model, or float32 for bfloat16. ONNX Runtime
-        runs float32.
-    path : path
-        The file is written whole: whatever happens, there is the old one or the new one.
+        GRU on any backend. The ONNX model has its dtype, or float32 for bfloat16. ONNX Runtime
+        supports float32.
+    path : path-like
+        Name of the file. It is replaced atomically: if writing fails, the old file is kept.
     lengths : bool
-        Whether rows have lengths of their own. Of a row of length 0 ONNX Runtime gives zeros in
-        ``h_n``, where gru_xp gives its initial state.
+        Whether the model has an input for the lengths of the rows. For a row of length 0, ONNX
+        Runtime returns zeros in ``h_n``, whereas gru_xp returns the initial state.
 
     Raises
     ------
     TypeError
-        If `model` is no GRU.
+        If `model` is not a GRU.
     ValueError
-        If it is larger than the 2 GiB that such a file can have.
+        If the model exceeds 2 GiB, the maximum size of an ONNX file.
     OSError
         If the file cannot be written.
     """
@@ -135,8 +137,8 @@ def _read(path: Path) -> onnx.ModelProto:
         return onnx.load(path)
     except OSError:
         raise
-    except Exception as error:  # of protobuf, whose errors are of no common class
-        raise ValueError(f"onnx.load: {path} is no readable ONNX model: {error}") from error
+    except Exception as error:  # protobuf's errors have no common base class
+        raise ValueError(f"onnx.load: cannot read an ONNX model from {path}: {error}") from error
 
 
 def _is_standard(domain: str) -> bool:
@@ -146,32 +148,39 @@ def _is_standard(domain: str) -> bool:
 def _described(
     node: onnx.NodeProto, constants: _Constants
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    """Return a node's weights by torch's names, and the other arguments of a GRU of them."""
+    """Return a node's weights by torch's names, and the other arguments of the GRU."""
     attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     direction = attributes.get("direction", b"forward").decode()
     suffixes = _DIRECTIONS.get(direction)
     if suffixes is None:
-        raise ValueError(f"its direction is {direction!r}: expected one of {list(_DIRECTIONS)}")
+        raise ValueError(
+            f"expected a direction from {', '.join(map(repr, _DIRECTIONS))}, got {direction!r}"
+        )
     activations = [each.decode() for each in attributes.get("activations", [])]
     if activations and [each.lower() for each in activations] != ["sigmoid", "tanh"] * len(
         suffixes
     ):
-        raise ValueError(f"its activations are {activations}: expected Sigmoid and Tanh")
+        raise ValueError(f"expected the activations Sigmoid and Tanh, got {activations}")
     if "clip" in attributes:
-        raise ValueError("it has the attribute clip, which a GRU does not: export without it")
+        raise ValueError(
+            "the attribute clip is not supported. Export the model without cell clipping"
+        )
     inputs = dict(zip(["X", "W", "R", "B", "sequence_lens", "h0"], node.input, strict=False))
     for name in ("sequence_lens", "h0"):
         given = inputs.get(name)
         value = constants.get(given) if given else None
         if value is not None and (name != "h0" or value.any()):
             raise ValueError(
-                f"its {'lengths' if name != 'h0' else 'initial states'} {given!r} are constants of "
-                "the model, which a GRU does not keep: make them inputs"
+                f"expected the {'lengths' if name != 'h0' else 'initial states'} {given!r} to be "
+                "an input of the model, got a constant. Make it an input"
             )
     arrays = {name: constants.value(inputs[name]) for name in ("W", "R", "B") if inputs.get(name)}
     if any(len(array) != len(suffixes) for array in arrays.values()):
         shapes = {name: array.shape for name, array in arrays.items()}
-        raise ValueError(f"its direction is {direction!r}, its weights have the shapes {shapes}")
+        raise ValueError(
+            f"expected weights with a first axis of length {len(suffixes)} for the direction "
+            f"{direction!r}, got the shapes {shapes}"
+        )
     weights: dict[str, np.ndarray[Any, Any]] = {}
     for number, suffix in enumerate(suffixes):
         of_direction = {name: array[number : number + 1] for name, array in arrays.items()}
@@ -181,7 +190,8 @@ def _described(
     width = sizes["hidden_size"]
     if attributes.get("hidden_size", width) != width:
         raise ValueError(
-            f"its hidden_size is {attributes['hidden_size']}, its weights have {width}"
+            f"expected hidden_size={width}, the size of its weights, got "
+            f"{attributes['hidden_size']}"
         )
     return weights, {
         **sizes,
@@ -192,7 +202,7 @@ def _described(
 
 
 class _Constants:
-    """Values of a graph's tensors that depend on no input."""
+    """Values of the tensors of a graph that do not depend on its inputs."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -202,7 +212,7 @@ class _Constants:
         }
 
     def get(self, name: str, /) -> np.ndarray[Any, Any] | None:
-        """Value of a tensor, None where it is no constant."""
+        """Return the value of a tensor, or None if it is not constant."""
         try:
             return self.value(name)
         except ValueError:
@@ -220,21 +230,24 @@ class _Constants:
             if each in self.initializers:
                 used[each] = self.initializers[each]
             elif each not in self.number:
-                raise ValueError(f"its weights {name!r} depend on the model's input {each!r}")
+                raise ValueError(
+                    f"expected constant weights {name!r}, got weights that depend on the model's "
+                    f"input {each!r}"
+                )
             elif self.number[each] not in numbers:
                 numbers.add(self.number[each])
                 waiting += filter(None, self.model.graph.node[self.number[each]].input)
         nodes = [self.model.graph.node[number] for number in sorted(numbers)]
         if any(node.op_type.startswith(("Random", "Bernoulli", "Multinomial")) for node in nodes):
-            raise ValueError(f"its weights {name!r} are drawn at random when the model runs")
+            raise ValueError(f"expected constant weights {name!r}, got randomly drawn weights")
         graph = helper.make_graph(
             nodes, "constant", [], [onnx.ValueInfoProto(name=name)], list(used.values())
         )
         whole = helper.make_model(graph, opset_imports=self.model.opset_import)
         try:
             value = ReferenceEvaluator(whole).run(None, {})[0]
-        except Exception as error:  # of any operator, whose errors are of no common class
-            raise ValueError(f"its weights {name!r} cannot be computed: {error}") from error
+        except Exception as error:  # the operators' errors have no common base class
+            raise ValueError(f"cannot compute its weights {name!r}: {error}") from error
         return value
 
 

@@ -1,6 +1,6 @@
-"""Models from Paddle's GRU layers and cells, and to them.
+"""Conversion from and to Paddle's GRU layers and cells.
 
-Paddle is imported by `to_paddle` alone.
+Only `to_paddle` imports Paddle.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def from_paddle(
     device: Device | str | int | None = None,
     dtype: DType | str | None = None,
 ) -> Any:
-    """Make a model with a copy of the weights of Paddle's.
+    """Create a model with a copy of the weights of a Paddle layer.
 
     Parameters
     ----------
@@ -41,22 +41,22 @@ def from_paddle(
     backend, device
         As in `gru_xp.GRUCell`.
     dtype : optional
-        As in `gru_xp.GRUCell`; None for that of the weights.
+        As in `gru_xp.GRUCell`. None selects the dtype of the weights.
 
     Returns
     -------
     gru_xp.GRU or gru_xp.GRUCell
-        In training or evaluation mode as `source` is; a GRU with its `dropout`, whose `batch_first`
-        is the opposite of ``time_major``.
+        The model, in training or evaluation mode like `source`. A GRU has the ``dropout`` of
+        `source`, and its `batch_first` is the opposite of ``time_major``.
 
     Raises
     ------
     TypeError
-        If `source` is of another class.
+        If `source` is an instance of another class.
     ValueError
-        If it is an ``RNN`` with ``is_reverse``, or its cells do not fit each other.
+        If `source` is an ``RNN`` with ``is_reverse``, or the shapes of its cells do not match.
     BackendError
-        If the library, device or dtype cannot be had here; NumPy has no bfloat16.
+        If the library, device or dtype is not available. NumPy has no bfloat16.
 
     Examples
     --------
@@ -81,25 +81,26 @@ def from_paddle(
 
 
 def to_paddle(model: GRU[Any] | GRUCell[Any], /) -> Any:
-    """Make a paddle.nn.GRU or paddle.nn.GRUCell with a copy of a model's weights.
+    """Create a paddle.nn.GRU or paddle.nn.GRUCell with a copy of a model's weights.
 
     Parameters
     ----------
     model : gru_xp.GRU or gru_xp.GRUCell
-        On any backend.
+        Model on any backend.
 
     Returns
     -------
     paddle.nn.GRU or paddle.nn.GRUCell
-        Of the model's dtype, in its training or evaluation mode. A model without biases gets zeros
-        that are not trained, as Paddle's always have biases.
+        A layer with the dtype of the model, in its training or evaluation mode. Paddle's layers
+        always have biases; for a model without biases they are zero and not trained.
 
     Raises
     ------
     TypeError
-        If `model` is neither.
+        If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If it has ``reset_after=False``, which Paddle's layers have not.
+        If the model has ``reset_after=False`` or ``reverse=True``, which Paddle's layers do not
+        support.
     """
     written = [
         from_params(PADDLE, params, reset_after=model.reset_after)
@@ -109,7 +110,7 @@ def to_paddle(model: GRU[Any] | GRUCell[Any], /) -> Any:
     import paddle
 
     kind, before = dtype_name(model.dtype), paddle.get_default_dtype()
-    paddle.set_default_dtype(kind)  # the layers have no argument for it
+    paddle.set_default_dtype(kind)  # the layers have no dtype argument
     try:
         if isinstance(model, GRUCell):
             layer = paddle.nn.GRUCell(model.input_size, model.hidden_size)
@@ -135,7 +136,7 @@ def to_paddle(model: GRU[Any] | GRUCell[Any], /) -> Any:
 
 
 def _cells(layer: Any) -> list[list[Any]]:
-    """Return the cells of each layer, and in it of each direction."""
+    """Return the cells of each layer and, within a layer, of each direction."""
     layers = list(layer) if is_a(layer, "GRU", _PACKAGES) else [layer]
     cells = []
     for each in layers:
@@ -145,8 +146,8 @@ def _cells(layer: Any) -> list[list[Any]]:
             directions = [each.cell]
             if each.is_reverse:
                 raise ValueError(
-                    "from_paddle: is_reverse is True: expected False: set it, and reverse the "
-                    "steps of its input"
+                    "from_paddle: expected is_reverse=False, got True. Set it to False, and "
+                    "reverse the steps of the input"
                 )
         else:
             directions = [each]
@@ -164,6 +165,6 @@ def _params(cell: Any) -> GRUParams:
 
 
 def _host(tensor: Any) -> Host:
-    if str(tensor.dtype) == "paddle.bfloat16":  # which NumPy has not
+    if str(tensor.dtype) == "paddle.bfloat16":  # not supported by NumPy
         tensor = tensor.astype("float32")
     return np.asarray(tensor.numpy())

@@ -1,7 +1,7 @@
-"""``torch.nn.GRU`` and ``torch.nn.GRUCell``: in their place, and models from and to them.
+"""Replacements for ``torch.nn.GRU`` and ``torch.nn.GRUCell``, and conversion from and to them.
 
-`GRU` and `GRUCell` here are torch modules, for torch scripts; `from_torch` and `to_torch` convert
-between torch's modules and `gru_xp.GRU` and `gru_xp.GRUCell`.
+The classes `GRU` and `GRUCell` in this module are torch modules that replace those of torch.
+`from_torch` and `to_torch` convert between torch's modules and `gru_xp.GRU` or `gru_xp.GRUCell`.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ def from_torch(
     device: Device | str | int | None = None,
     dtype: DType | str | None = None,
 ) -> Any:
-    """Make a model with a copy of the weights of torch's.
+    """Create a model with a copy of the weights of a torch module or state dict.
 
     Parameters
     ----------
     source : torch.nn.Module or mapping
-        A ``torch.nn.GRU`` or ``torch.nn.GRUCell``, whose options are taken too; a module that has
-        one, with `prefix`; or a state dict, which has no options: then `batch_first` is False and
-        `dropout` 0. Weights that torch computes, as under ``torch.nn.utils.parametrize``, are taken
-        from a module as they are at this moment.
+        A ``torch.nn.GRU`` or ``torch.nn.GRUCell``, a module that contains one (see `prefix`), or a
+        state dict. The options of a module are copied as well. A state dict has no options; the
+        model then has `batch_first` False and `dropout` 0. Weights that a module computes, as with
+        ``torch.nn.utils.parametrize``, are copied with their current values.
     prefix : str
-        What the names begin with, such as "rnn." for the attribute ``rnn``.
+        Prefix of the names, such as "rnn." for the attribute ``rnn`` of a module.
     backend, device
         As in `gru_xp.GRUCell`.
     dtype : optional
-        As in `gru_xp.GRUCell`; None for that of the weights.
+        As in `gru_xp.GRUCell`. None selects the dtype of the weights.
 
     Returns
     -------
     gru_xp.GRU or gru_xp.GRUCell
-        In training or evaluation mode as the module is.
+        The model, in training or evaluation mode like the module.
 
     Raises
     ------
     TypeError
-        If `source`, or what it has at `prefix`, is of another class.
+        If `source`, or its submodule at `prefix`, is an instance of another class.
     ValueError
         If the weights are not those of a GRU.
     BackendError
-        If the library, device or dtype cannot be had here; NumPy has no bfloat16.
+        If the library, device or dtype is not available. NumPy has no bfloat16.
 
     Examples
     --------
@@ -87,14 +87,14 @@ def from_torch(
         for name, value in weights.items():
             if not isinstance(value, torch.Tensor):
                 raise TypeError(
-                    f"from_torch: expected a mapping of names to tensors, got {prefix + name!r}: "
-                    f"{type(value).__name__}"
-                    + (": pass that" if isinstance(value, Mapping) else "")
+                    "from_torch: expected a mapping of names to tensors, got "
+                    f"{type(value).__name__} for the name {prefix + name!r}"
+                    + (". Pass that mapping instead" if isinstance(value, Mapping) else "")
                 )
     else:
         raise TypeError(
-            "from_torch: expected a torch.nn.GRU, a torch.nn.GRUCell, a module that has one, or a "
-            f"state dict, got {type(source).__name__}"
+            "from_torch: expected a torch.nn.GRU, a torch.nn.GRUCell, a module that contains one, "
+            f"or a state dict, got {type(source).__name__}"
         )
     try:
         found = described(
@@ -111,39 +111,38 @@ def from_torch(
 
 
 def to_torch(model: layer.GRU[Any] | cell.GRUCell[Any], /) -> Any:
-    """Make a ``torch.nn.GRU`` or ``torch.nn.GRUCell`` with a copy of a model's weights.
+    """Create a ``torch.nn.GRU`` or ``torch.nn.GRUCell`` with a copy of a model's weights.
 
     Parameters
     ----------
     model : gru_xp.GRU or gru_xp.GRUCell
-        On any backend.
+        Model on any backend.
 
     Returns
     -------
     torch.nn.GRU or torch.nn.GRUCell
-        On the CPU, of the model's dtype, in its training or evaluation mode.
+        A module on the CPU with the dtype of the model, in its training or evaluation mode.
 
     Raises
     ------
     TypeError
-        If `model` is neither.
+        If `model` is neither a GRU nor a GRUCell.
     ValueError
-        If its reset gate acts before the product, or it runs in reverse alone, which torch's GRUs
-        do not have.
+        If the model has ``reset_after=False`` or ``reverse=True``, which torch's GRUs do not
+        support.
     """
     if not isinstance(model, (layer.GRU, cell.GRUCell)):
         raise TypeError(f"to_torch: expected a GRU or a GRUCell, got {type(model).__name__}")
     if not model.reset_after:
         raise ValueError(
-            "to_torch: torch's GRUs have the reset gate after the product, this model has it "
-            "before (reset_after=False): there are no weights with which they would compute the "
-            "same"
+            "to_torch: expected a model with reset_after=True, the only form that torch supports, "
+            "got reset_after=False. No conversion between the two forms exists"
         )
     if isinstance(model, layer.GRU) and model.reverse:
         raise ValueError(
-            "to_torch: torch has no GRU that runs in reverse alone (reverse=True): load this "
-            "model's state_dict() into a GRU without reverse=True, convert that, and flip each "
-            "row's steps before the call, and those of its output after it"
+            "to_torch: a GRU with reverse=True cannot be converted, because torch does not support "
+            "it. Load this model's state_dict() into a GRU with reverse=False, convert that, and "
+            "reverse the steps of each row of its input and output"
         )
     weights = {
         name: torch.from_numpy(transfer.to_numpy(array).astype("float64"))
@@ -161,7 +160,7 @@ def to_torch(model: layer.GRU[Any] | cell.GRUCell[Any], /) -> Any:
             bidirectional=model.bidirectional,
             **where,
         )
-        theirs.dropout = model.dropout  # as an argument it is warned of where there is one layer
+        theirs.dropout = model.dropout  # as an argument, it causes a warning if there is one layer
     else:
         theirs = torch.nn.GRUCell(model.input_size, model.hidden_size, model.bias, **where)
     theirs.load_state_dict(weights)
@@ -173,7 +172,7 @@ def _submodule(module: torch.nn.Module, prefix: str) -> Any:
     try:
         found = module.get_submodule(path)
     except AttributeError as error:
-        raise ValueError(f"from_torch: the module has nothing at {path!r}: {error}") from error
+        raise ValueError(f"from_torch: the module has no submodule {path!r}: {error}") from error
     if isinstance(found, (torch.nn.GRU, torch.nn.GRUCell)):
         return found
     inside = [
@@ -184,5 +183,5 @@ def _submodule(module: torch.nn.Module, prefix: str) -> Any:
     raise TypeError(
         "from_torch: expected a torch.nn.GRU or a torch.nn.GRUCell, got "
         f"{type(found).__name__}"
-        + (f": pass prefix={inside[0] + '.'!r}" if inside else ", which has none")
+        + (f". Pass prefix={inside[0] + '.'!r}" if inside else ", which contains neither")
     )

@@ -1,4 +1,4 @@
-"""``torch.nn.GRU`` and ``torch.nn.GRUCell``, computed by gru_xp where that is faster."""
+"""Subclasses of ``torch.nn.GRU`` and ``torch.nn.GRUCell`` that use gru_xp where it is faster."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from gru_xp.core.accelerators import accelerated, find
 from gru_xp.core.loop import Loop
 from gru_xp.core.parameters import Form, GRUParams
 
-# What a process finds out once, and torch.compile cannot trace.
+# Fill the caches of these functions at import, because torch.compile cannot trace them.
 find("torch")
 for _each in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):
     library_of(_each)
 
 _TORCH = Place("torch", None, torch.float32)
-"""Enough to ask for an accelerator's function."""
+"""A place with which to look up functions of the accelerator; its device is not used."""
 
 _FEW = 5
-"""Steps; fewer, forward and backward, torch runs faster, whatever N and H are: measured."""
+"""For fewer steps than this, torch's forward and backward are faster for every N and H measured."""
 
 
 class GRU(torch.nn.GRU):  # type: ignore[misc]
     """A ``torch.nn.GRU`` whose time loop runs in gru_xp's accelerator.
 
-    It takes the place of ``torch.nn.GRU`` in a script: arguments, parameters and their names,
-    initial values, dropout's random numbers and errors are those of torch, whose subclass it is,
-    and so are results, within rounding. What the accelerator does not take runs torch's own code,
-    at torch's speed: dtypes other than float32 and float64, autocast, devices other than the CPU,
+    This subclass replaces ``torch.nn.GRU`` in a script. It has the same arguments, parameters,
+    parameter names, initial values, random numbers for dropout and errors, and gives the same
+    results up to rounding. Calls that the accelerator does not support run torch's own code at
+    torch's speed: dtypes other than float32 and float64, autocast, devices other than the CPU,
     tracing by ``torch.jit`` or for ONNX, sequences of fewer than five steps outside of
     ``torch.no_grad()``, and all calls within ``gru_xp.use_accelerators(False)``.
 
     Notes
     -----
-    - A second derivative, and forward mode, raise; within ``gru_xp.use_accelerators(False)``
-      both work, as in torch.
-    - ``torch.compile`` breaks its graph at every ``torch.nn.GRU``, and so at this one, unless
+    - Second derivatives and forward-mode derivatives raise an error. Within
+      ``gru_xp.use_accelerators(False)`` both work as in torch.
+    - ``torch.compile`` breaks the graph at every ``torch.nn.GRU``, including this subclass, unless
       ``torch._dynamo.config.allow_rnn`` is True.
-    - A program of ``torch.export`` contains the operator ``gru_xp::forward``: import `gru_xp_torch`
-      where it is to be run.
-    - ``torch.jit.script`` makes a ``torch.nn.GRU`` of it, with the same parameters.
-    - It runs on torch's threads (``torch.set_num_threads``).
+    - A program exported with ``torch.export`` contains the operator ``gru_xp::forward``. Import
+      `gru_xp_torch` before running it.
+    - ``torch.jit.script`` converts it to a ``torch.nn.GRU`` with the same parameters.
+    - It uses torch's threads (``torch.set_num_threads``).
 
     Examples
     --------
@@ -59,7 +59,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
     """
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        """Run over whole sequences; see ``torch.nn.GRU``."""
+        """Run the GRU over whole sequences; see ``torch.nn.GRU``."""
         if _is_followed() and self._steps(input) < _FEW:
             return super().forward(input, hx)
         weights = [getattr(self, name) for names in self._all_weights for name in names]
@@ -75,7 +75,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         return self._run(params, input, hx, self._masks(input))
 
     def _is_ours(self, input: Any, hx: Any, weights: list[Any]) -> bool:
-        """Whether the accelerator takes a call; what is wrong with one is torch's to say."""
+        """Whether the accelerator supports a call. For an invalid call, torch raises the error."""
         x = input.data if isinstance(input, PackedSequence) else input
         tensors = [*weights, x] if hx is None else [*weights, x, hx]
         takes = accelerated("takes", _TORCH)
@@ -88,7 +88,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         )
 
     def _fit(self, input: Any, hx: Any) -> bool:
-        """Whether the shapes do."""
+        """Whether the shapes of input and state match the module."""
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
         if x.ndim not in ((2,) if packed else (2, 3)) or x.shape[-1] != self.input_size:
@@ -105,7 +105,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         return list(hx.shape) == [number, *rows, self.hidden_size]
 
     def _steps(self, input: Any) -> Any:
-        """How many there are, which torch may trace; 0 where there is no such axis."""
+        """Return the number of steps, which torch may trace; 0 if there is no such axis."""
         if isinstance(input, PackedSequence):
             return len(input.batch_sizes)
         shape = getattr(input, "shape", ())
@@ -131,7 +131,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         data, batch_sizes, sorted_indices, unsorted_indices = input
         if hx is not None:
             hx = self.permute_hidden(hx, sorted_indices)
-        # Without the indices the rows stay in the order of their lengths.
+        # Without the indices, the rows stay sorted by length.
         x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
         masks = [
             pad_packed_sequence(PackedSequence(mask, batch_sizes))[0] for mask in self._masks(data)
@@ -144,7 +144,7 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         )
 
     def _masks(self, x: Any) -> list[Any]:
-        """Dropout masks, of the numbers that torch's own GRU draws for this input."""
+        """Draw dropout masks with the same random numbers as torch's own GRU."""
         if not (self.training and self.dropout):
             return []
         shape = list(x.shape)
@@ -161,8 +161,8 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
 class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
     """A ``torch.nn.GRUCell`` whose step runs in gru_xp's accelerator within ``torch.no_grad()``.
 
-    As `GRU` it takes the place of torch's in a script. A step that autograd may follow is torch's
-    own.
+    Like `GRU`, it replaces torch's class in a script. A step that autograd may record runs torch's
+    own code.
 
     Examples
     --------
@@ -176,7 +176,7 @@ class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
     """
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        """One step; see ``torch.nn.GRUCell``."""
+        """Compute one step; see ``torch.nn.GRUCell``."""
         if _is_followed():
             return super().forward(input, hx)
         weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
@@ -192,14 +192,14 @@ class GRUCell(torch.nn.GRUCell):  # type: ignore[misc]
 
 
 def _own(tensor: Any) -> Any:
-    """Return the tensor itself, a copy if it is a view: ``detach_`` takes none."""
-    if torch.compiler.is_compiling():  # whose results are new
+    """Return a copy if the tensor is a view, on which ``detach_`` would fail, else the tensor."""
+    if torch.compiler.is_compiling():  # compiled functions return new tensors
         return tensor
     return tensor.clone() if tensor._is_view() else tensor
 
 
 def _is_followed() -> bool:
-    """Whether autograd may follow what is computed. In a trace the number of steps is any."""
+    """Whether autograd may record the call. False in a trace, whose number of steps is symbolic."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 

@@ -1,5 +1,5 @@
-"""What a character-level language model's training needs, and no more.
+"""Training of a character-level language model.
 
-`trainer.Trainer` is the run itself, `session` keeps it on disk; losses, optimizer and model compute
-on the arrays of any library that gru_xp knows.
+`trainer.Trainer` performs a run in memory, and `session` stores it on disk. The losses, the
+optimizer and the model work with the arrays of any library that gru_xp supports.
 """

@@ -1,4 +1,4 @@
-"""A text as parallel streams, cut into chunks for truncated back-propagation through time."""
+"""A text as parallel streams, cut into chunks for truncated backpropagation through time."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ Indices = np.ndarray[Any, np.dtype[np.int32]]
 
 
 class Streams:
-    """Reads a text in `batch_size` places at once, `seq_len` characters further at every step.
+    """Reads a text at `batch_size` positions in parallel, `seq_len` characters per step.
 
-    The text is a ring: a stream that reaches its end goes on at its beginning. So every chunk
-    starts where the last one of the same stream ended, the state can be carried from each to the
-    next for ever, and the step's number alone says where all streams are.
+    A stream that reaches the end of the text continues at its beginning. Each chunk therefore
+    starts where the previous chunk of the same stream ended, the state can always be carried over,
+    and the number of a step determines the positions of all streams.
 
     Parameters
     ----------
     text : int32 array, (L,)
         Characters as numbers.
     batch_size : int
-        Number of streams, N, which start at equal distances.
+        Number of streams, N, whose starts are evenly spaced.
     seq_len : int
-        Number of characters of a chunk, T.
+        Number of characters in a chunk, T.
 
     Raises
     ------
     TextError
-        If the text is shorter than one chunk of all streams and the character that follows.
+        If the text has fewer than N * T + 1 characters.
     """
 
     def __init__(self, text: Indices, /, *, batch_size: int, seq_len: int) -> None:
         needed = batch_size * seq_len + 1
         if len(text) < needed:
             raise TextError(
-                f"the text is shorter than a chunk: {len(text)} characters to train on, and batch "
-                f"size {batch_size} times sequence length {seq_len} takes {needed}: give more "
-                "text, or smaller sizes"
+                f"expected a training text of at least {needed} characters for batch size "
+                f"{batch_size} and sequence length {seq_len}, got {len(text)}. Provide more text, "
+                "or choose smaller sizes"
             )
         self._text = text
         self._starts = np.arange(batch_size, dtype=np.int64) * len(text) // batch_size
         self._seq_len = seq_len
 
     def chunk(self, step: int, /) -> tuple[Indices, Indices]:
-        """Return the inputs of a step, (T, N), and the targets, each the character after."""
+        """Return the inputs of a step, (T, N), and the targets, the characters that follow."""
         times = step * self._seq_len + np.arange(self._seq_len, dtype=np.int64)
         places = (times[:, None] + self._starts) % len(self._text)
         return self._text[places], self._text[(places + 1) % len(self._text)]
 
 
 def side_by_side(inputs: Indices, targets: Indices, /, *, streams: int) -> tuple[Indices, Indices]:
-    """Lay one sequence out as streams of equal length, (T, streams), to be run at once.
+    """Split one sequence into parallel streams of equal length, (T, streams).
 
-    The last places may be left over: there the target is -1, padding.
+    The end of the last streams may be padding, whose targets are -1.
     """
     length = -(-len(inputs) // streams)
     spare = length * streams - len(inputs)

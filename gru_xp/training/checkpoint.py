@@ -1,4 +1,4 @@
-"""The checkpoint: all that a run needs to go on, in one file of arrays and JSON, no pickle."""
+"""The checkpoint: the state of a run in one file of arrays and JSON, without pickle."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _LONGEST_REASON = 200
 
 
 class Checkpoint(NamedTuple):
-    """What the file holds."""
+    """The contents of a checkpoint file."""
 
     config: TrainingConfig
     characters: str
-    """The vocabulary."""
+    """The characters of the vocabulary."""
     arrays: dict[str, np.ndarray[Any, Any]]
 
     def arrays_like(self, like: dict[str, Array], /, *, prefix: str = "") -> dict[str, Array]:
-        """Copy the arrays of these names, `prefix` put before, to where those of `like` are.
+        """Copy the arrays named ``prefix + name`` to the places of the arrays `like`.
 
         Raises
         ------
         CheckpointError
-            If one is missing or has another shape.
+            If an array is missing or has the wrong shape.
         """
         return {
             name: transfer.from_numpy(
@@ -54,39 +54,39 @@ class Checkpoint(NamedTuple):
         }
 
     def numbers(self, name: str, /, *, count: int) -> list[float]:
-        """Return a few numbers that were kept together.
+        """Return the `count` numbers of a 1-D array.
 
         Raises
         ------
         CheckpointError
-            If they are missing or another number of them.
+            If the array is missing or has another length.
         """
         numbers: list[float] = self._array(name, (count,)).tolist()
         return numbers
 
     def history(self, name: str, /, *, columns: int) -> tuple[list[float], ...]:
-        """Return the columns of a table of numbers that grows with the run.
+        """Return the columns of a table that grows during the run.
 
         Raises
         ------
         CheckpointError
-            If it is missing or has another number of columns.
+            If the table is missing or has another number of columns.
         """
         table = self._array(name, (-1, columns))
         return tuple(table[:, column].tolist() for column in range(columns))
 
     def model(self, backend_name: str, /) -> CharModel:
-        """Return the model, on any backend.
+        """Return the model on a backend.
 
-        Its weights are of the dtype that it was trained in where the backend has that, else
-        float32.
+        The weights have the dtype in which the model was trained, or float32 if the backend does
+        not support it.
 
         Raises
         ------
         CheckpointError
-            If an array is missing or has another shape.
+            If an array is missing or has the wrong shape.
         BackendError
-            If the backend is not usable here.
+            If the backend is not usable.
         """
         try:
             place = Place.named(backend_name, dtype=self.config.dtype)
@@ -103,75 +103,80 @@ class Checkpoint(NamedTuple):
         return model
 
     def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """Return an array after a look at its shape, in which -1 stands for any size."""
+        """Return an array after checking its shape, in which -1 stands for any size."""
         array = self.arrays.get(name)
         if array is None:
-            raise CheckpointError(f"{FILE} is no readable checkpoint: it lacks {name}")
+            raise CheckpointError(f"{FILE} is not a valid checkpoint: it has no array {name}")
         if not _fits(array.shape, shape):
             raise CheckpointError(
-                f"{FILE} is no readable checkpoint: {name} has shape {array.shape}, not {shape}"
+                f"{FILE} is not a valid checkpoint: expected {name} of shape {shape}, got "
+                f"{array.shape}"
             )
         return array
 
 
 def exists(folder: Path, /) -> bool:
-    """Whether a folder holds a checkpoint, readable or not."""
+    """Whether a folder contains a checkpoint, whether or not it is valid."""
     return (folder / FILE).exists()
 
 
 def save(folder: Path, checkpoint: Checkpoint, /) -> None:
-    """Write the checkpoint, and the configuration beside it, which is for people to read.
+    """Write the checkpoint, and a separate file with the configuration for users to read.
+
+    If an error is raised, the old checkpoint is unchanged.
 
     Raises
     ------
     DivergenceError
-        If a number of it is not finite.
+        If an array contains a number that is not finite.
     CheckpointError
-        If it names so many texts and layers that it could not be read again.
+        If the names of texts and layers make the header of the file too long to be read again.
     OSError
-        If it cannot be written. In all cases the old checkpoint is as it was.
+        If the checkpoint cannot be written.
     """
     from safetensors.numpy import save as serialise
 
     if lost := _not_finite(checkpoint.arrays):
         steps = len(checkpoint.arrays["losses"])
         raise DivergenceError(
-            f"{lost} is not finite after step {steps}, and is not saved: a smaller learning rate "
-            "may keep it finite"
+            f"{lost} is not finite after step {steps}, so the checkpoint was not saved. Try a "
+            "smaller learning rate"
         )
     config = checkpoint.config.to_json()
-    # In one entry: safetensors writes several in a random order, equal runs equal bytes.
+    # A single entry, because safetensors writes several in random order, and files of equal runs
+    # should be equal.
     metadata = {_FORMAT: json.dumps({"config": config, "characters": checkpoint.characters})}
     arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
     data = serialise(arrays, metadata)
     if int.from_bytes(data[:8], "little") > LARGEST_HEADER:
         raise CheckpointError(
-            f"{folder / FILE} could not be read again: its header, with the names of "
-            f"{len(config['texts'])} texts and {config['layers']} layers, would be longer than "
-            f"{LARGEST_HEADER >> 20} MiB: fewer of either, or texts joined to one, will do"
+            f"{folder / FILE} was not saved: with the names of {len(config['texts'])} texts and "
+            f"{config['layers']} layers, its header would exceed {LARGEST_HEADER >> 20} MiB. Use "
+            "fewer layers, or fewer texts, for example by joining them"
         )
     write_whole(folder / FILE, data)
     write_whole(folder / CONFIG_FILE, json.dumps(config, indent=2).encode() + b"\n")
 
 
 def load(folder: Path, /) -> Checkpoint:
-    """Read what `save` wrote.
+    """Read a checkpoint that `save` wrote.
 
-    What a file says of itself is not believed: its tensors are held against its configuration
-    before any is read, so that no more memory is taken than the file is large.
+    The tensors are checked against the configuration before they are read, so that an invalid file
+    cannot cause more memory to be allocated than its own size.
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint, or it is cut off, or not one of ours, or not of finite numbers.
+        If there is no checkpoint, or the file is truncated, is not a checkpoint of gru-xp or
+        contains numbers that are not finite.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
     path = folder / FILE
     if not path.exists():
-        raise CheckpointError(f"{folder} holds no model: there is no {FILE}")
+        raise CheckpointError(f"expected a folder with a model, got {folder}, which has no {FILE}")
     check_regular(path)
     try:
         check_safetensors_header(path)
@@ -185,26 +190,26 @@ def load(folder: Path, /) -> Checkpoint:
         _check_numbers(arrays, config)
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         why = str(error) if len(str(error)) <= _LONGEST_REASON else type(error).__name__
-        raise CheckpointError(f"{path} is no readable checkpoint: {why}") from error
+        raise CheckpointError(f"{path} is not a valid checkpoint: {why}") from error
     return Checkpoint(config, characters, arrays)
 
 
 def _described(text: str) -> tuple[TrainingConfig, str]:
     """Return the configuration and the characters of the vocabulary."""
-    # Ours has two objects and a list, whatever the strings hold. Many objects, empty ones even,
-    # would take many times the memory of their text.
+    # A valid description has two objects and one list. More of them, even empty ones, are refused,
+    # because parsing them takes many times the memory of the text.
     bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
     if bare.count("{") > 2 or bare.count("[") > 1:
-        raise ValueError("its description is no configuration")
+        raise ValueError("its description is not a configuration")
     fields = json.loads(text)
     config, characters = TrainingConfig.from_json(fields["config"]), fields["characters"]
     if not isinstance(characters, str) or characters != "".join(sorted(set(characters))):
-        raise ValueError("its vocabulary is none")
+        raise ValueError("its vocabulary is not a sorted string of distinct characters")
     return config, characters
 
 
 def shapes(config: TrainingConfig, characters: str, /) -> dict[str, tuple[int, ...]]:
-    """Shapes of all arrays of a run's checkpoint; -1 stands for a length that grows."""
+    """Return the shapes of all arrays in a run's checkpoint; -1 stands for a growing length."""
     weights = weight_shapes(1 + len(characters), config.hidden_size, config.layers)
     return {
         **{f"{kind}{name}": shape for kind in _OF_WEIGHTS for name, shape in weights.items()},
@@ -217,19 +222,22 @@ def shapes(config: TrainingConfig, characters: str, /) -> dict[str, tuple[int, .
 
 
 def _check_tensors(file: Any, config: TrainingConfig, characters: str) -> None:
-    """Hold names, shapes and dtypes of what a file has against what its run would have."""
+    """Check names, shapes and dtypes of a file's tensors against its configuration."""
     names = list(file.keys())
-    if len(names) < config.layers:  # before so many names are made
-        raise ValueError(f"it has {len(names)} arrays for {config.layers} layers")
+    if len(names) < config.layers:  # checked before that many names are generated
+        raise ValueError(f"it has only {len(names)} arrays for {config.layers} layers")
     expected = shapes(config, characters)
     if set(names) != set(expected):
         odd = sorted(set(names) ^ set(expected))[0]
-        raise ValueError(f"it {'lacks' if odd in expected else 'has an unknown array'} {odd[:99]}")
+        raise ValueError(f"it has {'no' if odd in expected else 'an unknown'} array {odd[:99]}")
     for name, shape in expected.items():
         view = file.get_slice(name)
         got = tuple(view.get_shape())
         if view.get_dtype() not in ("F32", "F64") or not _fits(got, shape):
-            raise ValueError(f"{name} is of shape {got}, {view.get_dtype()}, not {shape}, F32")
+            raise ValueError(
+                f"expected {name} of shape {shape} and dtype F32 or F64, got shape {got} and "
+                f"dtype {view.get_dtype()}"
+            )
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -239,13 +247,13 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _not_finite(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
-    """Name of an array that holds a number which is not finite; empty if there is none."""
+    """Return the name of an array with a number that is not finite; empty if there is none."""
     return next((name for name, array in arrays.items() if not np.isfinite(array).all()), "")
 
 
 def _check_numbers(arrays: dict[str, np.ndarray[Any, Any]], config: TrainingConfig) -> None:
     if lost := _not_finite(arrays):
-        raise ValueError(f"{lost} holds numbers that are not finite")
+        raise ValueError(f"{lost} contains numbers that are not finite")
     (updates,), (scale, successes) = arrays["adam.steps"], arrays["loss_scale"]
     made, told = len(arrays["losses"]), arrays["held_out"][:, 0]
     sound = (
@@ -257,4 +265,4 @@ def _check_numbers(arrays: dict[str, np.ndarray[Any, Any]], config: TrainingConf
         and (made < config.steps or len(told) > 0)
     )
     if not sound:
-        raise ValueError("its counts do not fit each other")
+        raise ValueError("its counts of steps and updates or its loss scale are invalid")

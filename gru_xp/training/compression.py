@@ -1,4 +1,4 @@
-"""What general-purpose compressors make of the held-out text, to measure a model against."""
+"""Compression of the held-out text by general-purpose compressors, for comparison with a model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def compressed_bits(corpus: Corpus, /) -> dict[str, float]:
-    """Bits per held-out character of gzip, bz2 and xz, each at its best setting.
+    """Return the bits per held-out character of gzip, bz2 and xz at their highest levels.
 
-    What the held-out text adds to the compressed training text: ``size(training + held out) -
-    size(training)``. So they know the training text, as the model does.
+    The figure is based on ``size(training + held out) - size(training)``, the amount by which the
+    held-out text increases the compressed size. The compressors thus know the training text, as the
+    model does.
     """
     training = corpus.training.encode()
     both = training + corpus.held_out.encode()

@@ -1,4 +1,4 @@
-"""The configuration of a training run: what decides, with the text, which weights it reaches."""
+"""The configuration of a training run, which together with the text determines its result."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import Any, Self
 from gru_xp.arrays import dtypes, libraries
 
 LIMIT = 10**6
-"""Of each size, and of the number of steps."""
+"""Maximum of each size and of the number of steps."""
 
 SEED_LIMIT = 1 << 128
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Options of a run. One configuration and one text give one result.
+    """Options of a training run. The same configuration and text give the same result.
 
     Attributes
     ----------
     hidden_size : int
-        Hidden units of each layer of the GRU.
+        Number of hidden units of each layer of the GRU.
     layers : int
-        Layers of the GRU.
+        Number of layers of the GRU.
     dropout : float
-        Probability with which an output of a layer is set to zero in training.
+        Probability of setting an output of a layer to zero in training.
     steps : int
-        Updates of the weights.
+        Number of updates of the weights.
     batch_size, seq_len : int
-        Streams that a step reads, and characters that it reads of each.
+        Number of streams that a step reads, and number of characters that it reads from each.
     learning_rate : float
-        Where the schedule starts; it ends at zero.
+        Initial learning rate of the schedule, which ends at zero.
     seed : int
-        Of the initial weights, the dropout masks and the samples.
+        Seed of the initial weights, the dropout masks and the samples.
     backend : str
         Name of the array library, never "auto".
     dtype : str
-        Of the weights and of the arithmetic: "float32", "float64", "float16" or "bfloat16". With
-        16 bits the loss and Adam's sums stay in float32, and so do the master weights; float16
-        has its loss scaled, see `gru_xp.training.loss_scale`.
+        Dtype of the weights and of the arithmetic: "float32", "float64", "float16" or "bfloat16".
+        With a 16-bit dtype, the loss, Adam's running means and the master weights are float32, and
+        with float16 the loss is scaled (see `gru_xp.training.loss_scale`).
     texts : tuple of str
-        Paths of the files trained on; none means the language reference.
+        Paths of the training files. An empty tuple means Python's language reference.
     text_sha256 : str
-        Of the text, so that a resumed run is sure to read the same.
+        SHA-256 hash of the text, by which a resumed run checks that the text is unchanged.
     """
 
     hidden_size: int = 256
@@ -61,18 +61,18 @@ class TrainingConfig:
     text_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
+        """Return the fields as JSON-compatible values."""
         return {**asdict(self), "texts": list(self.texts)}
 
     @classmethod
     def from_json(cls, fields: Any, /) -> Self:
-        """Undo `to_json`; ValueError where `fields` are not what it returns."""
+        """Create a configuration from the result of `to_json`; raise ValueError if invalid."""
         kinds = {name: type(value) for name, value in cls().to_json().items()}
         if not isinstance(fields, dict) or kinds != {name: type(fields[name]) for name in fields}:
-            raise ValueError("its configuration has other fields, or fields of other kinds")
+            raise ValueError("its configuration has unexpected fields or types of fields")
         for name, allowed in _ALLOWED.items():
             if not allowed(fields[name]):
-                raise ValueError(f"its configuration has no usable {name.replace('_', ' ')}")
+                raise ValueError(f"its configuration has an invalid {name.replace('_', ' ')}")
         return cls(**{**fields, "texts": tuple(fields["texts"])})
 
 

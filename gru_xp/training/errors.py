@@ -1,4 +1,4 @@
-"""What can be wrong with a training run; each message says it in one line."""
+"""Errors of a training run. Each message is a single line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class TextError(TrainingError):
 
 
 class CheckpointError(TrainingError):
-    """A folder holds no checkpoint that can be used."""
+    """A folder does not contain a usable checkpoint."""
 
 
 class SessionError(TrainingError):
-    """A run cannot begin or go on as asked."""
+    """A run cannot be started or resumed with the given options."""
 
 
 class DivergenceError(TrainingError):
-    """The loss is no finite number any more."""
+    """The loss, a gradient or a weight is no longer finite."""

@@ -1,4 +1,4 @@
-"""What a model is worth: bits per character of text that it has not seen."""
+"""Evaluation of a model: bits per character of held-out text."""
 
 from __future__ import annotations
 
@@ -16,44 +16,47 @@ _MOST_STREAMS = 16
 _CHUNK = 256
 
 PLACES = _MOST_STREAMS * _CHUNK
-"""Number of characters judged at once, at most."""
+"""Maximum number of characters evaluated at once."""
 
-_EVALUATIONS = 5  # of a run, the last at its end
-_SHARE = 0.25  # of the characters trained on, that are judged; one takes about a third of the time
-_LEAST = 4000  # characters, however short the run
+_EVALUATIONS = 5  # number of evaluations in a run; the last is at its end
+# Characters evaluated in all, as a share of those trained on. Evaluating a character takes about a
+# third of the time of training on one.
+_SHARE = 0.25
+_LEAST = 4000  # minimum number of characters in an evaluation
 
 
 def is_judged_after(step: int, steps: int, /) -> bool:
-    """Whether a run of so many steps is judged after this one, counted from 1."""
+    """Whether a run of `steps` steps is evaluated after this step, counted from 1."""
     return step * _EVALUATIONS // steps > (step - 1) * _EVALUATIONS // steps
 
 
 def judged_part(corpus: Corpus, /, *, trained: int) -> Corpus:
-    """Leave of the held-out text what is judged five times in about a tenth of a run's time.
+    """Shorten the held-out text so that the evaluations take about a tenth of a run's time.
 
     Parameters
     ----------
     corpus : Corpus
+        The whole corpus.
     trained : int
-        Characters that the run reads, repeats counted.
+        Number of characters that the run reads, including repetitions.
 
     Returns
     -------
     Corpus
-        With the beginning of the held-out text, at least 4000 characters; all of it where that
-        is no more.
+        The corpus with the beginning of the held-out text: at least 4000 characters, or all if
+        there are fewer.
     """
     most = max(_LEAST, int(_SHARE * trained) // _EVALUATIONS)
     return corpus._replace(held_out=corpus.held_out[:most])
 
 
 def held_out_bits(model: CharModel, vocabulary: Vocabulary, corpus: Corpus, /) -> float:
-    """Bits per character of the held-out text, every one of its characters predicted.
+    """Return the bits per character of the whole held-out text.
 
-    The text is read in long streams, one for each 1000 characters but at most 16, which start
-    from a zero state and carry it to their end. So the figure is a little worse than that of one
-    stream. A character that the vocabulary lacks costs what the model gives the unknown, and the
-    bits of any code point.
+    The text is read in parallel streams, one per 1000 characters but at most 16. Each starts from a
+    zero state, so the figure is slightly worse than with a single stream. A character that is not
+    in the vocabulary costs the bits of the model's prediction for the unknown character plus
+    `UNKNOWN_BITS`, the bits of an arbitrary code point.
     """
     text = vocabulary.encode(corpus.training[-1] + corpus.held_out)
     inputs, targets = text[:-1], text[1:]

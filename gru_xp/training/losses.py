@@ -1,4 +1,4 @@
-"""Cross-entropy of a softmax, with its gradient."""
+"""Cross-entropy of a softmax, and its gradient."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from gru_xp.arrays.typing import Array, Namespace
 
 
 def cross_entropy(logits: Array, targets: Array, /, *, xp: Namespace) -> Array:
-    """Cross-entropy of each prediction in nats.
+    """Return the cross-entropy of each prediction in nats.
 
     Parameters
     ----------
     logits : array, (..., V)
-        Unnormalised log-probabilities of the V classes. Of any finite size: nothing overflows.
-        Those of 16 bits are taken to float32 first, whose sums of exponentials keep their digits.
+        Unnormalised log-probabilities of the V classes. Large finite values do not overflow. 16-bit
+        logits are first converted to float32, so that sums of exponentials keep their precision.
     targets : integer array, (...)
-        The class that came. A negative one marks padding, whose loss is zero.
+        Index of the correct class. A negative index marks padding, whose loss is zero.
 
     Returns
     -------
     losses : array, (...)
-        ``-log softmax(logits)[target]``. Of the logits' dtype, float32 if that has 16 bits.
+        ``-log softmax(logits)[target]``, in the dtype of the logits, or float32 for 16-bit logits.
     """
     is_padding = targets < 0
     some = xp.where(is_padding, xp.zeros_like(targets), targets)
@@ -34,29 +34,31 @@ def cross_entropy(logits: Array, targets: Array, /, *, xp: Namespace) -> Array:
 def cross_entropy_and_gradient(
     logits: Array, targets: Array, /, *, scale: float = 1.0, xp: Namespace
 ) -> tuple[Array, Array]:
-    """`cross_entropy`, and its gradient with respect to the logits.
+    """Return the `cross_entropy` and its gradient with respect to the logits.
 
-    Not to be differentiated itself by torch's autograd: it works in place.
+    The function works in place, so torch's autograd cannot differentiate it.
 
     Parameters
     ----------
     logits : array, (..., V)
+        As in `cross_entropy`.
     targets : integer array, (...)
-        As in `cross_entropy`, but none is padding.
+        As in `cross_entropy`, but without padding.
     scale : float
-        What the gradient is multiplied by. In 16 bits a small one is lost unless it is large.
+        Factor of the gradient. In 16 bits, a small gradient underflows unless the factor is large.
 
     Returns
     -------
     losses : array, (...)
+        As in `cross_entropy`.
     dlogits : array, (..., V)
         Gradient of each loss with respect to its own logits, ``softmax(logits) -
-        one_hot(target)``, times `scale`. Of the losses' dtype.
+        one_hot(target)``, times `scale`, in the dtype of the losses.
     """
     logits = at_least_float32(logits, xp=xp)
     dlogits, total, losses = _softmax(logits, targets, xp=xp)
     classes = xp.arange(logits.shape[-1], dtype=targets.dtype, device=device(logits))
-    # In place, as there may be many classes. The array is this function's own.
+    # In place, because there may be many classes. The array belongs to this function.
     dlogits /= total
     dlogits -= xp.astype(targets[..., None] == classes, dlogits.dtype)
     dlogits *= scale
@@ -65,16 +67,16 @@ def cross_entropy_and_gradient(
 
 class _Softmax(NamedTuple):
     exponentials: Array
-    """(..., V), of the logits less their largest."""
+    """Exponentials (..., V) of the logits minus the largest logit."""
     total: Array
-    """Their sums, (..., 1)."""
+    """Sums of the exponentials, (..., 1)."""
     losses: Array
 
 
 def _softmax(logits: Array, targets: Array, /, *, xp: Namespace) -> _Softmax:
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
-    # The target's logit is taken from all in one row: by row and class at once the standard has
-    # no way that every library knows.
+    # Take the targets' logits from the flattened array, since not every library supports the
+    # standard's ways to index by row and class at once.
     classes, rows = logits.shape[-1], xp.reshape(targets, (-1,))
     first = xp.arange(rows.shape[0], device=device(logits)) * classes
     place = first + xp.astype(rows, first.dtype)

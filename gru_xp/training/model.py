@@ -1,4 +1,4 @@
-"""CharModel: a character-level language model on a GRU."""
+"""CharModel: a character-level language model with GRU layers."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from gru_xp.core.stack import GRUTape
 from gru_xp.training.projection import Projection
 
 _GRU = "gru."
-"""What the names of the GRU's weights start with."""
+"""Prefix of the names of the GRU's weights."""
 
 
 class ModelTape(NamedTuple):
-    """What the backward pass of a chunk needs of its forward pass."""
+    """Values of the forward pass of a chunk that its backward pass needs."""
 
     mask: Array | None
-    """What the last layer's output was multiplied by."""
+    """Dropout mask of the last layer's output."""
     gru: GRUTape
 
 
 def weight_shapes(
     vocabulary_size: int, hidden_size: int, layers: int, /
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of a model's weights by their names, in the order in which they are drawn."""
+    """Return the shapes of a model's weights by name, in the order in which they are drawn."""
     shapes: dict[str, tuple[int, ...]] = {"output.weight": (vocabulary_size, hidden_size)}
     for layer in range(layers):
         width = hidden_size if layer else vocabulary_size
@@ -42,20 +42,20 @@ def weight_shapes(
 
 
 class CharModel:
-    """Predicts each character from those before it: one-hot input, GRU layers, a projection.
+    """Predicts each character from the previous ones: one-hot input, GRU layers, a projection.
 
     Parameters
     ----------
     params : dict of arrays
-        For each layer k ``gru.weight_ih_lk`` (3H, V), in later layers (3H, H),
-        ``gru.weight_hh_lk`` (3H, H), ``gru.bias_ih_lk`` and ``gru.bias_hh_lk`` (3H,); and
-        ``output.weight`` (V, H) and ``output.bias`` (V,); of one library, device and dtype. Kept
-        as they are, without a copy; no method changes them.
+        For each layer k, ``gru.weight_ih_lk`` of shape (3H, V) in the first layer and (3H, H) in
+        the others, ``gru.weight_hh_lk`` (3H, H), ``gru.bias_ih_lk`` and ``gru.bias_hh_lk`` (3H,).
+        Also ``output.weight`` (V, H) and ``output.bias`` (V,). All have the same library, device
+        and dtype. They are stored without a copy, and no method changes them.
 
     Attributes
     ----------
     params : dict of arrays
-        May be assigned: training replaces all weights at every update.
+        Can be assigned; training replaces all weights at every update.
     """
 
     def __init__(self, params: dict[str, Array]) -> None:
@@ -71,9 +71,9 @@ class CharModel:
         rng: np.random.Generator | int,
         place: Place,
     ) -> Self:
-        """Draw all weights from U(-1/sqrt(H), 1/sqrt(H)); the output's bias starts at zero.
+        """Draw all weights from U(-1/sqrt(H), 1/sqrt(H)), except the output bias, which is zero.
 
-        They are drawn on the host: one seed gives the same weights on every backend.
+        They are drawn on the host, so that a seed gives the same weights on every backend.
         """
         shapes = weight_shapes(vocabulary_size, hidden_size, layers)
         bias = shapes.pop("output.bias")
@@ -83,7 +83,7 @@ class CharModel:
 
     @property
     def place(self) -> Place:
-        """Where the weights are."""
+        """Place of the weights."""
         return Place.of(self.params["output.bias"])
 
     @property
@@ -98,7 +98,7 @@ class CharModel:
 
     @property
     def gru(self) -> list[GRUParams]:
-        """Weights of the GRU layers, as `gru_xp.functional` takes them."""
+        """Weights of the GRU layers in the form that `gru_xp.functional` takes."""
         return [
             GRUParams(*(self.params[f"{_GRU}{name}_l{layer}"] for name in GRUParams._fields))
             for layer in range(self.layers)
@@ -106,7 +106,7 @@ class CharModel:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of classes that the model tells apart, V."""
+        """Number of classes, V."""
         return int(self.params["output.weight"].shape[0])
 
     @property
@@ -115,12 +115,12 @@ class CharModel:
         return int(self.params["output.weight"].shape[1])
 
     def start(self, rows: int, /) -> Array:
-        """States (layers, rows, H) before the first character: zeros."""
+        """Return the states (layers, rows, H) before the first character, which are zero."""
         place, shape = self.place, (self.layers, rows, self.hidden_size)
         return place.xp.zeros(shape, dtype=place.dtype, device=place.device)
 
     def indices(self, host: np.ndarray[Any, Any], /) -> Array:
-        """Copy indices into the vocabulary to where the weights are, as int32."""
+        """Copy indices into the vocabulary to the place of the weights, as int32."""
         place = self.place
         return transfer.from_numpy(host, place._replace(dtype=place.xp.int32))
 
@@ -130,15 +130,15 @@ class CharModel:
         return Projection(self.params["output.weight"], self.params["output.bias"])
 
     def logits(self, h: Array, /) -> Array:
-        """Logits (..., V) of the next character, of states (..., H)."""
+        """Return the logits (..., V) of the next character for states (..., H)."""
         xp = self.xp
         scores = self.projection.logits(xp.reshape(h, (-1, self.hidden_size)))
         return xp.reshape(scores, (*h.shape[:-1], self.vocabulary_size))
 
     def losses(self, h: Array, targets: Array, /) -> Array:
-        """Cross-entropy in nats, in the shape of `targets`, of what states (..., H) predict.
+        """Return the cross-entropy in nats of the predictions of states (..., H).
 
-        The logits are not kept, nor ever all there.
+        It has the shape of `targets`. The logits are computed block by block and not kept.
         """
         xp = self.xp
         rows = xp.reshape(h, (-1, self.hidden_size))
@@ -154,26 +154,27 @@ class CharModel:
         masks: Sequence[Array] = (),
         keep_tape: bool = True,
     ) -> tuple[Array, Array, ModelTape | None]:
-        """Run over a chunk of text.
+        """Run the model over a chunk of text.
 
         Parameters
         ----------
         inputs : integer array, (T, N)
-            Characters as indices into the vocabulary, time first, N streams side by side.
+            Characters of N streams as indices into the vocabulary, time first.
         h0 : array, (layers, N, H)
             States before the chunk.
         masks : sequence of array, (T, N, H)
-            What each layer's output is multiplied by: dropout masks, scaled. Empty for none.
+            Scaled dropout masks by which the output of each layer is multiplied. Empty for none.
         keep_tape : bool
-            Whether a backward will follow.
+            Whether to return a tape, which `loss_and_gradients` needs.
 
         Returns
         -------
         h : array, (T, N, H)
-            The last layer's states, which predict the character after each input.
+            States of the last layer, which predict the character after each input.
         h_last : array, (layers, N, H)
             States after the chunk.
         tape : ModelTape or None
+            Values for the backward pass, or None if `keep_tape` is False.
         """
         h, h_last, tape = stack.forward(
             self.gru,
@@ -194,26 +195,26 @@ class CharModel:
     def loss_and_gradients(
         self, h: Array, tape: ModelTape, targets: Array, /, *, scale: float = 1.0
     ) -> tuple[Array, dict[str, Array]]:
-        """Cross-entropy of a chunk, and its gradients.
+        """Return the cross-entropy of a chunk and its gradients.
 
         Parameters
         ----------
         h : array, (T, N, H)
-            As `forward` returned it.
+            The states returned by `forward`.
         tape : ModelTape
-            As `forward` returned it.
+            The tape returned by `forward`.
         targets : integer array, (T, N)
-            The characters that came.
+            The characters to be predicted.
         scale : float
-            What the gradients are multiplied by, from the logits on.
+            Factor of the gradients, applied at the logits.
 
         Returns
         -------
         losses : array, (T, N)
-            In nats; float32 for weights of 16 bits.
+            Cross-entropy in nats; float32 for 16-bit weights.
         gradients : dict of arrays
-            Of the sum of the losses, with respect to `params`, times `scale`; float32 for weights
-            of 16 bits.
+            Gradients of the sum of the losses with respect to `params`, times `scale`; float32 for
+            16-bit weights.
         """
         place = self.place
         xp = place.xp

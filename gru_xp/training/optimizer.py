@@ -1,8 +1,8 @@
-"""Adam, clipping by the global norm, and the learning rate's schedule.
+"""Adam, clipping by the global norm, and the schedule of the learning rate.
 
-Weights and gradients are dicts of arrays by name. Every function is pure: it returns new arrays.
-Weights of 16 bits are trained as by Micikevicius et al., "Mixed Precision Training" (2018): all
-that is computed here is float32, and so are the master weights, which the weights are rounded from.
+Weights and gradients are dicts of arrays by name. Every function is pure and returns new arrays.
+16-bit weights are trained as in Micikevicius et al., "Mixed Precision Training" (2018): the
+computation and the master weights are float32, and the weights are rounded from the master weights.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ Arrays = dict[str, Array]
 
 
 class AdamState(NamedTuple):
-    """What Adam remembers from step to step."""
+    """The state of Adam between steps."""
 
     mean: Arrays
-    """Running mean of each weight's gradient, in float32 for weights of 16 bits."""
+    """Running mean of each weight's gradient; float32 for 16-bit weights."""
     square: Arrays
-    """Running mean of its square, of the same dtype."""
+    """Running mean of the squared gradient, in the same dtype as `mean`."""
     masters: Arrays
-    """Each weight of 16 bits in float32, so that updates too small for 16 bits still add up.
+    """Float32 copies of the 16-bit weights, in which updates too small for 16 bits accumulate.
 
-    Others have none: they are their own.
+    Weights of other dtypes have no entry.
     """
     steps: int
     """Number of updates made."""
 
 
 def adam_start(params: Arrays, /, *, xp: Namespace) -> AdamState:
-    """State before the first update: zeros, and the masters of these weights."""
+    """Return the state before the first update: zero means, and the masters of these weights."""
     wide = {name: at_least_float32(param, xp=xp) for name, param in params.items()}
     return AdamState(
         mean={name: xp.zeros_like(array) for name, array in wide.items()},
@@ -58,33 +58,35 @@ def adam(
     epsilon: float = 1e-8,
     xp: Namespace,
 ) -> tuple[Arrays, AdamState]:
-    """One update by Adam, with the bias correction: algorithm 1 of Kingma and Ba (2015).
+    """Perform one update of Adam with bias correction: algorithm 1 of Kingma and Ba (2015).
 
     With weight decay it is AdamW, algorithm 2 of Loshchilov and Hutter (2019).
 
     Parameters
     ----------
     params, gradients : dict of arrays
-        Of the same names and shapes. Of a parameter of 16 bits only the dtype counts, its value
-        is the master's; its gradient may be float32.
+        Weights and gradients with the same names and shapes. For a 16-bit weight, the value is
+        taken from its master, and the gradient may be float32.
     state : AdamState
-        Of the update before, or `adam_start`.
+        State returned by the previous update or by `adam_start`.
     learning_rate : float
+        Learning rate of this update.
     scale : float or array, ()
-        What the gradients are multiplied by, as `clipping_scale` gives it.
+        Factor of the gradients, such as the result of `clipping_scale`.
     weight_decay : float
-        Share of each weight, times the learning rate, that is taken away; past the running means.
-        Biases, all arrays of one axis, keep theirs.
+        Each weight is reduced by this fraction times the learning rate, independently of the
+        running means. Biases (1-D arrays) are not decayed.
     betas : tuple of two floats
         Decay rates of the running means of the gradient and of its square.
     epsilon : float
-        Added to the root of the mean square, against division by zero.
+        Added to the root of the mean square to avoid division by zero.
 
     Returns
     -------
     params : dict of arrays
-        Of the dtypes given.
+        New weights, in the dtypes of `params`.
     state : AdamState
+        State for the next update.
     """
     decay_mean, decay_square = betas
     steps = state.steps + 1
@@ -120,32 +122,33 @@ def adam(
 
 
 def global_norm(gradients: Arrays, /, *, xp: Namespace) -> Array:
-    """Root of the sum of all squares, (); in float32 for 16 bits, where such sums overflow.
+    """Return the root of the sum of all squares, (). It is finite only if every gradient is.
 
-    It is finite only if every gradient is.
+    It is computed in float32 for 16-bit gradients, since such sums overflow in float16.
     """
     wide = [at_least_float32(gradient, xp=xp) for gradient in gradients.values()]
     return xp.sqrt(xp.sum(xp.stack([xp.sum(xp.vecdot(array, array)) for array in wide])))
 
 
 def clipping_scale(norm: Array, max_norm: float, /, *, xp: Namespace) -> Array:
-    """Scale ``min(1, max_norm / norm)``, (), by which clipping multiplies all gradients.
+    """Return ``min(1, max_norm / norm)``, (), the factor by which clipping scales all gradients.
 
     Parameters
     ----------
     norm : array, ()
-        Their `global_norm`.
+        The `global_norm` of the gradients.
     max_norm : float
+        Maximum norm after clipping.
     """
-    # The small constant is torch's, and keeps a norm of zero from dividing.
+    # The constant, taken from torch, avoids division by a norm of zero.
     return xp.clip(max_norm / (norm + 1e-6), 0.0, 1.0)
 
 
 def cosine_learning_rate(step: int, /, *, steps: int, warm_up: int, peak: float) -> float:
-    """Learning rate of update `step`, counted from 0: half a cosine from `peak` down to 0.
+    """Return the learning rate of update `step`, counted from 0: half a cosine from `peak` to 0.
 
-    Over the first `warm_up` updates it rises in equal parts instead, while Adam's running means
-    are still of few gradients.
+    During the first `warm_up` updates it is also multiplied by a factor that rises linearly to 1,
+    because Adam's running means are still based on few gradients.
     """
     rising = min(1.0, (step + 1) / (warm_up + 1))
     return peak * rising * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -1,4 +1,4 @@
-"""The loss curve as a picture."""
+"""A plot of the loss curve."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ FILE = "loss.png"
 def save_loss_curve(
     losses: list[float], held_out: list[tuple[int, float]], folder: Path, /
 ) -> None:
-    """Draw the loss over the steps into ``loss.png``.
+    """Plot the loss over the steps into ``loss.png``.
 
     Parameters
     ----------
     losses : list of float
-        Of each step, in bits per character.
+        Loss of each step, in bits per character.
     held_out : list of (int, float)
-        Steps made, and bits per character of the held-out text then.
+        Number of steps, and bits per character of the held-out text after them.
     folder : Path
+        Folder in which the file is written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Without pyplot: no display is looked for, and no global state is touched.
+    # pyplot is not used, because it looks for a display and has global state.
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="step", ylabel="bits per character")

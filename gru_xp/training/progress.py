@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a run: a bar on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SMOOTHING = 0.98
 
 @contextmanager
 def shown(trainer: Trainer, /) -> Iterator[Callable[[float], None]]:
-    """Show progress on stderr; yields what is to be called after each step with its loss.
+    """Show progress on stderr; yield a function to be called after each step with its loss.
 
-    It tells the steps made, the loss in bits per character, smoothed over some 50 steps, the
-    speed in characters a second, and the time left.
+    The display contains the number of steps, the loss in bits per character (smoothed over about
+    50 steps), the speed in characters per second, and the remaining time.
     """
     meter = _Meter(trainer)
     with _bar(meter) if sys.stderr.isatty() else _lines(meter) as show:
@@ -31,7 +31,7 @@ def shown(trainer: Trainer, /) -> Iterator[Callable[[float], None]]:
 
 
 class _Meter:
-    """Loss, speed and time left of a run, from this session's steps."""
+    """Loss, speed and remaining time of a run, based on the steps of this session."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.steps = trainer.config.steps
@@ -44,14 +44,14 @@ class _Meter:
         smoothed = bits if self._bits is None else self._bits
         self._bits = _SMOOTHING * smoothed + (1 - _SMOOTHING) * bits
         self.done += 1
-        if self.done == self._first + 1:  # the first step compiles, imports, takes memory
+        if self.done == self._first + 1:  # exclude the first step: compilation, imports, memory
             self._start = time.perf_counter()
 
     def __str__(self) -> str:
         if self._bits is None:
             return ""
         pace = (time.perf_counter() - self._start) / max(1, self.done - self._first - 1)
-        if self.done == self._first + 1 or pace <= 0:  # as of a clock that has not ticked
+        if self.done == self._first + 1 or pace <= 0:  # 0 if the clock has not advanced
             return f"{self._bits:.3f} bits/character"
         left = pace * (self.steps - self.done)
         return (

@@ -1,7 +1,7 @@
-"""The projection of states onto the vocabulary, and the loss of what it predicts.
+"""The projection of states onto the vocabulary, and the loss of its predictions.
 
-A vocabulary may have thousands of characters, and the logits of a chunk hundreds of megabytes. So
-they are made, used and forgotten a block of rows at a time, which stays in the cache.
+A vocabulary may have thousands of characters, and the logits of a chunk may take hundreds of
+megabytes. They are therefore computed, used and discarded in blocks of rows that fit the cache.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from gru_xp.core.products import matmul, sum_of_rows
 from gru_xp.training.losses import cross_entropy, cross_entropy_and_gradient
 
 BLOCK = 1 << 22
-"""Number of logits that are there at a time, about."""
+"""Approximate number of logits in a block."""
 
 
 class Projection(NamedTuple):
-    """Weights of the projection, of one place."""
+    """Weights of the projection."""
 
     weight: Array
     """(V, H)"""
@@ -28,11 +28,11 @@ class Projection(NamedTuple):
     """(V,)"""
 
     def logits(self, rows: Array, /) -> Array:
-        """Logits (M, V) of states (M, H)."""
+        """Return the logits (M, V) of states (M, H)."""
         return matmul(rows, self.weight.T, self.bias, place=Place.of(self.bias))
 
     def losses(self, rows: Array, targets: Array, /) -> Array:
-        """Cross-entropy (M,) in nats of what states (M, H) predict, the targets given, (M,)."""
+        """Return the cross-entropy (M,) in nats for states (M, H) and targets (M,)."""
         xp = Place.of(self.bias).xp
         return xp.concat(
             [
@@ -44,14 +44,16 @@ class Projection(NamedTuple):
     def losses_and_gradients(
         self, rows: Array, targets: Array, /, *, scale: float = 1.0
     ) -> tuple[Array, Array, Projection]:
-        """`losses`, with the gradients of their sum times `scale`.
+        """Return the `losses`, and the gradients of their sum, times `scale`.
 
         Returns
         -------
         losses : array, (M,)
+            Cross-entropy in nats.
         drows : array, (M, H)
+            Gradient with respect to the states.
         gradients : Projection
-            With respect to the weights; float32 for weights of 16 bits.
+            Gradients with respect to the weights; float32 for 16-bit weights.
         """
         place = Place.of(self.bias)
         xp = place.xp
@@ -73,7 +75,7 @@ class Projection(NamedTuple):
         return xp.concat(losses), xp.concat(drows), Projection(*gradients)
 
     def _blocks(self, rows: Array, /) -> Iterator[slice]:
-        """Rows in even blocks, of about BLOCK logits each; one without rows if there are none."""
+        """Yield even blocks of rows with about BLOCK logits each; one empty block for no rows."""
         count = rows.shape[0]
         blocks = max(1, round(count * self.weight.shape[0] / BLOCK))
         for k in range(blocks):

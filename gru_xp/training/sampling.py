@@ -1,4 +1,4 @@
-"""Text that a model writes, one step a character."""
+"""Generation of text with a model, one character per step."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ def sample(
     temperature: float,
     rng: np.random.Generator | int | None,
 ) -> Iterator[str]:
-    """Write characters after a prompt, one at a time.
+    """Generate characters after a prompt, one at a time.
 
     Parameters
     ----------
     model : CharModel
+        The model.
     vocabulary : Vocabulary
-        The model's own.
+        The vocabulary of the model.
     prompt : str
-        What the model reads first; it is not repeated. An empty one is read as a newline, after
-        which a text may begin.
+        Text that the model reads first. It is not part of the output. An empty prompt is read as a
+        newline.
     length : int
-        Number of characters to write.
+        Number of characters to generate.
     temperature : float
-        Divides the logits: below 1 the likely characters become more so, above 1 less. At 0 the
-        likeliest is always taken.
+        Divisor of the logits. Values below 1 make likely characters more likely, values above 1
+        less. With 0, the most likely character is always chosen.
     rng : int or numpy.random.Generator, optional
-        Seed of the draws, which are made on the host: one seed gives the same text on every
-        backend, up to rounding.
+        Seed or generator for the draws. They are made on the host, so that a seed gives the same
+        text on every backend, up to rounding.
 
     Yields
     ------
     str
-        One character; never the unknown.
+        One character, never the unknown character.
     """
     generator = np.random.default_rng(rng)
     state = model.start(1)
 
     def read(number: int) -> Array:
-        """Take one step; return the last layer's state, (1, H)."""
+        """Run one step and return the state of the last layer, (1, H)."""
         nonlocal state
         inputs = model.indices(np.full((1, 1), number))
         h, state, _ = model.forward(inputs, state, keep_tape=False)
@@ -70,7 +71,7 @@ def sample(
 def _draw(logits: np.ndarray[Any, Any], temperature: float, generator: np.random.Generator) -> int:
     if temperature == 0:
         return int(np.argmax(logits))
-    # The largest is subtracted before the division, which a tiny temperature would overflow.
+    # Subtract the largest logit first, because dividing by a tiny temperature could overflow.
     with np.errstate(over="ignore"):
         weights = np.exp((logits - np.max(logits)) / temperature)
     return int(generator.choice(len(logits), p=weights / np.sum(weights)))

@@ -1,4 +1,4 @@
-"""A training run on disk: begin or continue it, save as it goes, stop it cleanly."""
+"""A training run on disk: starting, resuming, periodic saving and clean stopping."""
 
 from __future__ import annotations
 
@@ -23,39 +23,40 @@ from gru_xp.training.trainer import Trainer
 SAVE_SECONDS = 15.0
 
 FILES = (checkpoint.FILE, checkpoint.CONFIG_FILE, plot.FILE, "trial")
-"""What is written into a run's folder."""
+"""Names of the files that are written to the folder of a run."""
 
 
 def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
-    """Start a run that will be kept in folder `out`; nothing is written there yet.
+    """Start a run that will be saved to the folder `out`. Nothing is saved yet.
 
     Parameters
     ----------
     config : TrainingConfig
-        `text_sha256` is filled in.
+        Options of the run; `text_sha256` is filled in.
     out : Path
+        Folder of the run.
     overwrite : bool
-        Whether `out` may hold a model. It stays until the first save replaces it.
+        Whether `out` may already contain a model. It is kept until the first save replaces it.
 
     Raises
     ------
     SessionError
-        If `out` holds a model that may not be overwritten, or memory would not do.
+        If `out` contains a model that may not be overwritten, or the memory is not sufficient.
     TextError
         If the text cannot be used.
     BackendError
-        If the backend is not usable here.
+        If the backend is not usable.
     OSError
-        If a text cannot be read, or nothing can be written to `out`.
+        If a text cannot be read, or `out` cannot be written to.
     """
     if checkpoint.exists(out) and not overwrite:
         raise SessionError(
-            f"{out} already holds a model: go on with it by --resume, replace it by --overwrite, "
-            "or choose another --out"
+            f"{out} already contains a model. Continue it with --resume, replace it with "
+            "--overwrite, or choose another --out"
         )
     content = text.read_texts([Path(path) for path in config.texts])
     corpus = text.split(content)
-    if config.batch_size * config.seq_len < len(corpus.training):  # else another error comes
+    if config.batch_size * config.seq_len < len(corpus.training):  # else Trainer raises TextError
         memory.check(config, 1 + len(set(corpus.training)))
     trainer = Trainer(replace(config, text_sha256=_sha256(content)), corpus)
     make_writable_folder(out)
@@ -63,73 +64,78 @@ def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
 
 
 def resume(out: Path, given: dict[str, Any], /) -> Trainer:
-    """Continue the run in folder `out`.
+    """Resume the run in the folder `out`.
 
     Parameters
     ----------
     out : Path
+        Folder of the run.
     given : dict
-        Fields of the configuration that the user gave; they must be those of the run.
+        Fields of the configuration that the user gave. They must equal those of the run.
 
     Raises
     ------
     CheckpointError
-        If `out` holds no checkpoint that can be used.
+        If `out` does not contain a usable checkpoint.
     SessionError
-        If an option contradicts the run, or its text has changed.
+        If an option differs from that of the run, or the text has changed.
     TextError
         If the text cannot be used.
     BackendError
-        If the backend of the run is not usable here.
+        If the backend of the run is not usable.
     OSError
-        If a file cannot be read, or nothing can be written to `out`.
+        If a file cannot be read, or `out` cannot be written to.
     """
     stored = checkpoint.load(out)
     finished = len(stored.arrays["losses"]) >= stored.config.steps
     if finished and given.get("steps", 0) > stored.config.steps:
         raise SessionError(
-            f"the run in {out} is complete, and its learning rate has fallen to zero by its "
-            f"{stored.config.steps} steps: for more, begin another run with --steps "
-            f"{given['steps']} and --overwrite, or into another --out"
+            f"the run in {out} is complete: its learning rate has reached zero after "
+            f"{stored.config.steps} steps. For more steps, start a new run with --steps "
+            f"{given['steps']} and --overwrite or another --out"
         )
     for name, value in given.items():
         if value != (of_run := getattr(stored.config, name)):
             raise SessionError(
-                f"the run in {out} has {name.replace('_', ' ')} {_shown(of_run)}, not "
-                f"{_shown(value)}: leave the option out to resume it, or begin another with "
+                f"expected {name.replace('_', ' ')} {_shown(of_run)}, as in the run in {out}, got "
+                f"{_shown(value)}. Leave the option out to resume the run, or start a new one with "
                 "--overwrite"
             )
     content = text.read_texts([Path(path) for path in stored.config.texts])
     if _sha256(content) != stored.config.text_sha256:
         source = ", ".join(stored.config.texts) or "this Python's language reference"
-        raise SessionError(f"{source} is not the text that the run in {out} began with")
+        raise SessionError(
+            f"expected the text with which the run in {out} was started, got a different text from "
+            f"{source}"
+        )
     trainer = Trainer.resume(stored, text.split(content))
     make_writable_folder(out)
     return trainer
 
 
 def run(trainer: Trainer, out: Path, /, *, on_step: Callable[[float], None]) -> int | None:
-    """Train to the end, or until a signal comes; save every 15 seconds and at the end.
+    """Train to the end or until a signal arrives. Save every 15 seconds and at the end.
 
     Parameters
     ----------
     trainer : Trainer
-        Not ``finished`` afterwards if a signal came: then the step that ran was completed and
-        saved.
+        The run. If a signal arrives, the current step is completed and saved, and the run is not
+        ``finished`` afterwards.
     out : Path
+        Folder of the run.
     on_step : callable
         Called after each step with its loss in bits per character.
 
     Returns
     -------
     int or None
-        Number of the signal that has ended the run: Ctrl-C's, SIGTERM or SIGHUP.
+        Number of the signal that stopped the run (SIGINT, SIGTERM or SIGHUP), or None.
 
     Raises
     ------
     DivergenceError
-        If the loss or a weight is no finite number any more. The last checkpoint is from before
-        that, and the message says of which step.
+        If the loss or a weight is no longer finite. The message names the step of the last
+        checkpoint, which precedes the divergence.
     OSError
         If a checkpoint cannot be written.
     """
@@ -143,7 +149,7 @@ def run(trainer: Trainer, out: Path, /, *, on_step: Callable[[float], None]) -> 
         checkpoint.save(out, trainer.checkpoint())
         saved, last = time.monotonic(), trainer.steps_done
 
-    # What overflows ends in a number that is not finite, of which an error tells.
+    # NumPy's warnings are not needed: an overflow leads to a non-finite number and so to an error.
     with _signals() as noted, np.errstate(over="ignore", invalid="ignore"):
         try:
             while not trainer.finished and noted() is None:
@@ -152,17 +158,20 @@ def run(trainer: Trainer, out: Path, /, *, on_step: Callable[[float], None]) -> 
                     save()
             save()
         except DivergenceError as error:
-            kept = f"{out} holds the run at step {last}" if last else "nothing has been saved"
-            raise DivergenceError(f"{error}; {kept}") from error
+            kept = (
+                f"{out} contains the run at step {last}" if last else "No checkpoint has been saved"
+            )
+            raise DivergenceError(f"{error}. {kept}") from error
         return noted()
 
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], int | None]]:
-    """Take note of the first Ctrl-C, SIGTERM or SIGHUP.
+    """Record the first SIGINT (Ctrl-C), SIGTERM or SIGHUP.
 
-    A second Ctrl-C acts as ever. The others come twice of themselves, as when a terminal is closed,
-    and must not end what the first one has begun.
+    A second SIGINT has its usual effect. The other signals may be sent twice automatically, for
+    example when a terminal is closed, and the second must not interrupt the stop that the first
+    one started.
     """
     first: list[int] = []
     before: dict[int, Any] = {}
@@ -174,7 +183,8 @@ def _signals() -> Iterator[Callable[[], int | None]]:
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        # One that is ignored stays so, as SIGHUP under nohup; SIGINT is of background jobs.
+        # Ignored signals stay ignored, such as SIGHUP under nohup. SIGINT is the exception, because
+        # shells ignore it in background jobs.
         if number is None or (name != "SIGINT" and signal.getsignal(number) is signal.SIG_IGN):
             continue
         before[number] = signal.signal(number, note)
@@ -186,10 +196,11 @@ def _signals() -> Iterator[Callable[[], int | None]]:
 
 
 def _keep_freed_memory() -> None:
-    """Keep Linux's allocator from giving a large array's memory back to the system at once.
+    """Keep glibc's allocator from returning the memory of large arrays to the system.
 
-    Every array would be given fresh pages, a fifth of a step's time. glibc keeps what is smaller
-    than the largest block that was ever freed, if that was below 32 MB; so one is.
+    Otherwise every array gets fresh pages, which costs a fifth of the time of a step. glibc keeps
+    blocks smaller than the largest block freed so far, provided that was below 32 MB. This function
+    therefore allocates and frees such a block.
     """
     np.empty(31 << 20, dtype=np.uint8)
 

@@ -1,4 +1,4 @@
-"""The text that a model learns: reading it, splitting it, and its characters as numbers."""
+"""The training text: reading it, splitting it, and encoding its characters as numbers."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from gru_xp.training.errors import TextError
 
 HELD_OUT_SHARE = 0.05
 UNKNOWN_BITS = math.log2(0x110000)
-"""What it costs to spell out a character that the vocabulary lacks: its code point, any of all."""
+"""Bits that encode the code point of a character not in the vocabulary, uniformly over all."""
 
 
 class Corpus(NamedTuple):
-    """A text in two parts, of which the model sees only the first."""
+    """A text in two parts, of which the model is trained on the first only."""
 
     training: str
     held_out: str
-    """The last 5 %, what the model is judged by."""
+    """The last 5 % of the text, on which the model is evaluated."""
 
 
 def read_texts(paths: Sequence[Path], /) -> str:
-    """Read files as UTF-8, joined by a newline; with no file, the language reference.
+    """Read UTF-8 files and join them with newlines; without files, use the language reference.
 
     Raises
     ------
     TextError
-        If a file is empty, or its bytes are no text.
+        If a file is empty or is not UTF-8 text.
     OSError
-        If one cannot be read.
+        If a file cannot be read.
     """
     return "\n".join(_read(path) for path in paths) if paths else language_reference()
 
@@ -41,27 +41,29 @@ def _read(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise TextError(f"{path} is no UTF-8 text: byte {error.start} {error.reason}") from None
+        raise TextError(
+            f"expected UTF-8 text in {path}, got {error.reason} at byte {error.start}"
+        ) from None
     if not text.strip():
-        raise TextError(f"{path} is empty")
+        raise TextError(f"expected text in {path}, got an empty file")
     if "\0" in text:
-        raise TextError(f"{path} is no text: it has NUL characters")
+        raise TextError(f"expected text in {path}, got NUL characters")
     return text
 
 
 def language_reference() -> str:
-    """Return Python's language reference, English that every CPython carries, each paragraph once.
+    """Return Python's language reference, which is part of CPython, without repeated paragraphs.
 
-    Its topics repeat paragraphs of each other, 19 % of the text: left in, the held-out part would
-    be known by heart.
+    Its topics share paragraphs, which make up 19 % of the text. If they were kept, the held-out
+    part would contain paragraphs of the training part.
     """
-    from pydoc_data.topics import topics  # loaded late: half a megabyte
+    from pydoc_data.topics import topics  # imported here because it takes half a megabyte
 
     return without_repeats("\n".join(topics.values()))
 
 
 def without_repeats(text: str, /) -> str:
-    """Keep only the first of equal paragraphs, which are what empty lines part."""
+    """Remove repeated paragraphs, which are separated by empty lines; keep the first of each."""
     return "\n\n".join(dict.fromkeys(text.split("\n\n")))
 
 
@@ -72,40 +74,40 @@ def split(text: str, /) -> Corpus:
 
 
 class Vocabulary:
-    """The characters that a model knows, numbered from 1.
+    """The characters of a model, numbered from 1.
 
-    Number 0 stands for every character that is not among them, so that held-out text or a prompt
-    may hold any. A model never sees 0 in training, and never writes it.
+    Number 0 is the unknown character. It stands for all other characters, which may occur in
+    held-out text or in a prompt. It does not occur in training, and a model never generates it.
 
     Parameters
     ----------
     characters : iterable of str
-        Repeats are dropped; the order does not matter.
+        The characters. Repetitions and order are ignored.
     """
 
     UNKNOWN = 0
 
     def __init__(self, characters: Iterable[str]) -> None:
         self.characters = "".join(sorted(set(characters)))
-        # Past the last code point there is, so that every search ends at a place of the array.
+        # A sentinel above the last code point, so that every search returns an index in the array.
         self._code_points = np.append(_code_points(self.characters), np.uint32(0x110000))
 
     def __len__(self) -> int:
-        """Count the numbers in use, that of the unknown included."""
+        """Return the number of characters, including the unknown character."""
         return 1 + len(self.characters)
 
     def encode(self, text: str, /) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """Return the characters' numbers, (len(text),)."""
+        """Return the numbers of the characters, (len(text),)."""
         wanted = _code_points(text)
         place = np.searchsorted(self._code_points, wanted)
         known = self._code_points[place] == wanted
         return np.where(known, place + 1, self.UNKNOWN).astype(np.int32)
 
     def character(self, number: int, /) -> str:
-        """Return the character of a number from 1."""
+        """Return the character with a number of 1 or more."""
         return self.characters[number - 1]
 
 
 def _code_points(text: str) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    # A command line's undecodable bytes arrive as lone surrogates; they are unknown, not an error.
+    # Undecodable bytes of a command line become lone surrogates. They count as unknown characters.
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

@@ -1,4 +1,4 @@
-"""Trainer: a training run in memory, one update at a time."""
+"""Trainer: a training run in memory, one step at a time."""
 
 from __future__ import annotations
 
@@ -21,46 +21,49 @@ from gru_xp.training.loss_scale import LossScale, unscaled
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Corpus, Vocabulary
 
-# With the default options, these were the best of those tried on the default text.
+# The best values of those tried with the default options on the default text.
 MAX_NORM = 1.0
 WEIGHT_DECAY = 0.12
 WARM_UP_SHARE = 0.05
 
 
 class Trainer:
-    """Trains a `CharModel` by truncated back-propagation through time and Adam.
+    """Trains a `CharModel` by truncated backpropagation through time with Adam.
 
-    Each step reads the next chunk of every stream, from the state in which the last chunk left it.
-    Runs of one configuration and corpus, on one machine, reach the same weights bit for bit,
-    however often they are stopped, saved by `checkpoint` and continued by `resume`.
+    Each step reads the next chunk of every stream and starts from the state after the previous
+    chunk. On one machine, runs with the same configuration and corpus give bitwise equal weights,
+    however often they are stopped, saved with `checkpoint` and continued with `resume`.
 
-    In float16 a step whose gradients overflow is skipped: it reads its chunk and counts in the
-    schedule like any other, but the weights and Adam's state stay as they are, and the scale of
+    In float16, a step whose gradients overflow is skipped: it reads its chunk and counts in the
+    schedule like any other step, but the weights and Adam's state do not change, and the scale of
     the loss is halved.
 
     Parameters
     ----------
     config : TrainingConfig
+        Options of the run.
     corpus : Corpus
+        Training and held-out text.
 
     Attributes
     ----------
     model : CharModel
+        The model that is trained.
     vocabulary : Vocabulary
         The characters of the training text.
     judged : Corpus
-        The corpus with as much of its held-out text as the run is judged by.
+        The corpus with the part of its held-out text on which the run is evaluated.
     losses : list of float
-        Of each step, skipped ones too, in bits per character, before its update.
+        Loss of each step before its update, in bits per character. Skipped steps are included.
     held_out : list of (int, float)
-        Steps made, and bits per character of the held-out text in `judged` then.
+        Number of steps, and bits per character of the held-out text in `judged` after them.
 
     Raises
     ------
     BackendError
-        If the configuration's backend is not usable here, or lacks its dtype.
+        If the backend is not usable or does not support the dtype of the configuration.
     TextError
-        If the training text is shorter than a chunk.
+        If the training text is too short for the batch size and sequence length.
     """
 
     def __init__(self, config: TrainingConfig, corpus: Corpus) -> None:
@@ -89,12 +92,12 @@ class Trainer:
 
     @property
     def steps_done(self) -> int:
-        """Number of steps made, skipped ones too."""
+        """Number of completed steps, including skipped ones."""
         return len(self.losses)
 
     @property
     def finished(self) -> bool:
-        """Whether all steps of the configuration are made."""
+        """Whether all steps of the configuration are completed."""
         return self.steps_done >= self.config.steps
 
     @property
@@ -103,7 +106,7 @@ class Trainer:
         return self.config.batch_size * self.config.seq_len
 
     def step(self) -> float:
-        """Make one update, or skip it, and judge the model after every fifth of the run.
+        """Perform or skip one update, and evaluate the model after every fifth of the run.
 
         Returns
         -------
@@ -113,8 +116,8 @@ class Trainer:
         Raises
         ------
         DivergenceError
-            If that is no finite number, or the gradients are not though their scale is down to
-            1. Then nothing has changed.
+            If the loss is not finite, or the gradients are not finite even with a loss scale of 1.
+            In that case the state of the run is unchanged.
         """
         step, config, model = self.steps_done, self.config, self.model
         scale = self._loss_scale
@@ -123,18 +126,18 @@ class Trainer:
             model, inputs, targets, self._h, masks=self._masks(step), loss_scale=scale.value
         )
         norm = optimizer.global_norm(gradients, xp=model.xp)
-        # Both in one copy to the host, which waits for the device.
+        # Copy both to the host at once, because each copy waits for the device.
         loss_and_norm = transfer.to_numpy(model.xp.stack([loss, norm]))
         bits = float(loss_and_norm[0]) / math.log(2)
         if not math.isfinite(bits):
             raise DivergenceError(
-                f"the loss of step {step} is {bits}: a smaller learning rate may keep it finite"
+                f"expected a finite loss, got {bits} in step {step}. Try a smaller learning rate"
             )
         if scale.dynamic and not math.isfinite(loss_and_norm[1]):
             if scale.value <= 1:
                 raise DivergenceError(
                     f"the gradients of step {step} overflow {config.dtype} even with a loss scale "
-                    f"of {scale.value:g}: a smaller learning rate may keep them finite"
+                    f"of {scale.value:g}. Try a smaller learning rate"
                 )
             self._loss_scale = scale.after_overflow()
         else:
@@ -148,7 +151,7 @@ class Trainer:
         return bits
 
     def _update(self, gradients: dict[str, Array], norm: Array) -> None:
-        """Replace the weights by those after one update with these gradients, once clipped."""
+        """Clip the gradients, and replace the weights and Adam's state by those after an update."""
         step, config, model = self.steps_done, self.config, self.model
         model.params, self._adam = optimizer.adam(
             model.params,
@@ -166,9 +169,9 @@ class Trainer:
         )
 
     def _masks(self, step: int) -> list[Array]:
-        """Dropout masks of a step: drawn on the host, and from the step's number alone.
+        """Draw the dropout masks of a step on the host, seeded with the number of the step.
 
-        So a resumed run needs no generator's state, and every backend has the same masks.
+        A resumed run thus needs no state of a generator, and all backends use the same masks.
         """
         config, model = self.config, self.model
         if not config.dropout:
@@ -184,17 +187,17 @@ class Trainer:
         ]
 
     def checkpoint(self) -> Checkpoint:
-        """Copy the state of the run, all that `resume` needs but the corpus.
+        """Copy the state of the run: everything that `resume` needs except the corpus.
 
-        The weights are the masters where there are some, from which the model's follow; no array
-        is of 16 bits.
+        The masters of 16-bit weights are stored instead of the weights, which are rounded from
+        them. No array has a 16-bit dtype.
         """
         xp, weights = self.model.xp, {**self.model.params, **self._adam.masters}
         named = {
             **{f"model.{name}": array for name, array in weights.items()},
             **{f"adam.mean.{name}": array for name, array in self._adam.mean.items()},
             **{f"adam.square.{name}": array for name, array in self._adam.square.items()},
-            "state": dtypes.at_least_float32(self._h, xp=xp),  # NumPy's files have no bfloat16
+            "state": dtypes.at_least_float32(self._h, xp=xp),  # NumPy has no bfloat16
         }
         arrays = {name: transfer.to_numpy(array) for name, array in named.items()}
         arrays["adam.steps"] = np.asarray([self._adam.steps], dtype=np.float64)
@@ -205,12 +208,12 @@ class Trainer:
 
     @classmethod
     def resume(cls, checkpoint: Checkpoint, corpus: Corpus) -> Self:
-        """Continue a run; `corpus` is the one that it began with.
+        """Continue a run with the corpus with which it was started.
 
         Raises
         ------
         CheckpointError
-            If the checkpoint's arrays are not those of its configuration.
+            If the arrays of the checkpoint do not match its configuration.
         """
         trainer = cls(checkpoint.config, corpus)
         xp, params, fresh = trainer.model.xp, trainer.model.params, trainer._adam
@@ -245,32 +248,35 @@ def loss_and_gradients(
     masks: Sequence[Array] = (),
     loss_scale: float = 1.0,
 ) -> tuple[Array, dict[str, Array], Array]:
-    """Mean loss of a chunk, its gradients, and the state after the chunk.
+    """Return the mean loss of a chunk, its gradients, and the state after the chunk.
 
     Parameters
     ----------
     model : CharModel
+        The model.
     inputs, targets : integer array, (T, N)
+        Characters of the chunk, and the characters that follow them.
     h0 : array, (layers, N, H)
-        A constant: no gradient goes back into the chunk before.
+        States before the chunk. No gradient flows back through them.
     masks : sequence of array, (T, N, H)
-        Dropout masks of the layers' outputs, scaled; empty for none.
+        Scaled dropout masks of the layers' outputs. Empty for none.
     loss_scale : float
-        What the gradients are multiplied by throughout the backward pass, and divided by after it.
+        Factor of the gradients during the backward pass. They are divided by it afterwards.
 
     Returns
     -------
     loss : array, ()
-        Mean cross-entropy in nats; float32 for weights of 16 bits.
+        Mean cross-entropy in nats; float32 for 16-bit weights.
     gradients : dict of arrays
-        By the names of ``model.params``; float32 for weights of 16 bits. With a scale, numbers
-        that overflowed on the way are infinite or NaN, without a warning.
+        Gradients by the names of ``model.params``; float32 for 16-bit weights. With a scale, values
+        that overflowed in the backward pass are infinite or NaN, without a warning.
     h_last : array, (layers, N, H)
+        States after the chunk.
     """
     h, h_last, tape = model.forward(inputs, h0, masks=masks)
     assert tape is not None
     count = inputs.shape[0] * inputs.shape[1]
-    # Where the loss is scaled an overflow is awaited, and NumPy need not warn of it.
+    # With a loss scale, overflows are expected, so NumPy's warnings are switched off.
     quietly: Literal["ignore"] | None = None if loss_scale == 1 else "ignore"
     with np.errstate(over=quietly, invalid=quietly):
         each, scaled = model.loss_and_gradients(h, tape, targets, scale=loss_scale / count)

@@ -1,8 +1,8 @@
-"""CuPy's accelerator: the recurrence in CUDA kernels, which CuPy compiles at their first use.
+"""CuPy's accelerator: the recurrence in CUDA kernels, which CuPy compiles on first use.
 
-They take float16, bfloat16, float32 and float64 with the reset gate after the product; other calls
-are left to the portable loop. On every device each kernel first proves itself on a case.
-Results have the same bits on every run.
+The kernels support float16, bfloat16, float32 and float64 with the reset gate after the product.
+The portable loop runs other calls. On every device, each kernel is first checked against the
+portable loop. Results are bitwise reproducible from run to run.
 """
 
 from gru_xp_cupy.functions import (

@@ -1,4 +1,4 @@
-"""Arrays as the kernels take them, and what they leave as the caller takes it."""
+"""Arrays in the form that the kernels take, and results in the form that callers take."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ import cupy
 from gru_xp.accelerator_api import Tape
 
 NULL = 0
-"""As a pointer among a kernel's arguments."""
+"""Null pointer in a kernel's arguments."""
 
 
 def address(array: Any, /) -> int:
-    """Return where an array's memory begins; `NULL` stays what it is."""
+    """Return the address of an array's memory; `NULL` is returned unchanged."""
     return NULL if array is NULL else int(array.data.ptr)
 
 
 def contiguous(array: Any, dtype: Any = None, /) -> Any:
-    """Return the array, if need be as a C-contiguous copy of `dtype`; for None the null pointer."""
+    """Return the array, or a C-contiguous copy of `dtype` if needed; for None, the null pointer."""
     return NULL if array is None else cupy.ascontiguousarray(array, dtype)
 
 
 def aligned(array: Any, /) -> Any:
-    """Return the array, if need be as a copy, C-contiguous and at an address of whole 16 bytes.
+    """Return the array, or a copy if needed, C-contiguous and aligned to 16 bytes.
 
-    A view of a larger array may begin anywhere; a kernel that loads 16 bytes there faults.
+    A view of a larger array may start at any address. A kernel that loads 16 bytes from an
+    unaligned address faults.
     """
     array = contiguous(array)
     return array.copy() if address(array) % 16 else array
 
 
 def initial_states(h0: Any, steps: int, /, *, reverse: bool) -> Any:
-    """Return room for all states (T + 1, N, H), the initial one where the loop starts."""
+    """Allocate all states (T + 1, N, H), and set the initial state at the start of the loop."""
     states = cupy.empty((steps + 1, *h0.shape), h0.dtype)
     states[steps if reverse else 0] = h0
     return states
 
 
 def tape_arrays(gx: Any, size: int, /) -> list[Any]:
-    """Return room for r, z, n and gh_n."""
+    """Allocate r, z, n and gh_n."""
     steps, rows, _ = gx.shape
     return [cupy.empty((steps, rows, size), gx.dtype) for _ in range(4)]
 
 
 def states_of(states: Any, gates: list[Any] | None, /, *, reverse: bool) -> tuple[Any, Tape | None]:
-    """Return the states after each step, and the tape if there are gates for one."""
+    """Return the states after each step, and the tape if there are gates."""
     before, after = (states[1:], states[:-1]) if reverse else (states[:-1], states[1:])
     return after, None if gates is None else Tape(before, *gates)

@@ -1,4 +1,4 @@
-"""cuBLAS's product as a loop calls it: what it is told is made ready once."""
+"""cuBLAS's product for use in a loop, with arguments that are prepared once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SCALARS = {dtype: np.array([1, 0], dtype) for dtype in ("float32", "float64")}
 
 
 def rounds_to_tf32() -> bool:
-    """Whether CuPy's own float32 products do: the variable CUPY_TF32, or `set_compute_type`."""
-    try:  # CuPy has no public name for what is in force
+    """Whether CuPy's float32 products use TF32, set by CUPY_TF32 or `set_compute_type`."""
+    try:  # CuPy has no public function for the current setting
         core = cupy._core
         in_force = core.get_compute_type(np.float32)
         return bool(in_force == core._routines_linalg.COMPUTE_TYPE_TF32)
@@ -29,19 +29,19 @@ def rounds_to_tf32() -> bool:
 
 
 def compute_type(dtype: str, /) -> int:
-    """Return what cuBLAS computes with: 16-bit numbers in float, float in TF32 where asked for."""
+    """Return cuBLAS's compute type: float for 16-bit numbers, TF32 for float if requested."""
     if dtype == "float64":
         return _COMPUTE_DOUBLE
     return _COMPUTE_TF32 if dtype == "float32" and rounds_to_tf32() else _COMPUTE_FLOAT
 
 
 class Product:
-    """Products of rows with one matrix (3H, H), C-contiguous and aligned, or with its transpose."""
+    """Product of rows with a matrix (3H, H), C-contiguous and aligned, or with its transpose."""
 
     def __init__(self, matrix: Any, rows: int, dtype: str, /, *, transposed: bool) -> None:
         self._matrix = matrix
         outer, inner = matrix.shape
-        # To cuBLAS, whose matrices have their columns together, all is transposed.
+        # cuBLAS uses column-major matrices, so everything is transposed.
         columns, terms = (outer, inner) if transposed else (inner, outer)
         kind = _TYPES[dtype]
         scalars = _SCALARS["float64" if dtype == "float64" else "float32"].ctypes.data
@@ -56,5 +56,5 @@ class Product:
         self._multiply = cupy.cuda.cublas.gemmEx
 
     def __call__(self, rows: int, out: int, /) -> None:
-        """Multiply the rows at an address into those at another, both C-contiguous."""
+        """Multiply the rows at address `rows`, write to address `out`; both are C-contiguous."""
         self._multiply(*self._before, rows, *self._between, out, *self._after)

@@ -1,6 +1,6 @@
-"""Which way a call takes on a device by the cost model, and a table that tells it.
+"""The choice between the kernels on a device by the cost model, and a table that shows it.
 
-Pure functions of the device's properties, as those of ``plan.py``.
+The functions are pure functions of the device's properties, like those of ``plan.py``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import NamedTuple
 from gru_xp_cupy.plan import Device, Plan, plan, start_of_one_launch, step_of_two_launches
 
 GATES = {"persistent_forward": 3, "persistent_backward": 1}
-"""Kernels, and the gates whose products a block of theirs sums up apart."""
+"""Kernels, and the number of gates whose products a block of the kernel sums separately."""
 
 MANY = 1000
-"""Steps of a sequence in which the start no longer counts."""
+"""Number of steps for which the time of the start is negligible."""
 
 _PRECISIONS = {
     "float16": ("float16", False),
@@ -25,25 +25,26 @@ _SIZES = 256, 512, 1024, 2048, 4096
 _ROWS = 1, 16, 64, 256
 
 LEGEND = """\
-one: all steps in one launch, the weights on the chip; one*: a part of them is read again each step
-two: a product and a kernel each step
-The number is microseconds a step of a long sequence, in brackets those of the other way, or -
-where that does not fit. They are the cost model's, fitted to an H200; the way with the smaller one
-is taken. bfloat16 is as float16; float64 takes two."""
+one: all steps in one launch, with the weights on the chip; one*: part of the weights is read again
+in each step
+two: one product and one kernel per step
+The numbers are microseconds per step of a long sequence; those in parentheses are for the other
+way, or - if it does not fit. They come from a cost model fitted to an H200, and the faster way is
+used. bfloat16 is like float16; float64 uses two."""
 
 
 class Expected(NamedTuple):
-    """What a call is expected to take, in microseconds."""
+    """Expected times of a call, in microseconds."""
 
     one_launch: float | None
-    """A step of the persistent kernel; None where it does not fit."""
+    """Time of a step of the persistent kernel; None if it does not fit."""
     two_launches: float
-    """A step of the other path."""
+    """Time of a step with two launches."""
     start: float
-    """By which the persistent kernel's launch takes longer to start."""
+    """Additional time to start the persistent kernel."""
 
     def favours_one_launch(self, steps: int, /) -> bool:
-        """Whether the persistent kernel is expected to be faster for so many steps."""
+        """Whether the persistent kernel is expected to be faster for this number of steps."""
         own, other = self.one_launch, self.two_launches
         return own is not None and self.start + steps * own < steps * other
 
@@ -51,7 +52,7 @@ class Expected(NamedTuple):
 def expected(
     way: Plan | None, rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
 ) -> Expected:
-    """Return the times of a call whose launch is laid out in some way, None if in none."""
+    """Return the expected times of a call; `way` is the plan of the persistent kernel, or None."""
     return Expected(
         None if way is None else way.step,
         step_of_two_launches(rows, size, dtype=dtype, tf32=tf32, device=device),
@@ -60,7 +61,7 @@ def expected(
 
 
 def table(device: Device, /) -> str:
-    """Tell for many sizes which way a long sequence takes on a device, and what either takes."""
+    """Return a table of the expected times of both ways on a device, for many sizes."""
     return "\n".join([*_lines(device), LEGEND])
 
 

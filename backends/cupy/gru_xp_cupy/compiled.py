@@ -1,4 +1,4 @@
-"""Compiled kernels, by what they are compiled for."""
+"""Compiled kernels, cached by the parameters for which they are compiled."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import cupy
 
 from gru_xp_cupy.sources import OPTIONS, source
 
-_PATIENCE = 1.0  # seconds, after which a user is told what is being waited for
+_PATIENCE = 1.0  # seconds after which a message explains the wait
 
 _log = logging.getLogger("gru_xp")
 
 
 @cache
 def gates(function: str, number: str, /) -> Any:
-    """Kernel of ``gates.cu`` for arrays of `number`, a type in ``numbers.cuh``."""
+    """Return a kernel of ``gates.cu`` for arrays of `number`, a type in ``numbers.cuh``."""
     module = cupy.RawModule(
         code=source("gates.cu"), options=(*OPTIONS, f"-DGRU_XP_NUMBER={number}")
     )
@@ -29,9 +29,10 @@ def gates(function: str, number: str, /) -> Any:
 
 @cache
 def persistent(function: str, tile: str, early: int, streams: bool, device: int, /) -> Any:
-    """Kernel of ``persistent.cu`` for a tile, a type in ``tile.cuh``, and the other two macros.
+    """Return a kernel of ``persistent.cu`` for a tile, a type in ``tile.cuh``, and two macros.
 
-    One for each device, as the shared memory that it may have is set on the kernel.
+    There is one kernel per device, because the maximum of shared memory is an attribute of the
+    kernel.
     """
     module = cupy.RawModule(
         code=source("persistent.cu"),
@@ -49,17 +50,17 @@ def persistent(function: str, tile: str, early: int, streams: bool, device: int,
 def _compiled(module: Any, function: str, what: str) -> Any:
     with compiling(f"{function}, {what}"):
         kernel = module.get_function(function)
-        _ = kernel.num_regs  # CuPy compiles when it has to
+        _ = kernel.num_regs  # triggers the compilation, which CuPy defers until it is needed
     return kernel
 
 
 @contextmanager
 def compiling(what: str, /) -> Iterator[None]:
-    """Say so if what is done within takes long, as CuPy compiles at the first use."""
+    """Log a message if the compilation within the block takes long."""
     timer = Timer(
         _PATIENCE,
         _log.warning,
-        (f"compiling a CUDA kernel ({what}): CuPy keeps it on disk, the next start is quick",),
+        (f"compiling a CUDA kernel ({what}). CuPy caches it on disk, so later runs start faster",),
     )
     timer.daemon = True
     timer.start()

@@ -16,10 +16,10 @@ from gru_xp_cupy.sources import NUMBERS
 from gru_xp_cupy.trust import trusted
 
 OPTIONS = frozenset({"lengths", "reverse"})
-"""Of a `Loop`."""
+"""Options of a `Loop` that the accelerator supports."""
 
 RECORDED = frozenset({90})
-"""Compute capabilities of devices that have run the persistent kernel; see ``RECORD.md``."""
+"""Compute capabilities of devices on which the persistent kernel has run; see ``RECORD.md``."""
 
 _FROM_START = {"0": False, "1": True}.get(os.environ.get("GRU_XP_PERSISTENT_KERNEL", ""))
 _persistent: ContextVar[bool | None] = ContextVar("gru_xp_persistent_kernel", default=None)
@@ -27,20 +27,21 @@ _persistent: ContextVar[bool | None] = ContextVar("gru_xp_persistent_kernel", de
 
 @contextmanager
 def use_persistent_kernel(enabled: bool | None = True) -> Iterator[None]:
-    """Switch the persistent kernel on or off within a ``with`` block.
+    """Context manager that switches the persistent kernel on or off within a ``with`` block.
 
-    It runs all steps in one launch, with the recurrent weights on the chip as far as they fit. It
-    is used where the cost model in ``plan.py`` expects it to be faster than two launches a step,
-    and only after its results have agreed with the portable loop's. Left alone, it is on for
-    devices of a compute capability on which it has run, 9.0 (an H200), and off for
-    others, where it is experimental: a mistake in it could hang the device. The environment
-    variable ``GRU_XP_PERSISTENT_KERNEL``, 1 or 0, switches it on or off from the start. The switch
-    belongs to the current thread or task.
+    The kernel runs all steps in one launch and keeps the recurrent weights on the chip as far as
+    they fit. It is used only if the cost model in ``plan.py`` expects it to be faster than two
+    launches per step, and only after its results have agreed with those of the portable loop. By
+    default, it is on for devices with a compute capability on which it has run, 9.0 (an H200). On
+    other devices it is off, because it is experimental there: an error in it could hang the device.
+    The environment variable ``GRU_XP_PERSISTENT_KERNEL``, 1 or 0, switches it on or off for the
+    whole process. The context manager affects the current thread or asyncio task only.
 
     Parameters
     ----------
     enabled : bool or None
-        None leaves it to the environment variable and the device again.
+        Whether the kernel is used. None restores the default, which depends on the environment
+        variable and the device.
     """
     token = _persistent.set(None if enabled is None else bool(enabled))
     try:
@@ -59,7 +60,7 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
 
 
 def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
-    """Run the loop over time back; see `gru_xp.accelerator_api.Accelerator`."""
+    """Run the loop over time backward; see `gru_xp.accelerator_api.Accelerator`."""
     for path in _paths("persistent_backward", weight_hh, dh, dh_last, *tape):
         result = path.backward(dh, dh_last, tape, weight_hh, loop)
         if result is not NotImplemented:
@@ -68,9 +69,9 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
 
 
 def persistent_kernel_runs(rows: int, hidden: int, dtype: str, /, *, training: bool) -> bool:
-    """Whether the persistent kernel, switched on, would run such a call on the current device.
+    """Whether the persistent kernel, if switched on, would run a call on the current device.
 
-    A call of many steps: of few, two launches a step may be faster.
+    The answer is for a call with many steps. For few steps, two launches per step may be faster.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ def persistent_kernel_runs(rows: int, hidden: int, dtype: str, /, *, training: b
     dtype : str
         Name of the arrays' dtype.
     training : bool
-        Whether the backward, run by it too, counts as part of the call.
+        Whether the kernel must run the backward too.
     """
     functions = tuple(GATES)[: 1 + training]
     if dtype not in NUMBERS:
@@ -89,10 +90,10 @@ def persistent_kernel_runs(rows: int, hidden: int, dtype: str, /, *, training: b
 
 
 def expected_step(rows: int, hidden: int, dtype: str, /) -> dict[str, float]:
-    """Return the microseconds that a step is expected to take, "forward" and "backward".
+    """Return the expected microseconds of a step, "forward" and "backward".
 
-    On the path that a call takes on the current device, by the cost model in ``plan.py``; empty
-    where no kernel takes the dtype.
+    They are predicted by the cost model in ``plan.py``, for the path of a call on the current
+    device. The result is empty if no kernel supports the dtype.
     """
     if dtype not in NUMBERS:
         return {}
@@ -106,7 +107,7 @@ def expected_step(rows: int, hidden: int, dtype: str, /) -> dict[str, float]:
 
 
 def describe() -> str:
-    """Say what this is, for the list of backends."""
+    """Describe the accelerator, for the list of backends."""
     if not _uses_persistent():
         return "CUDA, a kernel a step"
     tested = persistent.current_device().compute_capability in RECORDED
@@ -114,12 +115,12 @@ def describe() -> str:
 
 
 def explain() -> str:
-    """Tell which way calls of many sizes take on the current device, and why."""
+    """Explain which kernels run calls of many sizes on the current device, and why."""
     of_all = table(persistent.current_device())
     if _uses_persistent():
         return of_all
     return (
-        "All calls take two launches a step, as the persistent kernel is off here; with "
+        "All calls take two launches per step, because the persistent kernel is off. With "
         f"GRU_XP_PERSISTENT_KERNEL=1:\n{of_all}"
     )
 
@@ -132,11 +133,11 @@ def _uses_persistent() -> bool:
 
 
 def _paths(function: str, weight_hh: Any, sequence: Any, /, *others: Any) -> Iterator[ModuleType]:
-    """Ways to run a call, the fastest first."""
+    """Yield the modules that can run a call, the fastest first."""
     dtype, rows, hidden = sequence.dtype.name, sequence.shape[1], weight_hh.shape[1]
     if dtype not in NUMBERS or 0 in sequence.shape:
         return
-    # The kernels take every array to be of the first one's dtype.
+    # The kernels assume that every array has the dtype of the first one.
     if any(each is not None and each.dtype != sequence.dtype for each in (weight_hh, *others)):
         return
     paths = [steps]

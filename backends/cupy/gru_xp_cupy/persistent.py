@@ -22,7 +22,7 @@ NAME = "persistent kernel"
 
 
 def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
-    """See `gru_xp.accelerator_api`; NotImplemented where it does not fit on the device."""
+    """See `gru_xp.accelerator_api`; NotImplemented if the kernel does not fit on the device."""
     steps, rows, _ = gx.shape
     size = h0.shape[1]
     launch = _launch("persistent_forward", rows, size, gx.dtype.name)
@@ -36,7 +36,7 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
 
 
 def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
-    """See `gru_xp.accelerator_api`; NotImplemented where it does not fit on the device."""
+    """See `gru_xp.accelerator_api`; NotImplemented if the kernel does not fit on the device."""
     steps, rows, size = dh.shape
     launch = _launch("persistent_backward", rows, size, dh.dtype.name)
     if launch is None:
@@ -70,7 +70,7 @@ def _run(
 
 
 def proof(rows: int, size: int, dtype: str, /) -> Proof | None:
-    """What proves the kernels of a call: its own N and H, once for all that are laid out alike."""
+    """Return the case that checks the kernels of a call; it is shared by calls with equal plans."""
     return _proof(rows, size, dtype, rounds_to_tf32(), cupy.cuda.Device().id)
 
 
@@ -82,7 +82,7 @@ def _proof(rows: int, size: int, dtype: str, tf32: bool, device: int) -> Proof |
 
 
 def is_faster(function: str, steps: int, rows: int, size: int, dtype: str, /) -> bool:
-    """Whether a kernel fits on the device, and is expected to be faster than two launches a step.
+    """Whether a kernel fits on the device and should be faster than two launches per step.
 
     `function` is "persistent_forward" or "persistent_backward".
     """
@@ -90,7 +90,7 @@ def is_faster(function: str, steps: int, rows: int, size: int, dtype: str, /) ->
 
 
 def expected(function: str, rows: int, size: int, dtype: str, /) -> Expected:
-    """Return what a call is expected to take on the current device."""
+    """Return the expected times of a call on the current device."""
     launch = _launch(function, rows, size, dtype)
     return expected_of(
         launch and launch[0],
@@ -104,12 +104,12 @@ def expected(function: str, rows: int, size: int, dtype: str, /) -> Expected:
 
 
 def current_device() -> Device:
-    """Return what the plan needs to know of it."""
+    """Return the properties of the current device that a plan depends on."""
     return _device(cupy.cuda.Device().id)
 
 
 def _launch(function: str, rows: int, size: int, dtype: str) -> tuple[Plan, Any] | None:
-    """Plan and kernel; None where it does not fit, or not all blocks can run at once."""
+    """Return plan and kernel; None if it does not fit or not all blocks can run at once."""
     return _launch_on(cupy.cuda.Device().id, rounds_to_tf32(), function, rows, size, dtype)
 
 
@@ -123,16 +123,17 @@ def _launch_on(
         return None
     try:
         kernel = compiled.persistent(function, way.tile, way.early, way.streams, number)
-        # The most there is, as plans share a kernel, and threads may be here at the same time.
+        # Set to the maximum, because plans share a kernel and several threads may run this code.
         kernel.max_dynamic_shared_size_bytes = device.shared_bytes
         at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
             kernel.kernel.ptr, THREADS, way.shared_bytes
         )
-    except Exception as failure:  # whatever it is, a kernel a step still runs
+    except Exception as failure:  # the kernel for single steps can run after any failure
         warnings.warn(
-            f"gru_xp: CuPy's persistent kernel cannot be had ({way.tile}): "
-            f"{type(failure).__name__}: {failure}. A kernel a step runs instead; please report "
-            "this with the output of gru-xp info (GRU_XP_PERSISTENT_KERNEL=0 silences it)",
+            f"gru_xp: CuPy's persistent kernel cannot be used ({way.tile}): "
+            f"{type(failure).__name__}: {failure}. One kernel per step runs instead. Please report "
+            "this with the output of gru-xp info. Set GRU_XP_PERSISTENT_KERNEL=0 to silence this "
+            "warning",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -144,7 +145,7 @@ def _launch_on(
 def _device(number: int) -> Device:
     device = cupy.cuda.Device(number)
     attributes = device.attributes
-    # What a platform does not tell, it has not: nothing is laid out for it then.
+    # Unknown attributes count as 0, in which case the kernel does not fit.
     return Device(
         attributes.get("MultiProcessorCount", 0),
         attributes.get("MaxSharedMemoryPerBlockOptin", 0),

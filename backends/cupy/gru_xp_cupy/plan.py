@@ -1,7 +1,7 @@
-"""How the persistent kernel is laid out on a device and what a step takes, or that it does not fit.
+"""The layout of the persistent kernel on a device and the expected time of a step.
 
-A pure function of the device's properties and the sizes. All numbers that a time is made of stand
-in `Costs` and `StepCosts`.
+All functions are pure functions of the device's properties and the sizes. `Costs` and `StepCosts`
+contain all constants of the cost model.
 """
 
 from __future__ import annotations
@@ -11,123 +11,124 @@ from operator import mul
 from typing import NamedTuple
 
 THREADS = 256
-"""Of a block; ``threads`` in ``persistent.cu`` says the same."""
+"""Threads per block; must equal ``threads`` in ``persistent.cu``."""
 
 COUNT_WORDS = 32
-"""From one group's count of arrivals to the next; ``line`` in ``persistent.cu`` says the same."""
+"""Distance of the groups' arrival counters in words; must equal ``line`` in ``persistent.cu``."""
 
 _WARPS = THREADS // 32
-_COLUMNS = 8  # of a tile
-_BLOCK_BYTES = 64  # of a block of terms
+_COLUMNS = 8  # columns of a tile
+_BLOCK_BYTES = 64  # bytes of a block of terms
 _LANE_BYTES = 16
 _KIB = 1 << 10
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _TENSOR = {"float16": "half", "bfloat16": "bfloat16", "float32": "float"}
-_TENSOR_CORES = 80  # compute capability from which these have the instructions that are used
-_FEWER_ROWS = 100  # from which tiles of more rows would have registers spilled
+_TENSOR_CORES = 80  # compute capability from which tensor cores have the required instructions
+_FEWER_ROWS = 100  # compute capability from which tiles with more rows would spill registers
 _TENSOR_ROWS = 16
-# Times 16 rows, times 8 columns: what the registers hold without spilling.
+# Tile sizes, in multiples of 16 rows and 8 columns, that fit into the registers without spilling.
 _TENSOR_TILES = dict.fromkeys(
     ("float16", "bfloat16"), ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (4, 2))
 ) | {"float32": ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (4, 1), (4, 2))}
-_INDEX_LIMIT = 2**31 - 1  # of a weight's index
+_INDEX_LIMIT = 2**31 - 1  # maximum index of a weight
 _SCALAR_ROWS = (1, 2, 4, 8)
 
 
 class Device(NamedTuple):
-    """What the plan needs to know of a device."""
+    """Properties of a device that a plan depends on."""
 
     multiprocessors: int
     shared_bytes: int
-    """Shared memory that a block can have at most."""
+    """Maximum shared memory of a block."""
     compute_capability: int
-    """Such as 90."""
+    """Compute capability such as 90."""
     cooperative: bool = True
-    """Whether it can launch blocks that wait for one another."""
+    """Whether it supports cooperative launches, in which blocks wait for each other."""
 
 
 class Costs(NamedTuple):
-    """What a step is made of, each on one multiprocessor: microseconds, or how many there are."""
+    """Parts of a step on one multiprocessor: either their counts, or microseconds for each."""
 
     base: float
-    """A step of one row and few units: the barrier of the grid, sums and gates."""
+    """A step with one row and few units: the grid barrier, sums and gates."""
     round: float
-    """From one set of loads of the state to the next."""
+    """A round of loads of the state."""
     turns: float
-    """KiB of sums that warps add to those of others, in turns."""
+    """KiB of sums that warps add, in turns, to those of other warps."""
     loaded: float
     """KiB of the state, which all multiprocessors read."""
     resident: float
     """KiB of weights in shared memory."""
     streamed: float
-    """KiB of weights that are read again."""
+    """KiB of weights that are read again in each step."""
     sums: float
-    """KiB of sums that warps leave, of tensor cores."""
+    """KiB of sums that warps store, if computed by tensor cores."""
     instructions: float
-    """Thousands of the tensor cores' instructions, of 16 rows and 8 columns."""
+    """Thousands of tensor-core instructions for 16 rows and 8 columns."""
     scalar_sums: float
-    """KiB of sums that warps leave, of the ordinary processors."""
+    """KiB of sums that warps store, if computed by ordinary cores."""
     multiply_adds: float
-    """Millions of multiply-adds of the ordinary processors."""
+    """Millions of multiply-adds of ordinary cores."""
     units: float
-    """Rows and units of each thread: their gates, and what is loaded and stored for them."""
+    """Rows times units per thread: their gates, loads and stores."""
 
 
 HOPPER = Costs(2.1, 0.85, 0.17, 0.002, 0.0015, 0.05, 0.023, 1.4, 0.46, 3.6, 0.45)
-"""Fitted to what an H200 took; see ``RECORD.md``. For other devices nobody has measured them."""
+"""Fitted to times on an H200; see ``RECORD.md``. Other devices have not been measured."""
 
 
 class StepCosts(NamedTuple):
-    """What a step of two launches takes, in microseconds."""
+    """Costs of a step with two launches, in microseconds."""
 
     host: float
-    """In which the host has told the device to make a product and compute the gates."""
+    """Time in which the host launches the product and the kernel for the gates."""
     base: float
     megabyte: float
-    """Of weights, which are read again."""
+    """Time per megabyte of weights, which are read in each step."""
     tensor_gigaflop: float
     scalar_gigaflop: float
     scalar_rows: int
-    """What fewer rows take as long as, on the ordinary processors."""
+    """Number of rows below which the time on ordinary cores does not decrease further."""
 
 
 HOPPER_STEPS = StepCosts(13.0, 5.0, 0.25, 2.5, 25.0, 64)
-"""Fitted to what an H200 took beside its host."""
+"""Fitted to times on an H200 and its host."""
 
 HOPPER_START_FORWARD, HOPPER_START_BACKWARD = 0.6, 2.3
-"""Microseconds a megabyte of weights, which are put on the chip; the backward transposes them."""
+"""Microseconds per megabyte of weights to load them onto the chip; the backward transposes them."""
 
 
 class Plan(NamedTuple):
     """A launch of the persistent kernel."""
 
     tile: str
-    """Type in ``tile.cuh``."""
+    """Name of a type in ``tile.cuh``."""
     groups: int
-    """Of blocks, each with rows of its own."""
+    """Number of groups of blocks; each group has its own rows."""
     rows: int
-    """Of a group."""
+    """Rows per group."""
     units: int
-    """Hidden units of a block."""
+    """Hidden units per block."""
     blocks: int
-    """Of all groups."""
+    """Number of blocks of all groups."""
     splits: int
-    """Parts of the sums, computed by different warps."""
+    """Number of parts of the sums, which different warps compute."""
     slots: int
-    """Sums that are kept apart until they are added; the splits of one slot take turns."""
+    """Number of sums that are stored separately until they are added; splits in one slot take
+    turns."""
     resident: int
-    """Blocks of terms of each split that stay in shared memory."""
+    """Blocks of terms per split that stay in shared memory."""
     streams: bool
-    """Whether there are others, which are read again in each step."""
+    """Whether there are further blocks of terms, which are read again in each step."""
     early: int
-    """Rows of a thread whose numbers are loaded a step ahead."""
+    """Rows per thread whose values are loaded one step ahead."""
     shared_bytes: int
     counts: Costs
-    """Of what a step is made of."""
+    """Counts of the parts of a step."""
 
     @property
     def step(self) -> float:
-        """Microseconds of a step, as `HOPPER` has it."""
+        """Microseconds per step according to `HOPPER`."""
         return float(sum(map(mul, self.counts, HOPPER)))
 
 
@@ -136,16 +137,16 @@ class _Tile(NamedTuple):
     rows: int
     across: int
     ahead: int
-    """Blocks of terms whose loads are under way at the same time."""
+    """Blocks of terms that are being loaded at the same time."""
     tensor: bool
     early: int
-    """Most rows that the registers hold beside the tile."""
+    """Maximum number of rows that the registers hold in addition to the tile."""
 
 
 def plan(
     rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
 ) -> Plan | None:
-    """Lay out the kernel so that a step takes the least time; None if it does not fit.
+    """Return the plan with the least time per step; None if the kernel does not fit.
 
     Parameters
     ----------
@@ -154,10 +155,11 @@ def plan(
     dtype : str
         Name of the arrays' dtype.
     gates : int
-        Gates whose products a block sums up apart: 3 forward, 1 backward.
+        Number of gates whose products a block sums separately: 3 forward, 1 backward.
     tf32 : bool
         Whether float32 products may be rounded to TF32.
     device : Device
+        Properties of the device.
     """
     found = plans(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device)
     return min(found, key=lambda each: each.step, default=None)
@@ -166,7 +168,7 @@ def plan(
 def plans(
     rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
 ) -> Iterator[Plan]:
-    """Lay out the kernel in every way that fits; arguments as of `plan`."""
+    """Yield every plan that fits. The arguments are those of `plan`."""
     bytes_each = _BYTES.get(dtype, 0)
     if not device.cooperative or not bytes_each or not rows or not size:
         return
@@ -214,7 +216,7 @@ def _lay_out(
     terms = 3 * size // gates
     blocks = -(-terms * bytes_each // _BLOCK_BYTES)
     whole = -(-blocks // splits)
-    # Sums that take turns cost less than weights that are read again.
+    # Letting sums take turns costs less than reading weights again.
     slots, resident = splits, 0
     while slots:
         sums = 4 * of_group * (units + slots * _row_sums(gates * units))
@@ -226,7 +228,7 @@ def _lay_out(
     if resident < 1:
         return None
     if resident < whole and not tile.tensor and rows > 1:
-        return None  # bound by the ordinary processors: cuBLAS is faster
+        return None  # limited by the ordinary cores, where cuBLAS is faster
     shared = gates * units * (splits * resident | 1) * _BLOCK_BYTES
     shared += sums
     made = Plan(
@@ -247,12 +249,12 @@ def _lay_out(
 
 
 def _row_sums(columns: int) -> int:
-    """Numbers from one row's sums to the next, as ``divide`` in ``persistent.cu`` has it."""
+    """Return the distance of two rows' sums in numbers; must match ``divide`` in persistent.cu."""
     return columns + (8 - columns) % 16
 
 
 def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> Costs:
-    """Count what a step is made of."""
+    """Count the parts of a step."""
     terms = 3 * size // gates
     columns = gates * made.units
     row_tiles = -(-made.rows // tile.rows)
@@ -279,7 +281,7 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
 
 
 def start_of_one_launch(size: int, /, *, dtype: str, gates: int) -> float:
-    """Return the microseconds by which the persistent kernel's launch takes longer to start."""
+    """Return the additional microseconds to start the persistent kernel."""
     megabytes = 3 * size**2 * _BYTES.get(dtype, 8) / 1e6
     return megabytes * (HOPPER_START_FORWARD if gates > 1 else HOPPER_START_BACKWARD)
 
@@ -287,7 +289,7 @@ def start_of_one_launch(size: int, /, *, dtype: str, gates: int) -> float:
 def step_of_two_launches(
     rows: int, size: int, /, *, dtype: str, tf32: bool, device: Device
 ) -> float:
-    """Return the microseconds of a step on the path of `gru_xp_cupy.steps`."""
+    """Return the expected microseconds of a step in `gru_xp_cupy.steps`."""
     costs = HOPPER_STEPS
     bytes_each = _BYTES.get(dtype, 8)
     if dtype == "float32" and not (tf32 and device.compute_capability >= _TENSOR_CORES):

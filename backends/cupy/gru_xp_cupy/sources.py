@@ -1,7 +1,7 @@
-"""The kernels' source text, whole: what they include is put in its place.
+"""The source text of the kernels, with included files inserted.
 
-CuPy keeps compiled kernels on disk by a hash of text and options, and would not see that an
-included file has changed. Nor does it need a path to our files then.
+CuPy caches compiled kernels on disk under a hash of text and options, and would not notice a change
+of an included file. In addition, no include path to these files is needed.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from gru_xp_include import FOLDER as HEADERS
 KERNELS = Path(__file__).parent / "kernels"
 
 NUMBERS = {"float16": "half", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
-"""Names of dtypes, and of their types in ``kernels/numbers.cuh``."""
+"""Names of dtypes, and of the corresponding types in ``kernels/numbers.cuh``."""
 
 OPTIONS = ("-std=c++17", "--fmad=false")
-"""What is fused in an expression says so; every compiler rounds alike then."""
+"""Without implicit fusion, so that all compilers round alike; the sources fuse explicitly."""
 
 _INCLUDE = '#include "'
 
 
 @cache
 def source(name: str, /, *, device: Path = KERNELS / "device.cuh") -> str:
-    """Text of a file in ``kernels``.
+    """Return the text of a file in ``kernels``.
 
     Parameters
     ----------
     name : str
-        Such as "gates.cu".
+        File name such as "gates.cu".
     device : Path
-        What to take for ``device.cuh``; the tests have one for the CPU.
+        File used as ``device.cuh``. The tests have one for the CPU.
     """
     return "\n".join(_lines(name, device, set())) + "\n"
 

@@ -1,7 +1,8 @@
-"""The recurrence with two launches a step: cuBLAS's product, and a kernel for the gates.
+"""The recurrence with two launches per step: cuBLAS's product and a kernel for the gates.
 
-A step of few rows takes a GPU a few microseconds. So what a step costs the host counts, and all
-that can be made ready before the loop is: pointers, strides, the kernel's arguments.
+A step with few rows takes only a few microseconds on a GPU, so the time on the host matters.
+Everything possible is therefore prepared before the loop: pointers, strides and the kernel's
+arguments.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _THREADS = 256
 
 
 def proof(rows: int, size: int, dtype: str, /) -> Proof:
-    """What proves these kernels; they are the same for all sizes."""
+    """Return the case that checks these kernels, which are the same for all sizes."""
     return Proof(blas.compute_type(dtype), 5, 24)
 
 
@@ -73,7 +74,7 @@ def backward(
     arguments = (dh, *kept, dgx, dgh_n, lengths, carried, dh_prev, dgh, dh0)
     launch = _Launch(kernel, arguments, rows, size, -1)
     for t in (*portable.times(steps, not loop.reverse), -1):
-        launch(t)  # the step behind, whose product is ready, is the last argument
+        launch(t)  # its last argument is the previous step of this loop, whose product is ready
         if t >= 0:
             product(arrays.address(dgh), arrays.address(dh_prev))
         launch.last = t
@@ -81,9 +82,9 @@ def backward(
 
 
 class _Launch:
-    """A kernel's launches, a step each, whose arguments differ in no more than two numbers.
+    """Launches of a kernel, one per step, whose arguments differ in at most two numbers.
 
-    The kernel takes the arrays, then t, rows, size, and one number more.
+    The kernel takes the arrays, followed by t, rows, size and one further number.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class _Launch:
 
     @property
     def last(self) -> int:
-        """The number behind the sizes."""
+        """The number after the sizes."""
         return int(self._last.value)
 
     @last.setter
@@ -111,7 +112,7 @@ class _Launch:
         self._last.value = value
 
     def __call__(self, t: int, /) -> None:
-        """Launch it for a step."""
+        """Launch the kernel for a step."""
         self._t.value = t
         cupy.cuda.driver.launchKernel(
             self._kernel, *self._grid, self._stream, ctypes.addressof(self._pointers), 0

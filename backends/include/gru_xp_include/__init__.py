@@ -1,4 +1,4 @@
-"""Headers for C++ and CUDA compilers; a package, so that they are found where it is installed."""
+"""Headers for C++ and CUDA compilers, as a package so that they can be located when installed."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
 """JAX's accelerator: the recurrence by ``lax.scan``.
 
-The portable loop is unrolled under ``jax.jit``, so that compiling it takes minutes for a thousand
-steps; a scan compiles its one step. The equations are the package's own. So is the scan's
-derivative, for ``jax.grad`` and ``jax.jvp``: made of the package's backward, it is faster than the
-one that JAX derives, and keeps half as much.
+``jax.jit`` unrolls the portable loop, so that compiling it takes minutes for a thousand steps. A
+scan compiles only a single step. The equations are those of the package. The scan has a custom
+derivative for ``jax.grad`` and ``jax.jvp``, based on the package's backward. It is faster than the
+derivative that JAX derives, and stores half as much.
 """
 
 from gru_xp_jax.scan import OPTIONS, backward, forward

@@ -12,16 +12,16 @@ from jax import lax
 from gru_xp.accelerator_api import ARRAYS, CONSTANTS, Loop, Tape, portable, valid_steps
 
 OPTIONS = frozenset({"lengths", "reverse", "reset_after"})
-"""Of a `Loop`."""
+"""Options of a `Loop` that the accelerator supports."""
 
-# So that a loop is an argument of compiled functions: arrays are traced, all else is constant.
+# Makes a loop a valid argument of compiled functions: arrays are traced, other fields are constant.
 jax.tree_util.register_dataclass(Loop, data_fields=ARRAYS, meta_fields=CONSTANTS)
 
 
 def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_tape: bool) -> Any:
     """See `gru_xp.accelerator_api.Accelerator`; a call of fewer than two steps is declined."""
     if gx.shape[0] < 2:
-        return NotImplemented  # nothing to loop over: the portable step needs no scan
+        return NotImplemented  # the portable code computes a single step without a scan
     return _forward(*_alike((gx, h0, weight_hh, b_hn, loop)), keep_tape)
 
 
@@ -33,12 +33,13 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
 
 
 def _alike(arguments: Any, /) -> Any:
-    """Let all arrays vary over the axes of a ``shard_map`` that any of them varies over.
+    """Make all arrays vary over the axes of a ``shard_map`` over which any of them varies.
 
-    A scan's carry must not change in that. The derivative of it adds up what belongs together.
+    This is required because the type of a scan's carry must not change. The derivative of the cast
+    sums the gradients over these axes.
     """
     leaves, tree = jax.tree.flatten(arguments)
-    # Versions of JAX without such types say it in another way, and are left as they are.
+    # Arrays of JAX versions without such types are left unchanged.
     types = [getattr(jax.typeof(each), "manual_axis_type", None) for each in leaves]
     varies = [frozenset() if each is None else each.varying for each in types]
     of_all = frozenset().union(*varies)
@@ -64,7 +65,7 @@ def _scan(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, keep_tape: bo
     return h_all, Tape(*kept) if keep_tape else None
 
 
-# Compiled here, so that a call outside of the user's own jit compiles once a shape as well.
+# Compiled here, so that calls outside of the user's own jit also compile only once per shape.
 _forward = jax.jit(_scan, static_argnums=5)
 
 
@@ -72,10 +73,10 @@ _forward = jax.jit(_scan, static_argnums=5)
 def _tangents(keep_tape: bool, primals: Any, tangents: Any) -> Any:
     """Derivative of `_scan` in forward mode, which JAX transposes for reverse mode.
 
-    The states' tangents are a linear map of those of the inputs and recurrent products. It is
-    written as the transpose of `_back`, so that reverse mode, which transposes once more, runs
-    `_back` itself, and then one product for weight_hh. JAX's own derivative of the scan keeps
-    twice as much, and adds up weight_hh's gradient step by step.
+    The tangents of the states are a linear map of the tangents of the inputs and the recurrent
+    products. This map is expressed as the transpose of `_back`. Reverse mode transposes it again
+    and thus runs `_back` itself, followed by one product for weight_hh. JAX's own derivative of the
+    scan stores twice as much, and accumulates the gradient of weight_hh step by step.
     """
     *arrays, loop = primals
     of_gx, of_h0, of_weight_hh, of_b_hn, _ = tangents
@@ -95,7 +96,7 @@ def _tangents(keep_tape: bool, primals: Any, tangents: Any) -> Any:
 
 
 def _recurrent_products(tape: Tape, weight_hh: Any, b_hn: Any, loop: Loop) -> Any:
-    """``W_hh h_prev + b_hn`` of all steps at once, (T, N, 3H), from the states on a tape."""
+    """Return ``W_hh h_prev + b_hn`` of all steps, (T, N, 3H), from the states of a tape."""
     steps, rows, size = tape.h_prev.shape
     tape, rz = _finite(tape, loop), 2 * size
 
@@ -114,7 +115,7 @@ def _recurrent_products(tape: Tape, weight_hh: Any, b_hn: Any, loop: Loop) -> An
 
 
 def _tape(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, h: Any, *, loop: Loop) -> Tape:
-    """Tape of all steps at once, from their states: for the derivative of gates, if it is taken."""
+    """Return the tape of all steps from their states, for the derivative of the gates."""
     h_prev = jnp.concatenate([h[1:], h0[None]] if loop.reverse else [h0[None], h[:-1]])
     mask = _mask(loop, gx.shape[0])
     gx, h = _zero_in_padding(gx, mask), _zero_in_padding(h_prev, mask)
@@ -136,7 +137,7 @@ def _back(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop) -> Any:
         return before, (total, None if loop.reset_after else dgh)
 
     dh0, (total, dgh) = lax.scan(one_step, carried, (dh, slopes, mask), reverse=not loop.reverse)
-    if dgh is None:  # three times as large as the totals, of which it is made without a product
+    if dgh is None:  # computed from the totals, which are a third of its size and need no product
         dgh = jnp.reshape(slopes.gates * total[:, :, None, :], (steps, rows, 3 * size))
     return (*portable.input_gradients(dgh, total, slopes, mask, xp=jnp), dh0)
 
@@ -145,14 +146,14 @@ _backward = jax.jit(_back)
 
 
 def _mask(loop: Loop, steps: int) -> Any:
-    """Mask of the steps that are no padding; None where there is none."""
+    """Return a mask of the steps that are not padding, or None if there is no padding."""
     return None if loop.lengths is None else valid_steps(loop.lengths, steps, xp=jnp)
 
 
 def _finite(tape: Tape, loop: Loop) -> Tape:
-    """Zero a tape in padding, where it may hold an initial state that is not finite.
+    """Set a tape to zero in padding, where it may contain an initial state that is not finite.
 
-    Times a derivative of zero, that is not zero.
+    The product of such a state and a derivative of zero would not be zero.
     """
     mask = _mask(loop, tape.r.shape[0])
     return Tape(*(None if each is None else _zero_in_padding(each, mask) for each in tape))

@@ -1,8 +1,8 @@
-"""NumPy's accelerator: the recurrence, the large products and whole calls in eval in C++.
+"""NumPy's accelerator: the recurrence, large products and whole calls in evaluation mode, in C++.
 
-The C++ sources are in ``backends/numpy/src``. They take float32 and float64; other calls are left
-to the portable loop. Results have the same bits for any
-number of threads, and each row's bits do not depend on the other rows nor on the number of steps.
+The C++ sources are in ``backends/numpy/src``. They support float32 and float64; the portable loop
+runs other calls. Results are bitwise equal for any number of threads, and the results of a row do
+not depend on other rows or on the number of steps.
 """
 
 from gru_xp_numpy.functions import (

@@ -13,15 +13,15 @@ try:
     import gru_xp_numpy._native as _native
 except ImportError as error:
     raise ImportError(
-        f"its C++ extension is not there ({error}), as where the package was installed without a "
-        "compiler for it: install GCC or clang (on Windows clang-cl: Visual C++ alone has no "
-        "vector types), then run pip install --force-reinstall --no-deps --no-cache-dir with "
-        "what you gave pip before"
+        f"its C++ extension is missing ({error}), probably because no suitable compiler was found "
+        "during installation. Install GCC or clang (on Windows clang-cl, because Visual C++ has no "
+        "vector types), then run pip install --force-reinstall --no-deps --no-cache-dir with the "
+        "same arguments as before"
     ) from error
 
 
 OPTIONS = frozenset({"lengths", "reverse", "reset_after"})
-"""Of a `Loop`."""
+"""Options of a `Loop` that the accelerator supports."""
 
 
 def forward(
@@ -49,7 +49,7 @@ def forward(
 
 
 def backward(dh: Array, dh_last: Array | None, tape: Tape, weight_hh: Array, loop: Loop, /) -> Any:
-    """Run the loop over time back; see `gru_xp.accelerator_api.Accelerator`."""
+    """Run the loop over time backward; see `gru_xp.accelerator_api.Accelerator`."""
     return _native.backward(
         dh, dh_last, *tape, weight_hh, loop.lengths, loop.reverse, loop.reset_after
     )
@@ -61,13 +61,13 @@ def matmul(a: Array, b: Array, /, bias: Array | None = None) -> Any:
 
 
 step = _native.step
-"""A whole step of a cell in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
+"""A step of a cell in evaluation mode; see `gru_xp.accelerator_api.OptionalFunctions`."""
 
 
 def sequence(
     x: Array, h0: Array | None, params: Sequence[GRUParams], loop: Loop, form: Form, /
 ) -> Any:
-    """Run a whole GRU in eval; see `gru_xp.accelerator_api.OptionalFunctions`."""
+    """Run a whole GRU in evaluation mode; see `gru_xp.accelerator_api.OptionalFunctions`."""
     if loop.lengths is not None or loop.reverse:
         return NotImplemented
     return _native.sequence(
@@ -76,57 +76,57 @@ def sequence(
 
 
 def stream(params: Sequence[GRUParams], loop: Loop, form: Form, /) -> Any:
-    """Make a GRU that is fed step by step; see `gru_xp.accelerator_api.OptionalFunctions`."""
+    """Create a stream; see `gru_xp.accelerator_api.OptionalFunctions`."""
     return _native.stream(tuple(params), loop.reset_after, form.batch_first)
 
 
 def set_num_threads(count: int, /) -> None:
-    """Set the upper bound on the threads of one call; 0 means the default again.
+    """Set the maximum number of threads of one call; 0 restores the default.
 
-    A count far above that of the processors is lowered, with a warning.
+    A count far above the number of processors is reduced, with a warning.
     """
     _native.set_num_threads(count)
     if count > (most := get_num_threads()):
         warnings.warn(
-            f"gru_xp: {count} threads were asked for, {most} are the most on this machine",
+            f"gru_xp: {count} threads were requested, the maximum on this machine is {most}",
             RuntimeWarning,
             stacklevel=3,
         )
 
 
 def get_num_threads() -> int:
-    """Upper bound on the threads of one call."""
+    """Return the maximum number of threads of one call."""
     return int(_native.num_threads())
 
 
 def isa() -> str:
-    """Name of the instruction set in use: "plain", "avx2" or "avx512".
+    """Return the name of the instruction set in use: "plain", "avx2" or "avx512".
 
-    It is the best that the processor has, or the one that the environment variable ``GRU_XP_ISA``
-    names.
+    It is the best one that the processor supports, unless the environment variable ``GRU_XP_ISA``
+    selects another.
     """
     return str(_native.isa())
 
 
 def describe() -> str:
-    """Say what this is, for the list of backends."""
+    """Describe the accelerator, for the list of backends."""
     return f"C++, {isa()}"
 
 
 def measure_fma_peak(dtype: str, seconds: float = 0.2) -> float:
-    """FLOP/s that one thread can do at most in multiply-adds, measured."""
+    """Measure the peak FLOP/s of multiply-adds on one thread."""
     return float(_native.measure_fma_peak(dtype, seconds))
 
 
-_MOST = (1 << 31) - 1  # that C++ takes
+_MOST = (1 << 31) - 1  # maximum of an int in C++
 
 
 def _from_environment() -> None:
     name = os.environ.get("GRU_XP_ISA")
     if name is not None and not _native.set_isa(name):
         warnings.warn(
-            f"gru_xp: GRU_XP_ISA={name!r} is ignored: expected plain, avx2 or avx512, if this "
-            f"processor has it; {isa()} is used",
+            f"gru_xp: GRU_XP_ISA={name!r} is ignored: expected plain, avx2 or avx512, as far as "
+            f"this processor supports it. {isa()} is used",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,7 +1,7 @@
-"""PyTorch's accelerator: CPU tensors by NumPy's C++ engine, CUDA tensors by CuPy's kernels.
+"""PyTorch's accelerator: NumPy's C++ engine for CPU tensors, CuPy's kernels for CUDA tensors.
 
-The tensors share their memory with the arrays of those libraries. Autograd, ``torch.func.grad`` and
-``vmap`` and ``torch.compile`` go through it; see `gru_xp_torch.autograd` for what does not.
+The tensors share their memory with the arrays of these libraries. Autograd, ``torch.func.grad``,
+``vmap`` and ``torch.compile`` are supported. `gru_xp_torch.autograd` lists what is not.
 """
 
 from gru_xp_torch.functions import (

@@ -1,7 +1,7 @@
 """The recurrence for torch's autograd and ``torch.func``.
 
-The first derivative is `gru_xp_torch.operators.backward` and one product. A second one, and forward
-mode (``jvp``), raise: the portable loop has both.
+The first derivative consists of `gru_xp_torch.operators.backward` and one product. Second
+derivatives and forward mode (``jvp``) raise an error; the portable loop supports both.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from gru_xp_torch.products import matmul
 from gru_xp_torch.state import is_batched
 
 REMEDY = (
-    "run the forward within gru_xp.use_accelerators(False), where the portable loop, and for "
-    "gru_xp.interop.torch.GRU torch's own, have it"
+    "Run the forward within gru_xp.use_accelerators(False), where the portable loop (for "
+    "gru_xp.interop.torch.GRU, torch's own loop) supports it"
 )
 
 
 class Recurrence(torch.autograd.Function):  # type: ignore[misc]
     """`operators.forward` with a tape, and its derivative.
 
-    The results are h and the arrays of the tape. These have a derivative of their own where
-    `tape_is_seen`; else nobody but the backward gets them.
+    The results are h and the arrays of the tape. If `tape_is_seen`, the arrays of the tape are
+    returned to the caller and are differentiable too. Otherwise only the backward uses them.
     """
 
     generate_vmap_rule = True
@@ -42,25 +42,25 @@ class Recurrence(torch.autograd.Function):  # type: ignore[misc]
         reset_after: bool,
         tape_is_seen: bool,
     ) -> Any:
-        """Return h, a copy that may be written to, and the arrays of the tape."""
+        """Return h, as a copy that may be modified, and the arrays of the tape."""
         loop = Loop(lengths=lengths, reverse=reverse, reset_after=reset_after)
         h, tape = operators.forward(gx, h0, weight_hh, b_hn, loop, keep_tape=True)
         return h.clone(), *kept(tape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep what the backward needs."""
+        """Save the values that the backward needs."""
         _, _, weight_hh, _, lengths, ctx.reverse, ctx.reset_after, ctx.tape_is_seen = inputs
         _, *tape = output
         ctx.save_for_backward(weight_hh, lengths, *tape)
         ctx.set_materialize_grads(False)
         if not ctx.tape_is_seen:
-            # But h_prev: through it a second derivative finds its way here, and is refused.
+            # h_prev stays differentiable, so that a second derivative gets here and is refused.
             ctx.mark_non_differentiable(*tape[1:])
 
     @staticmethod
     def backward(ctx: Any, dh: Any, *dtape: Any) -> Any:
-        """Gradients of all arguments; one that is None here is zero."""
+        """Return the gradients of all arguments. Gradients that are None are zero."""
         weight_hh, lengths, *arrays = ctx.saved_tensors
         _, needs_dh0, needs_dweight, needs_dbias, *_ = ctx.needs_input_grad
         loop = Loop(lengths=lengths, reverse=ctx.reverse, reset_after=ctx.reset_after)
@@ -81,7 +81,7 @@ class Recurrence(torch.autograd.Function):  # type: ignore[misc]
 
 
 class PlainRecurrence(torch.autograd.Function):  # type: ignore[misc]
-    """`Recurrence` for autograd alone: what ``torch.func`` needs of it costs 40 µs a call."""
+    """`Recurrence` without support for ``torch.func``, which costs 40 µs per call."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
@@ -102,7 +102,7 @@ class RecurrenceBackward(torch.autograd.Function):  # type: ignore[misc]
     def forward(
         dh: Any, weight_hh: Any, lengths: Any, reverse: bool, reset_after: bool, *tape: Any
     ) -> Any:
-        """Run it; the results are in a tuple, as torch wants them."""
+        """Run the operator; return the results as a tuple, as torch requires."""
         return tuple(
             torch.ops.gru_xp.backward.default(
                 dh, None, tape, weight_hh, lengths, reverse, reset_after
@@ -111,24 +111,24 @@ class RecurrenceBackward(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep nothing."""
+        """Save nothing."""
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        """Raise: there is none."""
-        raise RuntimeError(f"gru_xp: the accelerated loop has no second derivative: {REMEDY}")
+        """Raise an error."""
+        raise RuntimeError(f"gru_xp: the accelerated loop has no second derivative. {REMEDY}")
 
 
 def _backward(dh: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> tuple[Any, Any, Any]:
     """Return dgx, dgh_n and dh0."""
-    if torch.compiler.is_compiling():  # which takes no function within a function's backward
+    if torch.compiler.is_compiling():  # does not support a Function within a Function's backward
         return operators.backward(dh, None, tape, weight_hh, loop)
-    if is_batched(dh):  # without torch.func, which a rule of the operators' serves
+    if is_batched(dh):  # from autograd itself; for torch.func, the operators have a vmap rule
         raise RuntimeError(
-            "gru_xp: the accelerated loop takes no batch of gradients (is_grads_batched, "
-            f"vectorize): use torch.func.vmap or jacrev, or {REMEDY}"
+            "gru_xp: the accelerated loop does not support batched gradients (is_grads_batched, "
+            f"vectorize). Use torch.func.vmap or jacrev. {REMEDY}"
         )
-    if not torch.is_grad_enabled():  # so that nobody may want a second derivative
+    if not torch.is_grad_enabled():  # no second derivative can be requested
         return operators.backward(dh, None, tape, weight_hh, loop)
     options = loop.lengths, loop.reverse, loop.reset_after
     return operators.gradients(*RecurrenceBackward.apply(dh, weight_hh, *options, *kept(tape)))
@@ -137,14 +137,14 @@ def _backward(dh: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> tuple[Any, 
 def _backward_with_tape(
     dh: Any, dtape: Tape, tape: Tape, weight_hh: Any, loop: Loop, /
 ) -> tuple[Any, Any, Any]:
-    """`_backward` where the arrays of the tape have gradients too.
+    """`_backward` for the case that the arrays of the tape have gradients too.
 
-    What these add to a step's gates depends on no other step. Beyond the gates it is a gradient
-    with respect to the state that the step started from, and joins that of this state. In padding
-    they mean nothing, and so does their gradient, which is zero for all that is made of them.
+    Their contribution to the gradients of a step's gates does not depend on other steps. Their
+    contribution to the gradient of the state before the step is added to the gradient of that
+    state. In padding these arrays are meaningless, and their contributions are zero.
     """
     h_prev, r, z, n, gh_n = tape
-    if loop.lengths is not None:  # in padding there may be what came of a state that is not finite
+    if loop.lengths is not None:  # a state that is not finite may have passed into padding
         valid = valid_steps(loop.lengths, r.shape[0], xp=torch, device=r.device)
         h_prev, r, z, n, gh_n = whole_tape(*(each.where(valid, 0) for each in kept(tape)))
     size = r.shape[-1]
@@ -169,10 +169,10 @@ def _backward_with_tape(
 
 
 def _weight_gradient(dgx: Any, dgh_n: Any, tape: Tape, loop: Loop, /) -> Any:
-    """Gradient of weight_hh, (3H, H)."""
+    """Return the gradient of weight_hh, (3H, H)."""
     h_prev = tape.h_prev
     of_n = h_prev if loop.reset_after else tape.r * h_prev
-    if loop.lengths is not None:  # in padding there may be what came of a state that is not finite
+    if loop.lengths is not None:  # a state that is not finite may have passed into padding
         valid = valid_steps(loop.lengths, dgx.shape[0], xp=torch, device=dgx.device)
         h_prev, of_n = h_prev.where(valid, 0), of_n.where(valid, 0)
     pairs = ((dgx[..., : 2 * h_prev.shape[-1]], h_prev), (dgh_n, of_n))
@@ -180,6 +180,6 @@ def _weight_gradient(dgx: Any, dgh_n: Any, tape: Tape, loop: Loop, /) -> Any:
 
 
 def _rows(array: Any, /) -> Any:
-    """(T, N, K) as (T * N, K)."""
+    """Reshape (T, N, K) to (T * N, K)."""
     steps, rows, width = array.shape
     return array.reshape(steps * rows, width)

@@ -1,7 +1,7 @@
-"""CPU tensors through the C++ engine, on shared memory.
+"""CPU tensors computed by the C++ engine on shared memory.
 
-A call uses at most as many threads as torch's own operations do (``torch.set_num_threads``), and
-the same ones where torch's are OpenMP's.
+A call uses at most as many threads as torch's own operations (``torch.set_num_threads``). If torch
+uses OpenMP, the call runs on torch's threads.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ DTYPES = frozenset({torch.float32, torch.float64})
 
 
 def _lend_threads() -> None:
-    """Have the engine's calls for tensors run on torch's threads.
+    """Make the engine's calls for tensors run on torch's threads.
 
-    Those wait awake for some milliseconds after each operation of torch's, and threads of the
-    engine's own would get half of a processor, or less.
+    torch's threads keep spinning for some milliseconds after each operation. Separate threads of
+    the engine would have to share the processors with them.
     """
     if "ATen parallel backend: OpenMP" not in torch.__config__.parallel_info():
         return
-    try:  # whichever OpenMP library torch has loaded: its symbols are found through torch's
+    try:  # torch's library gives access to the symbols of the OpenMP library that it has loaded
         parallel = ctypes.CDLL(torch._C.__file__).GOMP_parallel
-    except (AttributeError, OSError):  # one without it
+    except (AttributeError, OSError):  # the OpenMP library does not have this function
         return
     _native.set_lender(ctypes.cast(parallel, ctypes.c_void_p).value or 0)
 
@@ -56,7 +56,7 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
 
 
 def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -> Any:
-    """Return dgx, dh0 and, where it is no part of dgx, dgh_n."""
+    """Return dgx, dh0 and, unless it is a part of dgx, dgh_n."""
     arrays = Tape(*(_array(each) for each in tape))
     result = _native.backward(
         _array(dh),
@@ -76,7 +76,7 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
 
 
 def matmul(a: Any, b: Any, bias: Any = None, /) -> Any:
-    """Multiply matrices (M, K) and (K, N), in the one order of the engine's sums."""
+    """Multiply matrices (M, K) and (K, N), in the fixed summation order of the engine."""
     return torch.from_numpy(
         _native.matmul(_array(a), _array(b), _array(bias), torch.get_num_threads())
     )
@@ -106,7 +106,7 @@ def sequence(x: Any, h0: Any, params: Iterable[GRUParams], reset_after: bool, fo
 
 
 def _array(tensor: Any, /) -> Any:
-    """NumPy array of a tensor's memory; None stays None."""
+    """Return a NumPy array that shares a tensor's memory; None stays None."""
     return None if tensor is None else tensor.detach().resolve_neg().numpy()
 
 

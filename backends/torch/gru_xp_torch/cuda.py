@@ -1,8 +1,9 @@
-"""CUDA tensors through CuPy's kernels, on shared memory (DLPack) and torch's current stream.
+"""CUDA tensors computed by CuPy's kernels on shared memory (DLPack) and torch's current stream.
 
-Off unless the environment variable ``GRU_XP_TORCH_CUDA`` is 1: tests run it with a stand-in for
-CuPy, but no GPU has. What CuPy allocates for a result goes back to CuPy's pool, for the stream that
-it was made on: a tensor that is used on another stream must not be dropped before that is done.
+This is off unless the environment variable ``GRU_XP_TORCH_CUDA`` is 1, because it has been tested
+with a stand-in for CuPy, but not on a GPU. The memory of a result returns to CuPy's pool, for the
+stream on which it was allocated. A tensor that is used on another stream must therefore not be
+freed before that work has finished.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ DTYPES = frozenset({torch.float16, torch.float32, torch.float64})
 
 @lru_cache
 def is_on() -> bool:
-    """Whether CuPy's kernels are to be used, and CuPy is there."""
+    """Whether CuPy's kernels are switched on and CuPy is installed."""
     return os.environ.get("GRU_XP_TORCH_CUDA") == "1" and find_spec("cupy") is not None
 
 
@@ -39,7 +40,7 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
         if result is NotImplemented:
             return result
         h, tape = result
-        # h and h_prev share their memory, which what an operator returns must not do.
+        # h and h_prev share memory, which the results of an operator must not do.
         states = cupy.concatenate([h, h0[None]] if loop.reverse else [h0[None], h])
         return _tensors([states, *(tape[1:] if keep_tape else ())])
 
@@ -62,7 +63,7 @@ def _kernels() -> ModuleType:
 
 @contextmanager
 def _torchs_stream(device: Any) -> Iterator[Any]:
-    """Have CuPy work where torch does; the value is the module ``cupy``."""
+    """Make CuPy use torch's device and stream; the value is the module ``cupy``."""
     import cupy
 
     stream = torch.cuda.current_stream(device).cuda_stream

@@ -1,8 +1,8 @@
-"""The recurrence as two operators of torch, which its compiler and ``vmap`` see as one thing each.
+"""The recurrence as two torch operators, which are opaque to its compiler and to ``vmap``.
 
-``gru_xp::forward`` and ``gru_xp::backward`` know no derivative: `gru_xp_torch.autograd` adds it.
-What an operator returns shares no memory, so that the states are one tensor (T + 1, N, H), of which
-the callers take their views.
+``gru_xp::forward`` and ``gru_xp::backward`` have no derivatives; `gru_xp_torch.autograd` adds them.
+The results of an operator must not share memory. The states are therefore returned as one tensor
+(T + 1, N, H), of which the callers take views.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ def backward(
 
 
 def gradients(dgx: Any, dh0: Any, dgh_n: Any = None, /) -> tuple[Any, Any, Any]:
-    """Return dgx, dgh_n and dh0 of what the operator returns, where dgh_n may be a part of dgx."""
+    """Return dgx, dgh_n and dh0 from the operator's results, where dgh_n may be a part of dgx."""
     return dgx, dgx[..., 2 * dh0.shape[-1] :] if dgh_n is None else dgh_n, dh0
 
 
 def kept(tape: Any, /) -> list[Any]:
-    """Return the arrays that a tape has."""
+    """Return the arrays of a tape that are not None."""
     return [each for each in tape if each is not None]
 
 
 def whole_tape(h_prev: Any, r: Any, z: Any, n: Any, gh_n: Any = None, /) -> Tape:
-    """Undo `kept`."""
+    """Create a tape from the result of `kept`."""
     return Tape(h_prev, r, z, n, gh_n)
 
 
 def _register(engine: ModuleType, key: str, /) -> None:
-    """Have an engine compute the operators for a dispatch key of torch."""
+    """Register an engine as the implementation of the operators for a dispatch key of torch."""
 
     def run_forward(
         gx: Any,
@@ -143,7 +143,8 @@ def _shapes_of_backward(
     return [dh.new_empty(shape) for shape in shapes]
 
 
-# vmap: examples are more rows, where the weights are the same for all; else they go one by one.
+# vmap: if all examples share the weights, they are treated as additional rows. Otherwise they are
+# computed one by one.
 
 
 @torch.library.register_vmap("gru_xp::forward")  # type: ignore[untyped-decorator]
@@ -178,7 +179,7 @@ def _backward_of_examples(info: Any, axes: Any, *arguments: Any) -> Any:
 
 
 def _as_rows(tensor: Any, axis: int | None, rows_at: int, count: int, /) -> Any:
-    """Join the axis of the examples, None where they share the tensor, with that of the rows."""
+    """Join the axis of the examples (None if they share the tensor) with that of the rows."""
     if tensor is None:
         return None
     if axis is None:
