@@ -156,7 +156,7 @@ def _of_another_library(owner: str, place: Place, name: str, value: Any) -> Type
     other_way = (
         f"move the weights with .to(backend={theirs!r})"
         if theirs in NAMESPACES
-        else f"pass {theirs}'s arrays to gru_xp.functional, weights too"
+        else f"pass arrays of {theirs} to gru_xp.functional, including the weights"
     )
     return TypeError(
         f"{owner}: expected {name} to be an array of {ours}, like the weights, got an array of "

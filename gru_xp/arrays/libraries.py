@@ -109,8 +109,8 @@ def resolve(name: str, /) -> tuple[str, str]:
 def library_of(value: object, /) -> str | None:
     """Return the name of the library to which an array belongs; None if it is not an array.
 
-    The name is that of a backend or, for another library that array-api-compat supports, that of
-    its package.
+    The name is that of a backend or, for another library that array-api-compat supports, of its
+    package.
     """
     kind = type(value)
     return _of_type[kind] if kind in _of_type else _library_of_new_type(value)

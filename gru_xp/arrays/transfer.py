@@ -53,10 +53,10 @@ def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
         host = namespace(library).Device("CPU_DEVICE")
         array = array_api_compat.to_device(array, host)
     copy = np.array(array)
-    if copy.dtype == object:  # NumPy wraps objects that it cannot read
+    if copy.dtype == object:  # NumPy wraps an object that it cannot read
         raise TypeError(
-            f"to_numpy: NumPy cannot read an array of {library}. Convert it with {library}'s own "
-            "function"
+            f"to_numpy: expected an array that NumPy can read, got one of {library}. Convert it "
+            f"with a function of {library}"
         )
     return copy
 
