@@ -17,10 +17,10 @@ from gru_xp.training.trainer import Trainer
         (
             [(1, 1.4), (2, 2.0)],
             1.0,
-            "at step 1 it was 1.400: the model has learnt its text by heart",
+            "at step 1 it was 1.400. The model has overfitted since then",
         ),
         ([(1, 1.4), (2, 2.0)], 1.5, ""),  # nor does it know the text that it learns
-        ([(1, 3.0), (2, 99.0)], 1.0, "worse than guessing: a smaller --lr may help"),
+        ([(1, 3.0), (2, 99.0)], 1.0, "worse than guessing. Try a smaller --lr"),
     ],
 )
 def test_advice_is_given_where_the_held_out_text_asks_for_it(
