@@ -236,7 +236,7 @@ def gru(
 def gru_backward(
     params: Sequence[GRUParams],
     tape: GRUTape,
-    dy: Array,
+    dy: Array | None,
     dh_n: Array | None = None,
     /,
     *,
@@ -253,8 +253,8 @@ def gru_backward(
         The weights passed to `gru`.
     tape : GRUTape
         The tape returned by `gru`.
-    dy : array, same shape as ``y``
-        Gradient with respect to ``y``. Its values in padding are ignored.
+    dy : array, same shape as ``y``, or None
+        Gradient with respect to ``y``. Its values in padding are ignored. None means zeros.
     dh_n : array, same shape as ``h_n``, optional
         Gradient with respect to ``h_n``. None means zeros.
     batch_first, bidirectional, reverse, reset_after : bool
@@ -275,7 +275,7 @@ def gru_backward(
         If the shape or device of a gradient differs from that of its output, or if the tape was
         made with the other value of `reset_after`.
     TypeError
-        If a gradient belongs to another library than the weights.
+        If a gradient belongs to another library than the weights, or both are None.
     """
     checks.check_tape(tape, GRUTape, owner="gru_backward")
     form, loop = _form_and_loop(batch_first, bidirectional, reverse, reset_after, tape.lengths)

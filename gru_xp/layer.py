@@ -315,7 +315,7 @@ class GRU(Module[A]):
     __call__ = forward
 
     @explains_leaked_tracers
-    def backward(self, dy: A, dh_n: A | None = None) -> tuple[A, A]:
+    def backward(self, dy: A | None = None, dh_n: A | None = None) -> tuple[A, A]:
         """Compute the gradients of the last `forward`.
 
         Stores the gradients with respect to the weights, which `gradients` returns. They replace
@@ -323,8 +323,9 @@ class GRU(Module[A]):
 
         Parameters
         ----------
-        dy : array, same shape as ``y``
-            Gradient with respect to ``y``. Its values in padding are ignored.
+        dy : array, same shape as ``y``, optional
+            Gradient with respect to ``y``. Its values in padding are ignored. None means zeros, as
+            for a loss that uses only the last states.
         dh_n : array, same shape as ``h_n``, optional
             Gradient with respect to ``h_n``. None means zeros.
 
@@ -340,7 +341,8 @@ class GRU(Module[A]):
         RuntimeError
             If `forward` has not been called in training mode.
         ValueError, TypeError
-            If the shape, library or device of a gradient differs from that of its output.
+            If the shape, library or device of a gradient differs from that of its output, or both
+            are None.
         """
         tape = self._tape_for_backward(self._tape)
         dparams, dx, dh0 = stack.backward(

@@ -791,6 +791,13 @@ MUTATIONS = [
         ACCELERATED,
     ),
     Mutation(
+        "ones in place of no dy",
+        STACK,
+        "xp.zeros_like(tape.tapes[0].r)",
+        "xp.ones_like(tape.tapes[0].r)",
+        ("tests/test_layer_interface.py",),
+    ),
+    Mutation(
         "torch: states of padding seen by the weights' gradients",
         f"{TORCHS}.autograd",
         "h_prev, of_n = h_prev.where(valid, 0), of_n.where(valid, 0)",

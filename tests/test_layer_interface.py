@@ -241,6 +241,32 @@ def test_lengths_beyond_255_steps_do_not_wrap_in_a_small_dtype(lib: Library) -> 
     lib.assert_close(got, lib.numpy(want), atol=0)
 
 
+@pytest.mark.parametrize("rows", [None, 3])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "batch_first": True}])
+def test_without_dy_the_gradients_are_those_of_zeros(
+    lib: Library, options: dict[str, Any], rows: int | None
+) -> None:
+    gru = make_gru(lib, num_layers=2, **options)
+    shape = (T, I) if rows is None else (rows, T, I) if gru.batch_first else (T, rows, I)
+    x = lib.array(draw(*shape, seed=0))
+    lengths = None if rows is None else [T, 0, 2]
+    y, h_n = gru(x, lengths=lengths)
+    zeros, dh_n = lib.array(np.zeros(y.shape)), lib.array(draw(*h_n.shape, seed=1))
+    wanted = [*gru.backward(zeros, dh_n), *gru.gradients().values()]
+    got = [*gru.backward(dh_n=dh_n), *gru.gradients().values()]
+    for one, other in zip(got, wanted, strict=True):
+        lib.assert_close(one, lib.numpy(other), atol=0)
+    functional_options = {**options, "lengths": lengths}
+    _, _, tape = functional.gru(gru.params, x, **functional_options)
+    _, dx, dh0 = functional.gru_backward(gru.params, tape, None, dh_n, **options)
+    for one, other in zip((dx, dh0), wanted, strict=False):
+        lib.assert_close(one, lib.numpy(other), atol=0)
+    with pytest.raises(TypeError, match="GRU: expected dy, dh_n or both, got neither"):
+        gru.backward()
+    with pytest.raises(ValueError, match=r"only the last states, pass dh_n and omit dy"):
+        gru.backward(dh_n)
+
+
 @pytest.mark.parametrize("name", ["dy", "dh_n"])
 def test_gradients_of_another_shape_are_refused(lib: Library, name: str) -> None:
     gru = make_gru(lib)

@@ -154,12 +154,19 @@ def check_delta(delta: Array, shape: tuple[int, ...], /, *, owner: str) -> None:
         )
 
 
-def check_shape(array: Array, shape: tuple[int, ...], /, *, name: str, owner: str) -> None:
+def check_shape(
+    array: Array,
+    shape: tuple[int, ...],
+    /,
+    *,
+    name: str,
+    owner: str,
+    remedy: str = "The docstring gives the order of axes, layers and directions",
+) -> None:
     """Check that an array has exactly this shape."""
     if tuple(array.shape) != shape:
         raise ValueError(
-            f"{owner}: expected {name} of shape {shape}, got {tuple(array.shape)}. The docstring "
-            "gives the order of axes, layers and directions"
+            f"{owner}: expected {name} of shape {shape}, got {tuple(array.shape)}. {remedy}"
         )
 
 

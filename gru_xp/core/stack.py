@@ -181,7 +181,7 @@ def forward(
 def backward(
     params: Sequence[GRUParams],
     tape: GRUTape,
-    dy: Array,
+    dy: Array | None,
     dh_n: Array | None,
     loop: Loop,
     form: Form,
@@ -207,9 +207,13 @@ def backward(
     batched = len(tape.leading) == 2
     h_shape = (len(params), rows, size) if batched else (len(params), size)
     y_shape = (*tape.leading, form.directions * size)
-    given = {"dy": dy, "the tape": tape.tapes[0].r}
-    call, (dy, _, dh_n) = admit(owner, place, given, {"dh_n": dh_n})
-    checks.check_shape(dy, y_shape, name="dy", owner=owner)
+    if dy is None and dh_n is None:
+        raise TypeError(f"{owner}: expected dy, dh_n or both, got neither")
+    given, optional = {"the tape": tape.tapes[0].r}, {"dy": dy, "dh_n": dh_n}
+    call, (_, dy, dh_n) = admit(owner, place, given, optional)
+    if dy is not None:
+        remedy = "If the loss uses only the last states, pass dh_n and omit dy"
+        checks.check_shape(dy, y_shape, name="dy", owner=owner, remedy=remedy)
     if dh_n is not None:
         checks.check_shape(dh_n, h_shape, name="dh_n", owner=owner)
 
@@ -222,7 +226,10 @@ def backward(
         dlast = cast(dh_n, dtype, xp=xp)
         dlast = dlast if batched else dlast[:, None, :]
 
-    dout = zero_in_padding(time_first(cast(dy, dtype, xp=xp), form, xp=xp), valid, xp=xp)
+    if dy is None:
+        dout = xp.concat([xp.zeros_like(tape.tapes[0].r)] * form.directions, axis=2)
+    else:
+        dout = zero_in_padding(time_first(cast(dy, dtype, xp=xp), form, xp=xp), valid, xp=xp)
     loops = _loops(loop, form)
     gradients: dict[int, GRUParams] = {}
     dh0: dict[int, Array] = {}
