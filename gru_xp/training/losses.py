@@ -1,4 +1,7 @@
-"""Cross-entropy of a softmax, and its gradient."""
+"""Cross-entropy of a softmax, and its gradient.
+
+`xp` is the Array API namespace of the arrays, such as ``numpy``.
+"""
 
 from __future__ import annotations
 

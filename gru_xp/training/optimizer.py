@@ -1,6 +1,8 @@
 """Adam, clipping by the global norm, and the schedule of the learning rate.
 
 Weights and gradients are dicts of arrays by name. Every function is pure and returns new arrays.
+`xp` is the Array API namespace of the arrays, such as ``numpy``.
+
 16-bit weights are trained as in Micikevicius et al., "Mixed Precision Training" (2018): the
 computation and the master weights are float32, and the weights are rounded from the master weights.
 """
