@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -119,6 +119,19 @@ class _NoArray:
     """For those who ask whether something is an array of CuPy's."""
 
 
+class Counts(NamedTuple):
+    """What a launch has done."""
+
+    loaded: int
+    """Bytes past the first cache."""
+    lines: int
+    """Lines of 128 bytes that the loads of warps past the first cache touch."""
+    kept: int
+    """Bytes of weights from shared memory."""
+    instructions: int
+    """Of tensor cores."""
+
+
 class Machine:
     """What the stand-in pretends to be: a device, and the order in which its threads run."""
 
@@ -139,15 +152,11 @@ class Machine:
         self.built: Any = None  # the library of the last kernel
         self.replaced = SimpleNamespace()  # functions of `gru_xp_cupy.compiled`
 
-    def counts(self) -> tuple[int, int, int]:
-        """Return what the last launch has done.
-
-        Bytes loaded past the first cache and of weights from shared memory, tensor instructions.
-        """
-        counted = [ctypes.c_uint64() for _ in range(3)]
+    def counts(self) -> Counts:
+        """Return what the last launch has done."""
+        counted = [ctypes.c_uint64() for _ in Counts._fields]
         self.built.counts(*map(ctypes.byref, counted))
-        loaded, kept, instructions = (each.value for each in counted)
-        return loaded, kept, instructions
+        return Counts(*(each.value for each in counted))
 
     def gates(self, function: str, number: str) -> Kernel:
         """Stand in for `gru_xp_cupy.compiled.gates`."""
@@ -203,9 +212,15 @@ class Machine:
         )
 
 
-def _empty(shape: tuple[int, ...], dtype: Any) -> Any:
-    """What nobody writes stays NaN."""
-    return np.full(shape, np.nan, dtype)
+def _empty(shape: int | tuple[int, ...], dtype: Any) -> Any:
+    """What nobody writes stays NaN; aligned as CuPy's memory is."""
+    dtype, aligned = np.dtype(dtype), 512
+    nbytes = dtype.itemsize * int(np.prod(shape))
+    memory = np.zeros(nbytes + aligned, np.uint8)
+    first = -memory.ctypes.data % aligned
+    array = memory[first : first + nbytes].view(dtype).reshape(shape)
+    array[...] = np.nan
+    return array
 
 
 def _matmul(a: Any, b: Any, out: Any) -> None:

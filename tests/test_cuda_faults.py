@@ -15,8 +15,8 @@ from tests.test_cuda_values import (
 # What is planted: the right text, the wrong one, and the precision that sees it.
 FAULTS = {
     "no barrier between steps forward": (
-        "        wait(of_group, s.columns, done + 1);\n    }\n}\n\n// dh_last",
-        "    }\n}\n\n// dh_last",
+        "        wait(of_group, s.columns, done + 1);\n        product<3>",
+        "        product<3>",
         "float16",
     ),
     "no barrier between steps backward": (
@@ -40,8 +40,8 @@ FAULTS = {
         "tf32",
     ),
     "what is left for the next step over what others still read": (
-        "dgh + done % 2 * Index(rows) * terms",
-        "dgh",
+        "first + step % 2 * numbers",
+        "first",
         "float16",
     ),
     "no barrier of the block before the sums are read": (
@@ -64,6 +64,21 @@ FAULTS = {
         "float2{sum[0], sum[1]}",
         "bfloat16",
     ),
+    "rows of a panel in the other order": (
+        "panel * Tile::rows + row % Tile::rows",
+        "panel * Tile::rows + Tile::rows - 1 - row % Tile::rows",
+        "float32",
+    ),
+    "terms of a panel beside their places": (
+        "block_terms + term % block_terms",
+        "block_terms + (term + 1) % block_terms",
+        "float16",
+    ),
+    "the initial state where the one after the first step belongs": (
+        "exchange.leave(exchange.of(0), row, unit, h);",
+        "exchange.leave(exchange.of(1), row, unit, h);",
+        "tf32",
+    ),
     "one of the slots left out": (
         "slot < s.slots; ++slot",
         "slot + 1 < s.slots; ++slot",
@@ -72,8 +87,8 @@ FAULTS = {
     "no check of the lengths": ("return lengths && t >= lengths[row];", "return false;", "float32"),
     "lengths count from one": ("t >= lengths[row]", "t > lengths[row]", "float32"),
     "terms beyond the state": (
-        "k + j < end && row < s.rows && term < terms",
-        "k + j < end && row < s.rows",
+        "first_row + row < s.rows && term < terms",
+        "first_row + row < s.rows",
         "float16",
     ),
     "sums over the weights": (
@@ -92,8 +107,8 @@ FAULTS = {
         "float16",
     ),
     "the next step's numbers of the wrong time": (
-        "load_early(reverse ? t - 1 : t + 1);",
-        "load_early(t);",
+        "load_ahead(reverse ? t + 1 : t - 1);",
+        "load_ahead(t);",
         "float16",
     ),
     "a step past the gates that forgets z": (
@@ -145,7 +160,7 @@ def test_without_a_fault_none_is_found(machine: Machine, precision: str) -> None
             "__device__ static uint4 resident(uint4 bytes) { return rounded(bytes, T()); }",
             "__device__ static uint4 resident(uint4 bytes) { return bytes; }",
         ),
-        ("rounded(a[2 * i], T())", "a[2 * i]"),
+        ("return __uint_as_float(to_tf32(x));", "return x;"),
     ],
 )
 def test_a_factor_that_is_cut_off_and_not_rounded_to_tf32_is_found(

@@ -22,6 +22,7 @@ from tests.test_cuda_compile import RECORDED, Choice, tiles
 
 ARCHITECTURES = (80, 90, 100, 120)
 GATES = {"persistent_forward": 3, "persistent_backward": 1}
+ARRIVALS = {"persistent_forward": 2, "persistent_backward": 1}  # in the text: first and each step
 LOAD, BEHIND = "LDG.E.128", "LDG.E.128.STRONG.GPU"
 TENSOR = {
     "half": "HMMA.16816.F32",
@@ -224,24 +225,26 @@ def check_what_is_read_behind_the_first_cache(
 
 
 def check_fences(kernel: Kernel, function: str, choice: Choice) -> None:
-    """One, of the release: the count goes up after it, and nothing is left between the two.
+    """One for each arrival, of the release: the count goes up after it, with nothing in between.
 
     What loads the count forgets the first cache. The compiler puts its first time before the loop,
     so it is there twice. (On 8.0 an instruction without memory may come between.)
     """
     fences = [at for at, each in enumerate(kernel) if each.opcode.startswith("MEMBAR")]
-    assert [kernel[at].opcode for at in fences] == ["MEMBAR.ALL.GPU"]
+    assert [kernel[at].opcode for at in fences] == ["MEMBAR.ALL.GPU"] * ARRIVALS[function]
     counts = [at for at, each in enumerate(kernel) if re.match("RED|ATOM", each.opcode)]
-    assert len(counts) == 1
-    assert re.fullmatch(r"REDG?\.E\.ADD\.STRONG\.GPU", kernel[counts[0]].opcode)
-    barrier = max(at for at in range(fences[0]) if kernel[at].opcode.startswith("BAR"))
-    between = kernel[barrier + 1 : counts[0]]
-    assert not any(touches_memory(each) for each in between)
-    assert fences[0] < counts[0]
+    assert len(counts) == len(fences)
+    for fence, at in zip(fences, counts, strict=True):
+        assert re.fullmatch(r"REDG?\.E\.ADD\.STRONG\.GPU", kernel[at].opcode)
+        barriers = [i for i in range(fence) if kernel[i].opcode.startswith("BAR")]
+        assert barriers
+        between = kernel[barriers[-1] + 1 : at]
+        assert not any(touches_memory(each) for each in between)
+        assert fence < at
 
     loads = [at for at, each in enumerate(kernel) if each.opcode == "LDG.E.STRONG.GPU"]
     assert loads
-    assert count(kernel, "CCTL") == len(loads)
+    assert count(kernel, "CCTL.IVALL") == len(loads)
     for at in loads:
         followed = next(
             each
@@ -299,7 +302,8 @@ class Fault(NamedTuple):
     streams: bool = False
 
 
-LOAD_OF_THE_STATE = "a[j][i] = __ldcg(reinterpret_cast<const uint4*>(rows + row * terms + term));"
+LOAD_OF_THE_STATE = """a[j][i] = __ldcg(reinterpret_cast<const uint4*>(
+                        from + (j * Tile::rows + row) * block_terms));"""
 FAULTS = {
     "one block of terms at a time": Fault(
         "ahead = 4 / Down;", "ahead = 1;", check_loads_are_under_way
@@ -319,8 +323,8 @@ FAULTS = {
         "__ldcg(", "*(", check_what_is_read_behind_the_first_cache
     ),
     "the weights behind the first cache": Fault(
-        "bytes = *reinterpret_cast<const uint4*>(rows + ((gate * size + unit) * terms + term));",
-        "bytes = __ldcg((const uint4*)(rows + ((gate * size + unit) * terms + term)));",
+        "*reinterpret_cast<const uint4*>(first + at)",
+        "__ldcg(reinterpret_cast<const uint4*>(first + at))",
         check_what_is_read_behind_the_first_cache,
         streams=True,
     ),

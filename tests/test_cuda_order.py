@@ -264,8 +264,8 @@ FAULTS = {
         "float32 in two groups",
     ),
     "no wait forward": (
-        "1 : t + 1);\n        wait(of_group, s.columns, done + 1);",
-        "1 : t + 1);",
+        "wait(of_group, s.columns, done + 1);\n        product<3>",
+        "product<3>",
         "float16",
     ),
     "no wait backward": (
@@ -273,7 +273,7 @@ FAULTS = {
         "product<1>",
         "float16",
     ),
-    "gradients over those that others still read": ("dgh + done % 2 *", "dgh + 0 *", "float16"),
+    "what is left over what others still read": ("step % 2 *", "0 *", "float16"),
     "sums read before all warps have left theirs": (
         "        }\n    }\n    __syncthreads();\n}",
         "        }\n    }\n}",
@@ -285,9 +285,19 @@ FAULTS = {
         "float32 in turns",
     ),
     "weights used before all threads have kept theirs": (
-        "load_early(reverse ? steps - 1 : 0);\n    __syncthreads();",
-        "load_early(reverse ? steps - 1 : 0);",
+        "        product<3>",
+        "        if (done == 0) keep(s, weights, 3);\n        product<3>",
         "float16",
+    ),
+    "weights of the row beside, of those that are read again": (
+        "const int at = (block * rows + row) * block_terms",
+        "const int at = (block * rows + (row ^ 1)) * block_terms",
+        "float16 streamed",
+    ),
+    "weights of the block before, of those that are read again": (
+        "weights.in_panel(row + unit + group(), k + j, place())",
+        "weights.in_panel(row + unit + group(), k + j - 1, place())",
+        "float16 streamed",
     ),
 }
 

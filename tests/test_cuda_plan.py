@@ -125,7 +125,7 @@ def test_the_kernel_does_what_the_cost_model_counts(
         launch = persistent._launch(function, rows, hidden, dtype)
         assert launch is not None
         way, _ = launch
-        loaded, kept, instructions = count
+        loaded, _, kept, instructions = count
         expected = {
             name: steps * way.blocks * value for name, value in way.counts._asdict().items()
         }
@@ -140,12 +140,41 @@ def test_the_kernel_does_what_the_cost_model_counts(
             assert kept == pytest.approx(expected["resident"] * 1024)
         assert 0.5 * expected["instructions"] * 1e3 <= instructions
         assert instructions <= 4 * expected["instructions"] * 1e3
-        # One barrier a step, but for the last one forward.
-        barriers = steps - (function == "persistent_forward")
+        # One barrier a step.
         columns = way.blocks // way.groups
         assert arrivals.reshape(way.groups, COUNT_WORDS)[:, 0].tolist() == (
-            [columns * barriers] * way.groups
+            [columns * steps] * way.groups
         )
+
+
+# What is left for other blocks in rows, and not in panels: the values are the same.
+IN_ROWS = (
+    (
+        "(panel * Tile::rows + row % Tile::rows) * block_terms + term",
+        "(row * blocks + term / block_terms) * block_terms + term",
+    ),
+    ("(first_row * s.blocks + k * Tile::rows) *", "(first_row * s.blocks + k) *"),
+    ("from + (j * Tile::rows + row) *", "from + (j + row * s.blocks) *"),
+)
+
+
+@pytest.mark.parametrize(("faults", "lines"), [((), 1), (IN_ROWS, 2)], ids=["panels", "rows"])
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+def test_a_warp_loads_the_state_from_whole_lines(
+    machine: Machine, precision: str, faults: tuple[tuple[str, str], ...], lines: int
+) -> None:
+    from gru_xp_cupy import persistent
+
+    from tests.test_cuda_values import TOLERANCE, check, draw_case
+
+    machine.tf32, machine.faults = precision == "tf32", faults
+    case = draw_case((3, 16, 64), "float32" if machine.tf32 else precision, ragged=False)
+    check(persistent, case, TOLERANCE[precision])
+    _, tape = persistent.forward(*case.forward, case.loop, keep_tape=True)
+    forward = machine.counts()
+    persistent.backward(case.dh, None, tape, case.forward[2], case.loop)
+    for count in (forward, machine.counts()):
+        assert count.lines * 128 == lines * count.loaded > 0
 
 
 def recorded(what: str) -> list[dict[str, Any]]:
@@ -155,8 +184,9 @@ def recorded(what: str) -> list[dict[str, Any]]:
 
 
 def test_the_cost_model_has_what_a_gpu_took(machine: Machine) -> None:
-    from gru_xp_cupy.plan import Device, plans
+    from gru_xp_cupy.plan import Device, Plan, plans
 
+    early = Plan._fields.index("early")
     errors: dict[tuple[str, bool], list[float]] = {}
     chosen: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     for line in recorded("layout"):
@@ -164,7 +194,7 @@ def test_the_cost_model_has_what_a_gpu_took(machine: Machine) -> None:
         gates = 1 if line["way"] == "backward" else 3
         dtype, tf32 = ("float32", True) if precision == "tf32" else (precision, False)
         for way in plans(*size, dtype=dtype, gates=gates, tf32=tf32, device=Device(*HOPPER)):
-            if way[:-1] == layout:
+            if way._replace(early=layout[early])[:-1] == layout:  # of which the model knows nothing
                 errors.setdefault((precision, way.streams), []).append(way.step / line["us"])
                 chosen.setdefault((precision, *size, gates), []).append((way.step, line["us"]))
     assert sum(map(len, errors.values())) >= 400  # others were not laid out as the plan would now

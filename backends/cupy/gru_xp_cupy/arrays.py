@@ -32,6 +32,35 @@ def aligned(array: Any, /) -> Any:
     return array.copy() if address(array) % 16 else array
 
 
+def in_panels(matrix: Any, gates: int, units: int, terms: int, /) -> Any:
+    """Return weights in the order in which blocks of threads read them.
+
+    Parameters
+    ----------
+    matrix : array, shape (gates * H, K)
+        Weights, with H rows for each gate.
+    gates : int
+        Number of gates.
+    units : int
+        Number of units of a block of threads, each with a row of every gate.
+    terms : int
+        Number of terms that are read at once.
+
+    Returns
+    -------
+    array, shape (H / units, K / terms, gates, units, terms)
+        Both quotients are rounded up; what is added is 0.
+    """
+    size, columns = matrix.shape[0] // gates, matrix.shape[1]
+    blocks, parts = -(-size // units), -(-columns // terms)
+    rows = matrix.reshape(gates, size, columns)
+    if size % units or columns % terms:
+        padded = cupy.zeros((gates, blocks * units, parts * terms), matrix.dtype)
+        padded[:, :size, :columns] = rows
+        rows = padded
+    return aligned(rows.reshape(gates, blocks, units, parts, terms).transpose(1, 3, 0, 2, 4))
+
+
 def initial_states(h0: Any, steps: int, /, *, reverse: bool) -> Any:
     """Allocate all states (T + 1, N, H), and set the initial state at the start of the loop."""
     states = cupy.empty((steps + 1, *h0.shape), h0.dtype)

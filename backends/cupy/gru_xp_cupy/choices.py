@@ -53,10 +53,11 @@ def expected(
     way: Plan | None, rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
 ) -> Expected:
     """Return the expected times of a call; `way` is the plan of the persistent kernel, or None."""
+    copies = gates == GATES["persistent_backward"] or (way is not None and way.streams)
     return Expected(
         None if way is None else way.step,
         step_of_two_launches(rows, size, dtype=dtype, tf32=tf32, device=device),
-        start_of_one_launch(size, dtype=dtype, gates=gates),
+        start_of_one_launch(size, dtype=dtype, copies=copies),
     )
 
 

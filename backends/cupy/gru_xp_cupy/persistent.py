@@ -11,11 +11,19 @@ import numpy as np
 
 from gru_xp.accelerator_api import Loop, Tape
 from gru_xp_cupy import compiled
-from gru_xp_cupy.arrays import NULL, aligned, contiguous, initial_states, states_of, tape_arrays
+from gru_xp_cupy.arrays import (
+    NULL,
+    aligned,
+    contiguous,
+    in_panels,
+    initial_states,
+    states_of,
+    tape_arrays,
+)
 from gru_xp_cupy.blas import rounds_to_tf32
 from gru_xp_cupy.choices import GATES, Expected
 from gru_xp_cupy.choices import expected as expected_of
-from gru_xp_cupy.plan import COUNT_WORDS, THREADS, Device, Plan, plan
+from gru_xp_cupy.plan import BLOCK_BYTES, COUNT_WORDS, THREADS, Device, Plan, plan
 from gru_xp_cupy.trust import Proof
 
 NAME = "persistent kernel"
@@ -30,8 +38,9 @@ def forward(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, /, *, keep_
         return NotImplemented
     states = initial_states(h0, steps, reverse=loop.reverse)
     tape = tape_arrays(gx, size) if keep_tape else [NULL] * 4
-    arguments = (contiguous(gx), aligned(weight_hh), contiguous(b_hn), states, *tape)
-    _run(launch, arguments, loop, steps, rows, size)
+    weights = _weights(launch[0], weight_hh, GATES["persistent_forward"])
+    arguments = (contiguous(gx), weights, contiguous(b_hn), states, *tape)
+    _run(launch, arguments, loop, steps, rows, size, terms=size)
     return states_of(states, tape if keep_tape else None, reverse=loop.reverse)
 
 
@@ -41,26 +50,44 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
     launch = _launch("persistent_backward", rows, size, dh.dtype.name)
     if launch is None:
         return NotImplemented
-    dgx, dgh_n, dh0, scratch = (
+    dgx, dgh_n, dh0 = (
         cupy.empty(shape, dh.dtype)
-        for shape in (
-            (steps, rows, 3 * size),
-            (steps, rows, size),
-            (rows, size),
-            (2, rows, 3 * size),
-        )
+        for shape in ((steps, rows, 3 * size), (steps, rows, size), (rows, size))
     )
-    read = (*(contiguous(each) for each in (dh, dh_last, *tape)), aligned(weight_hh.T))
-    _run(launch, (*read, dgx, dgh_n, dh0, scratch), loop, steps, rows, size)
+    weights = _weights(launch[0], weight_hh.T, GATES["persistent_backward"])
+    read = (*(contiguous(each) for each in (dh, dh_last, *tape)), weights)
+    _run(launch, (*read, dgx, dgh_n, dh0), loop, steps, rows, size, terms=3 * size)
     return dgx, dgh_n, dh0
 
 
+def _weights(way: Plan, weights: Any, gates: int) -> Any:
+    """Return the rows of all gates as the kernel takes them."""
+    if not way.streams:
+        return aligned(weights)
+    return in_panels(weights, gates, way.units, _block_terms(weights.dtype))
+
+
+def _block_terms(dtype: Any) -> int:
+    return BLOCK_BYTES // int(dtype.itemsize)
+
+
 def _run(
-    launch: tuple[Plan, Any], arrays: tuple[Any, ...], loop: Loop, steps: int, rows: int, size: int
+    launch: tuple[Plan, Any],
+    arrays: tuple[Any, ...],
+    loop: Loop,
+    steps: int,
+    rows: int,
+    size: int,
+    *,
+    terms: int,
 ) -> None:
     way, kernel = launch
+    dtype = arrays[0].dtype
+    block = _block_terms(dtype)
+    exchanged = 2 * way.groups * way.padded_rows * -(-terms // block) * block
     arguments = (
         *arrays,
+        cupy.empty(exchanged, dtype),
         contiguous(loop.lengths, np.int64),
         cupy.zeros(way.groups * COUNT_WORDS, np.uint32),
         *_integers(steps, rows, size, way.rows, way.units, way.splits, way.slots),

@@ -16,15 +16,19 @@ THREADS = 256
 COUNT_WORDS = 32
 """Distance of the groups' arrival counters in words; must equal ``line`` in ``persistent.cu``."""
 
+BLOCK_BYTES = 64
+"""Bytes of a block of terms; must equal ``block_bytes`` in ``tile.cuh``."""
+
 _WARPS = THREADS // 32
 _COLUMNS = 8  # columns of a tile
-_BLOCK_BYTES = 64  # bytes of a block of terms
 _LANE_BYTES = 16
 _KIB = 1 << 10
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _TENSOR = {"float16": "half", "bfloat16": "bfloat16", "float32": "float"}
 _TENSOR_CORES = 80  # compute capability from which tensor cores have the required instructions
-_FEWER_ROWS = 100  # compute capability from which tiles with more rows would spill registers
+# Compute capabilities from which a tile with more rows would spill registers, and those for which
+# the largest tile does not.
+_FEWER_ROWS, _LARGEST = 100, range(90, 100)
 _TENSOR_ROWS = 16
 # Tile sizes, in multiples of 16 rows and 8 columns, that fit into the registers without spilling.
 _TENSOR_TILES = dict.fromkeys(
@@ -94,8 +98,8 @@ class StepCosts(NamedTuple):
 HOPPER_STEPS = StepCosts(13.0, 5.0, 0.25, 2.5, 25.0, 64)
 """Fitted to times on an H200 and its host."""
 
-HOPPER_START_FORWARD, HOPPER_START_BACKWARD = 0.6, 2.3
-"""Microseconds per megabyte of weights to load them onto the chip; the backward transposes them."""
+HOPPER_START, HOPPER_START_OF_COPY = 0.6, 2.3
+"""Microseconds per megabyte of weights to load them onto the chip, as they are and from a copy."""
 
 
 class Plan(NamedTuple):
@@ -125,6 +129,13 @@ class Plan(NamedTuple):
     shared_bytes: int
     counts: Costs
     """Counts of the parts of a step."""
+
+    @property
+    def padded_rows(self) -> int:
+        """Rows of the tiles of a group."""
+        kind, _, numbers = self.tile.partition("<")
+        tile = int(numbers.rstrip(">")) if kind == "Scalar" else 16 * int(numbers.split(",")[1])
+        return -(-self.rows // tile) * tile
 
     @property
     def step(self) -> float:
@@ -191,10 +202,14 @@ def _tiles(dtype: str, *, tf32: bool, device: Device) -> Iterator[_Tile]:
     elif tensor:
         single = dtype == "float32"
         for down, across in _TENSOR_TILES[dtype]:
+            largest = (down, across) == _TENSOR_TILES[dtype][-1]
             if device.compute_capability >= _FEWER_ROWS and down > 1 + single:
                 continue
+            if largest and device.compute_capability not in _LARGEST:
+                continue
             name = f"Tensor<{_TENSOR[dtype]},{down},{across}>"
-            early = 2 if min(down, across) > 1 or (single and across > 2) else 4
+            large = down > 2 or min(down, across) > 1 or (single and across > 2)
+            early = 1 if largest else 2 if large else 4
             yield _Tile(name, _TENSOR_ROWS * down, across, 4 // down, True, early)
 
 
@@ -214,14 +229,14 @@ def _lay_out(
     while splits * 2 * row_tiles * unit_tiles <= _WARPS:
         splits *= 2
     terms = 3 * size // gates
-    blocks = -(-terms * bytes_each // _BLOCK_BYTES)
+    blocks = -(-terms * bytes_each // BLOCK_BYTES)
     whole = -(-blocks // splits)
     # Letting sums take turns costs less than reading weights again.
     slots, resident = splits, 0
     while slots:
         sums = 4 * of_group * (units + slots * _row_sums(gates * units))
         left = device.shared_bytes - sums
-        resident = min(whole, (left // (gates * units * _BLOCK_BYTES) - 1) // splits)
+        resident = min(whole, (left // (gates * units * BLOCK_BYTES) - 1) // splits)
         if resident == whole or slots == 1:
             break
         slots //= 2
@@ -229,7 +244,7 @@ def _lay_out(
         return None
     if resident < whole and not tile.tensor and rows > 1:
         return None  # limited by the ordinary cores, where cuBLAS is faster
-    shared = gates * units * (splits * resident | 1) * _BLOCK_BYTES
+    shared = gates * units * (splits * resident | 1) * BLOCK_BYTES
     shared += sums
     made = Plan(
         tile.name,
@@ -260,9 +275,9 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
     row_tiles = -(-made.rows // tile.rows)
     unit_tiles = made.units // (_COLUMNS * tile.across)
     passes = -(-row_tiles * unit_tiles * made.splits // _WARPS)
-    blocks = -(-terms * bytes_each // _BLOCK_BYTES)
+    blocks = -(-terms * bytes_each // BLOCK_BYTES)
     kept = min(blocks, made.splits * made.resident)
-    row_of_blocks = columns * _BLOCK_BYTES * row_tiles / _KIB
+    row_of_blocks = columns * BLOCK_BYTES * row_tiles / _KIB
     sums = 4 * made.splits * made.rows * columns / _KIB
     instructions = 2 * blocks * -(-made.rows // _TENSOR_ROWS) * columns // _COLUMNS
     return Costs(
@@ -280,10 +295,13 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
     )
 
 
-def start_of_one_launch(size: int, /, *, dtype: str, gates: int) -> float:
-    """Return the additional microseconds to start the persistent kernel."""
+def start_of_one_launch(size: int, /, *, dtype: str, copies: bool) -> float:
+    """Return the additional microseconds to start the persistent kernel.
+
+    `copies` is whether it takes the weights in another order than the caller's.
+    """
     megabytes = 3 * size**2 * _BYTES.get(dtype, 8) / 1e6
-    return megabytes * (HOPPER_START_FORWARD if gates > 1 else HOPPER_START_BACKWARD)
+    return megabytes * (HOPPER_START_OF_COPY if copies else HOPPER_START)
 
 
 def step_of_two_launches(

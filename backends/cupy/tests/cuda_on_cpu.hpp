@@ -12,6 +12,8 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -48,6 +50,7 @@ struct Fiber {
     std::unique_ptr<char[]> stack;
     Block* block;
     uint3 thread;
+    unsigned loads = 0;  // past the first cache
     const Meeting* waits_at = nullptr;
     unsigned waits_for = 0;
     bool spins = false, done = false;
@@ -74,6 +77,8 @@ struct Counts {
     unsigned long long loaded = 0;        // bytes past the first cache
     unsigned long long kept = 0;          // bytes of weights from shared memory
     unsigned long long instructions = 0;  // of tensor cores, counted by each lane
+    // Lines of 128 bytes that a warp's load past the first cache touches: warp, load, line.
+    std::set<std::tuple<const void*, unsigned, uintptr_t>> lines;
 };
 inline Counts counts;
 inline void count_instruction() { ++counts.instructions; }
@@ -205,9 +210,10 @@ int run(void (*kernel)(P...), uint3 grid, unsigned threads, size_t shared, unsig
 
 }  // namespace on_cpu
 
-extern "C" void counts(unsigned long long* loaded, unsigned long long* kept,
-                       unsigned long long* instructions) {
+extern "C" void counts(unsigned long long* loaded, unsigned long long* lines,
+                       unsigned long long* kept, unsigned long long* instructions) {
     *loaded = on_cpu::counts.loaded;
+    *lines = on_cpu::counts.lines.size();
     *kept = on_cpu::counts.kept;
     *instructions = on_cpu::counts.instructions / on_cpu::lanes;
 }
@@ -231,6 +237,8 @@ inline void __nanosleep(unsigned) {
 template <class T>
 inline T __ldcg(const T* at) {
     on_cpu::counts.loaded += sizeof(T);
+    const auto line = reinterpret_cast<uintptr_t>(at) / 128;
+    on_cpu::counts.lines.emplace(&on_cpu::warp(), on_cpu::launch->running->loads++, line);
     return *at;
 }
 inline float __shfl_xor_sync(unsigned, float value, unsigned mask) {

@@ -14,6 +14,8 @@ inline uint4 load_kept(const void* at) {
     return *static_cast<const uint4*>(at);
 }
 
+inline void fetch_ahead(const void*) {}
+
 inline void add_release(unsigned* at, unsigned count) { *at += count; }
 
 inline unsigned load_acquire(const unsigned* at) { return *at; }

@@ -14,6 +14,11 @@ __device__ inline uint4* shared_memory() {
 // 16 bytes of the block's shared memory.
 __device__ inline uint4 load_kept(const void* at) { return *static_cast<const uint4*>(at); }
 
+// Asks for the 32 bytes around an address of global memory, for a load that comes later.
+__device__ inline void fetch_ahead(const void* at) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
 // One more at an address of global memory. Who then loads that or a later count by `load_acquire`
 // sees what this thread has written before, and what it has itself seen of other threads.
 __device__ inline void add_release(unsigned* at, unsigned count) {

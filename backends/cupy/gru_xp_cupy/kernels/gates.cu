@@ -19,7 +19,7 @@ extern "C" __global__ void forward_gates(const T* gx, const T* gh, const T* b_hn
     const Forward<T> p{gx, b_hn, r, z, n, gh_n, lengths, rows, size};
     const Input<T> x = load(p, t, row, unit);
     const Gates<Real<T>> g =
-        step<T>(x, widen(of_row[0]), widen(of_row[size]), widen(of_row[2 * size]));
+        step<T>(x, widen(of_row[0]), widen(of_row[size]), widen(of_row[2 * size]) + bias(p, unit));
     const T* h = states + ((t + (reverse ? 1 : 0)) * rows + row) * size + unit;
     states[((t + (reverse ? 0 : 1)) * rows + row) * size + unit] = narrow<T>(next(x, g, widen(*h)));
     store(p, t, row, unit, g);

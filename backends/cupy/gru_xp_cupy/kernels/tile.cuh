@@ -17,6 +17,7 @@
 //                               of the g-th 8 columns' one of this lane's group
 //     Stored                    a sum, or two of columns that lie side by side
 //     finish(sums, store)       store(g, row, column, sum), once for each of them in the warp
+//     factor(x)                 a number as `add` takes it
 //     resident(bytes)           16 bytes of weights as `add` takes them
 #pragma once
 
@@ -75,6 +76,7 @@ struct Scalar {
             }
     }
 
+    __device__ static T factor(float x) { return x; }
     __device__ static uint4 resident(uint4 bytes) { return bytes; }
 };
 
@@ -98,7 +100,7 @@ struct Tensor {
     __device__ static void add(Sums<G>& sums, const uint4 (&a)[loads], const uint4 (&b)[G]) {
 #pragma unroll
         for (int i = 0; i < Down; ++i) {
-            const uint4 low = rounded(a[2 * i], T()), high = rounded(a[2 * i + 1], T());
+            const uint4 low = a[2 * i], high = a[2 * i + 1];
 #pragma unroll
             for (int g = 0; g < G; ++g) {
                 float(&sum)[4] = sums.at[i][g];
@@ -120,9 +122,15 @@ struct Tensor {
             }
     }
 
+    __device__ static T factor(float x) { return rounded(x, T()); }
     __device__ static uint4 resident(uint4 bytes) { return rounded(bytes, T()); }
 
   private:
+    template <class Any>
+    __device__ static Any rounded(float x, Any) {
+        return narrow<Any>(x);
+    }
+    __device__ static float rounded(float x, float) { return __uint_as_float(to_tf32(x)); }
     template <class Any>
     __device__ static uint4 rounded(uint4 x, Any) {
         return x;

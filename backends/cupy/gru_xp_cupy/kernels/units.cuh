@@ -25,26 +25,39 @@ struct Forward {
     Index rows, size;
 };
 
-// What a step needs besides the state and its products.
+// What a step needs besides the state, its products and the bias.
 template <class T>
 struct Input {
-    Real<T> gx_r, gx_z, gx_n, b_hn;
+    Real<T> gx_r, gx_z, gx_n;
     bool padding;
 };
 
 template <class T>
+__device__ Real<T> bias(const Forward<T>& p, Index unit) {
+    return p.b_hn ? widen(p.b_hn[unit]) : Real<T>(0);
+}
+
+template <class T>
 __device__ Input<T> load(const Forward<T>& p, Index t, Index row, Index unit) {
     const T* gx = p.gx + (t * p.rows + row) * 3 * p.size + unit;
-    const Real<T> b_hn = p.b_hn ? widen(p.b_hn[unit]) : Real<T>(0);
-    return {widen(gx[0]), widen(gx[p.size]), widen(gx[2 * p.size]), b_hn,
+    return {widen(gx[0]), widen(gx[p.size]), widen(gx[2 * p.size]),
             is_padding(p.lengths, t, row)};
 }
 
-// The gates of a step, zero in padding, from the products of the recurrent weights.
+// Asks for what `load` will read.
+template <class T>
+__device__ void fetch_ahead(const Forward<T>& p, Index t, Index row, Index unit) {
+    const T* gx = p.gx + (t * p.rows + row) * 3 * p.size + unit;
+#pragma unroll
+    for (int gate = 0; gate < 3; ++gate) fetch_ahead(gx + gate * p.size);
+}
+
+// The gates of a step, zero in padding, from the products of the recurrent weights; gh_n with the
+// bias.
 template <class T>
 __device__ Gates<Real<T>> step(const Input<T>& x, Real<T> gh_r, Real<T> gh_z, Real<T> gh_n) {
     if (x.padding) return {};
-    return gates<Math<Real<T>>>(x.gx_r, x.gx_z, x.gx_n, gh_r, gh_z, gh_n + x.b_hn);
+    return gates<Math<Real<T>>>(x.gx_r, x.gx_z, x.gx_n, gh_r, gh_z, gh_n);
 }
 
 template <class T>
@@ -87,6 +100,14 @@ __device__ Kept<T> load(const Backward<T>& p, Index t, Index row, Index unit) {
             widen(p.h_prev[at]),
             widen(p.dh[at]),
             is_padding(p.lengths, t, row)};
+}
+
+template <class T>
+__device__ void fetch_ahead(const Backward<T>& p, Index t, Index row, Index unit) {
+    const Index at = (t * p.rows + row) * p.size + unit;
+    const T* arrays[] = {p.r, p.z, p.n, p.gh_n, p.h_prev, p.dh};
+#pragma unroll
+    for (const T* each : arrays) fetch_ahead(each + at);
 }
 
 // Gradients of the gates of a step from `total`, that of its state; zero in padding.

@@ -1,0 +1,149 @@
+// The product of what the blocks of a group have left and a block's weights, by its warps.
+#pragma once
+
+#include "share.cuh"
+
+namespace {
+
+// What a lane has of a warp's part of a product: a tile of rows and of units, one of the splits.
+template <int Gates>
+struct Part {
+    static constexpr int columns = Gates * Tile::across;
+    int split, unit, first_row;  // of the block's
+    typename Tile::template Sums<columns> sums;
+
+    // `left`: what the blocks have left, behind the first cache, which would not see that they
+    // have.
+    template <int Ahead>
+    __device__ void load(uint4 (&a)[Ahead][Tile::loads], const Share& s, const T* left, int terms,
+                         int k, int end) const {
+        const T* from =
+            left + (first_row * s.blocks + k * Tile::rows) * block_terms + place() * lane_terms;
+#pragma unroll
+        for (int j = 0; j < Ahead; ++j) {
+            const int term = (k + j) * block_terms + place() * lane_terms;
+#pragma unroll
+            for (int i = 0; i < Tile::loads; ++i) {
+                const int row = Tile::row(i);
+                a[j][i] = uint4{0, 0, 0, 0};
+                if (k + j < end && first_row + row < s.rows && term < terms)
+                    a[j][i] = __ldcg(reinterpret_cast<const uint4*>(
+                        from + (j * Tile::rows + row) * block_terms));
+            }
+        }
+    }
+
+    template <int Ahead>
+    __device__ void add_resident(const uint4 (&a)[Ahead][Tile::loads], const Share& s,
+                                 const T* weights, int k, int end) {
+#pragma unroll
+        for (int j = 0; j < Ahead; ++j) {
+            if (k + j >= end) break;
+            uint4 b[columns];
+#pragma unroll
+            for (int g = 0; g < columns; ++g) {
+                const int row = g / Tile::across * s.units + g % Tile::across * tile_columns;
+                b[g] = load_kept(weights + row * s.stride + (k + j) * block_terms);
+            }
+            Tile::add(sums, a[j], b);
+        }
+    }
+
+    // While one half of the registers is used, the other is loaded.
+    __device__ void multiply_resident(const Share& s, const T* left, int terms, int begin,
+                                      int end) {
+        const T* weights = s.weights + (unit + group()) * s.stride +
+                           (split * s.resident - begin) * block_terms + place() * lane_terms;
+        uint4 a[2][Tile::ahead][Tile::loads];
+        load(a[0], s, left, terms, begin, end);
+        for (int k = begin; k < end; k += 2 * Tile::ahead) {
+            load(a[1], s, left, terms, k + Tile::ahead, end);
+            add_resident(a[0], s, weights, k, end);
+            load(a[0], s, left, terms, k + 2 * Tile::ahead, end);
+            add_resident(a[1], s, weights, k + Tile::ahead, end);
+        }
+    }
+
+    template <int Ahead>
+    __device__ void load_weights(uint4 (&b)[Ahead][columns], const Share& s,
+                                 const Weights& weights, int k, int end) const {
+#pragma unroll
+        for (int j = 0; j < Ahead; ++j)
+#pragma unroll
+            for (int g = 0; g < columns; ++g) {
+                const int row = g / Tile::across * s.units + g % Tile::across * tile_columns;
+                b[j][g] = uint4{0, 0, 0, 0};
+                if (k + j < end) b[j][g] = weights.in_panel(row + unit + group(), k + j, place());
+            }
+    }
+
+    __device__ void multiply_streamed(const Share& s, const T* left, int terms,
+                                      const Weights& weights, int begin, int end) {
+        // More would not fit into the registers.
+        constexpr int both = columns + Tile::loads, ahead = both > 8 ? 1 : 16 / both;
+        for (int k = begin; k < end; k += ahead) {
+            uint4 a[ahead][Tile::loads], b[ahead][columns];
+            load_weights(b, s, weights, k, end);
+            load(a, s, left, terms, k, end);
+#pragma unroll
+            for (int j = 0; j < ahead; ++j) Tile::add(sums, a[j], b[j]);
+        }
+    }
+
+    __device__ void multiply(const Share& s, const T* left, int terms, const Weights& weights) {
+        const int begin = first_of(s, split), end = first_of(s, split + 1);
+        const int kept = min(begin + s.resident, end);
+        multiply_resident(s, left, terms, begin, kept);
+        if (streams) multiply_streamed(s, left, terms, weights, kept, end);
+    }
+
+    __device__ void leave(const Share& s, bool first) const {
+        Tile::finish(sums, [&](int g, int row, int column, Tile::Stored sum) {
+            const int of_block = first_row + row;
+            if (of_block >= s.rows) return;
+            const int of_slot = split % s.slots * s.rows + of_block;
+            const int at = g / Tile::across * s.units + unit + g % Tile::across * tile_columns;
+            float* of_row = s.sums + of_slot * s.row_sums + at + column;
+            Tile::Stored& kept = *reinterpret_cast<Tile::Stored*>(of_row);
+            kept = first ? sum : plus(kept, sum);
+        });
+    }
+};
+
+// Leaves in s.sums the product of (rows, terms) and the block's weights, in `slots` summands.
+template <int Gates>
+__device__ void product(const Share& s, const T* left, int terms, const Weights& weights) {
+    const int row_tiles = (s.rows + Tile::rows - 1) / Tile::rows;
+    const int unit_tiles = s.units / (Tile::across * tile_columns);
+    const int parts = row_tiles * unit_tiles * s.splits, turns = s.splits / s.slots;
+    // A power of two each, so that all splits of a sum are computed in the same round.
+    for (int round = 0; round < parts; round += warps) {
+        const int item = round + int(threadIdx.x) / warp_lanes;
+        Part<Gates> part;
+        part.split = item % s.splits;
+        part.unit = item / s.splits % unit_tiles * (Tile::across * tile_columns);
+        part.first_row = item / s.splits / unit_tiles * Tile::rows;
+        if (item < parts) part.multiply(s, left, terms, weights);
+        for (int turn = 0; turn < turns; ++turn) {
+            if (item < parts && part.split / s.slots == turn) part.leave(s, turn == 0);
+            if (turn + 1 < turns) __syncthreads();
+        }
+    }
+    __syncthreads();
+}
+
+// The products of all gates for one of the block's rows and units.
+template <int Gates>
+struct Products {
+    float of[Gates] = {};
+
+    __device__ Products(const Share& s, int row, int unit) {
+        const float* at = s.sums + row * s.row_sums + unit;
+#pragma unroll 4
+        for (int slot = 0; slot < s.slots; ++slot, at += s.rows * s.row_sums)
+#pragma unroll
+            for (int g = 0; g < Gates; ++g) of[g] = of[g] + at[g * s.units];
+    }
+};
+
+}  // namespace
