@@ -134,7 +134,15 @@ def test_speed(folder: Path) -> None:
     told = outputs(folder, "speed")
     assert done.returncode == 0, done.stdout + done.stderr
     constants = {line.get("name") for line in lines(told["constants"])}
-    assert {"barrier", "l2", "memory", "l2 latency", "shared memory", "launch"} <= constants
+    assert {
+        "barrier",
+        "l2",
+        "l2 of rows",
+        "memory",
+        "l2 latency",
+        "shared memory",
+        "launch",
+    } <= constants
     for precision in ("float16", "tf32", "bfloat16"):
         loops = lines(told[f"loop-{precision}"])
         # Two paths, forward without and with a tape, and back.

@@ -48,6 +48,25 @@ extern "C" __global__ void __launch_bounds__(256, 1) reads(const uint4* data, in
     if (sum == 12345u) *sink = sum;
 }
 
+// The same of rows that have `row` times 16 bytes: a warp loads 64 bytes of each of 8 rows.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    reads_of_rows(const uint4* data, int rows, int row, int rounds, unsigned* sink) {
+    const int lane = threadIdx.x % 32;
+    unsigned sum = 0;
+    for (int round = 0; round < rounds; ++round)
+        for (int first = threadIdx.x / 32 * 8; first < rows; first += 64) {
+            const uint4* from = data + (first + lane / 4) * row + lane % 4;
+            for (int at = 0; at < row; at += 8 * 4) {
+                uint4 x[8];
+#pragma unroll
+                for (int i = 0; i < 8; ++i) x[i] = __ldcg(from + at + i * 4);
+#pragma unroll
+                for (int i = 0; i < 8; ++i) sum += x[i].x ^ x[i].y ^ x[i].z ^ x[i].w;
+            }
+        }
+    if (sum == 12345u) *sink = sum;
+}
+
 // One thread follows addresses: the time of a load that waits for the one before it.
 extern "C" __global__ void chain(const unsigned* next, int rounds, unsigned* sink) {
     unsigned at = 0;
@@ -142,6 +161,18 @@ def main() -> None:
             reads((count,), (THREADS,), arguments)
 
         tell("l2", count * (kib << 10) * rounds / seconds(read) / 1e12, "TB/s", kib=kib)
+
+    reads_of_rows, rows = plain.get_function("reads_of_rows"), 64
+    for kib in (256, 1024):
+        data = cupy.zeros((kib << 10) // 16 * 4, np.uint32)
+        rounds = 8192 // kib
+
+        def read_rows(data: Any = data, kib: int = kib, rounds: int = rounds) -> None:
+            numbers = (np.int32(each) for each in (rows, (kib << 10) // 16 // rows, rounds))
+            reads_of_rows((count,), (THREADS,), (data, *numbers, sink))
+
+        spent = seconds(read_rows)
+        tell("l2 of rows", count * (kib << 10) * rounds / spent / 1e12, "TB/s", kib=kib)
 
     big = cupy.zeros(1 << 26, np.uint32)
     spent = seconds(big.copy)
