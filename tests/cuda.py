@@ -188,7 +188,7 @@ class Machine:
         return SimpleNamespace(
             ndarray=_NoArray,
             empty=_empty,
-            zeros=np.zeros,
+            zeros=_zeros,
             asarray=np.asarray,
             ascontiguousarray=np.ascontiguousarray,
             matmul=_matmul,
@@ -219,7 +219,13 @@ def _empty(shape: int | tuple[int, ...], dtype: Any) -> Any:
     memory = np.zeros(nbytes + aligned, np.uint8)
     first = -memory.ctypes.data % aligned
     array = memory[first : first + nbytes].view(dtype).reshape(shape)
-    array[...] = np.nan
+    array[...] = 0 if dtype.kind in "iu" else np.nan
+    return array
+
+
+def _zeros(shape: int | tuple[int, ...], dtype: Any) -> Any:
+    array = _empty(shape, dtype)
+    array[...] = 0
     return array
 
 

@@ -65,13 +65,13 @@ FAULTS = {
         "bfloat16",
     ),
     "rows of a panel in the other order": (
-        "panel * Tile::rows + row % Tile::rows",
-        "panel * Tile::rows + Tile::rows - 1 - row % Tile::rows",
+        "in_panel(row % Tile::rows, ",
+        "in_panel(Tile::rows - 1 - row % Tile::rows, ",
         "float32",
     ),
     "terms of a panel beside their places": (
-        "block_terms + term % block_terms",
-        "block_terms + (term + 1) % block_terms",
+        "in_panel(row % Tile::rows, term % block_terms)",
+        "in_panel(row % Tile::rows, (term + 1) % block_terms)",
         "float16",
     ),
     "the initial state where the one after the first step belongs": (
@@ -86,9 +86,9 @@ FAULTS = {
     ),
     "no check of the lengths": ("return lengths && t >= lengths[row];", "return false;", "float32"),
     "lengths count from one": ("t >= lengths[row]", "t > lengths[row]", "float32"),
-    "terms beyond the state": (
-        "first_row + row < s.rows && term < terms",
-        "first_row + row < s.rows",
+    "the eighth row after a row where its next word belongs": (
+        "word % 2 * 2 + row / 8 % 2",
+        "row / 8 % 2 * 2 + word % 2",
         "float16",
     ),
     "sums over the weights": (

@@ -87,7 +87,7 @@ def _run(
     exchanged = 2 * way.groups * way.padded_rows * -(-terms // block) * block
     arguments = (
         *arrays,
-        cupy.empty(exchanged, dtype),
+        cupy.zeros(exchanged, dtype),
         contiguous(loop.lengths, np.int64),
         cupy.zeros(way.groups * COUNT_WORDS, np.uint32),
         *_integers(steps, rows, size, way.rows, way.units, way.splits, way.slots),

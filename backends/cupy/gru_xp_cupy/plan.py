@@ -284,7 +284,11 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
         base=1,
         round=passes * -(-kept // (2 * made.splits * tile.ahead)),
         turns=(made.splits // made.slots - 1) * 4 * made.rows * columns / _KIB,
-        loaded=made.rows * terms * bytes_each * unit_tiles / _KIB,
+        loaded=loaded_rows(made.rows, tensor=tile.tensor)
+        * blocks
+        * BLOCK_BYTES
+        * unit_tiles
+        / _KIB,
         resident=kept * row_of_blocks,
         streamed=(blocks - kept) * row_of_blocks,
         sums=sums * tile.tensor,
@@ -293,6 +297,14 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
         multiply_adds=made.rows * columns * terms * (not tile.tensor) / 1e6,
         units=made.rows * made.units / THREADS,
     )
+
+
+def loaded_rows(rows: int, /, *, tensor: bool) -> int:
+    """Return how many rows a group of so many loads; tensor cores take pairs of rows."""
+    if not tensor:
+        return rows
+    whole, rest = divmod(rows, _TENSOR_ROWS)
+    return whole * _TENSOR_ROWS + 2 * min(rest, _TENSOR_ROWS // 2)
 
 
 def start_of_one_launch(size: int, /, *, dtype: str, copies: bool) -> float:

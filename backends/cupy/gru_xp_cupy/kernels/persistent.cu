@@ -86,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
             [&](int i, int row) { input[i] = load(p, t, s.first_row + row, unit); });
         mine.for_each_later([&](int row) { fetch_ahead(p, t, s.first_row + row, unit); });
         wait(of_group, s.columns, done + 1);
-        product<3>(s, exchange.of(done), size, weights);
+        product<3>(s, exchange.of(done), weights);
         T* left = exchange.of(done + 1);
         const auto gates_of = [&](const Input<T>& x, int row) {
             const Products<3> gh(s, row, mine.unit);
@@ -171,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
             [&](int i, int row) { store(p, t, s.first_row + row, unit, gradients[i]); });
         if (done + 1 < steps) load_ahead(reverse ? t + 1 : t - 1);
         wait(of_group, s.columns, done + 1);
-        product<1>(s, left, terms, weights);
+        product<1>(s, left, weights);
         // In padding the product is of zeros, yet not zero where a weight is infinite.
         const auto add = [&](bool is_padding, int row) {
             if (is_padding) return;

@@ -13,32 +13,37 @@ struct Part {
     typename Tile::template Sums<columns> sums;
 
     // `left`: what the blocks have left, behind the first cache, which would not see that they
-    // have.
-    template <int Ahead>
-    __device__ void load(uint4 (&a)[Ahead][Tile::loads], const Share& s, const T* left, int terms,
-                         int k, int end) const {
-        const T* from =
-            left + (first_row * s.blocks + k * Tile::rows) * block_terms + place() * lane_terms;
+    // have. Of rows that are not there, and of blocks from `end` on, a is as before.
+    template <bool Whole, int Ahead>
+    __device__ void load_blocks(uint4 (&a)[Ahead][Tile::loads], const Share& s, const T* left,
+                                int k, int end) const {
+        const T* from = left + (first_row * s.blocks + k * Tile::rows) * block_terms;
 #pragma unroll
         for (int j = 0; j < Ahead; ++j) {
-            const int term = (k + j) * block_terms + place() * lane_terms;
 #pragma unroll
             for (int i = 0; i < Tile::loads; ++i) {
-                const int row = Tile::row(i);
-                a[j][i] = uint4{0, 0, 0, 0};
-                if (k + j < end && first_row + row < s.rows && term < terms)
-                    a[j][i] = __ldcg(reinterpret_cast<const uint4*>(
-                        from + (j * Tile::rows + row) * block_terms));
+                const T* panel = from + j * Tile::rows * block_terms;
+                if ((Whole || k + j < end) && first_row + Tile::row(i) < s.rows)
+                    a[j][i] = __ldcg(reinterpret_cast<const uint4*>(panel) + Tile::load_at(i));
             }
         }
     }
 
     template <int Ahead>
-    __device__ void add_resident(const uint4 (&a)[Ahead][Tile::loads], const Share& s,
-                                 const T* weights, int k, int end) {
+    __device__ void load(uint4 (&a)[Ahead][Tile::loads], const Share& s, const T* left, int k,
+                         int end) const {
+        if (k + Ahead <= end)
+            load_blocks<true>(a, s, left, k, end);
+        else
+            load_blocks<false>(a, s, left, k, end);
+    }
+
+    template <bool Whole, int Ahead>
+    __device__ void add_blocks(const uint4 (&a)[Ahead][Tile::loads], const Share& s,
+                               const T* weights, int k, int end) {
 #pragma unroll
         for (int j = 0; j < Ahead; ++j) {
-            if (k + j >= end) break;
+            if (!Whole && k + j >= end) break;
             uint4 b[columns];
 #pragma unroll
             for (int g = 0; g < columns; ++g) {
@@ -49,17 +54,28 @@ struct Part {
         }
     }
 
+    template <int Ahead>
+    __device__ void add_resident(const uint4 (&a)[Ahead][Tile::loads], const Share& s,
+                                 const T* weights, int k, int end) {
+        // Of more columns the compiler would load the weights of more blocks at once than the
+        // registers hold.
+        constexpr bool fit = Ahead == 1 || columns <= (streams ? 4 : 6);
+        if (fit && k + Ahead <= end)
+            add_blocks<true>(a, s, weights, k, end);
+        else
+            add_blocks<false>(a, s, weights, k, end);
+    }
+
     // While one half of the registers is used, the other is loaded.
-    __device__ void multiply_resident(const Share& s, const T* left, int terms, int begin,
-                                      int end) {
+    __device__ void multiply_resident(const Share& s, const T* left, int begin, int end) {
         const T* weights = s.weights + (unit + group()) * s.stride +
                            (split * s.resident - begin) * block_terms + place() * lane_terms;
-        uint4 a[2][Tile::ahead][Tile::loads];
-        load(a[0], s, left, terms, begin, end);
+        uint4 a[2][Tile::ahead][Tile::loads] = {};
+        load(a[0], s, left, begin, end);
         for (int k = begin; k < end; k += 2 * Tile::ahead) {
-            load(a[1], s, left, terms, k + Tile::ahead, end);
+            load(a[1], s, left, k + Tile::ahead, end);
             add_resident(a[0], s, weights, k, end);
-            load(a[0], s, left, terms, k + 2 * Tile::ahead, end);
+            load(a[0], s, left, k + 2 * Tile::ahead, end);
             add_resident(a[1], s, weights, k + Tile::ahead, end);
         }
     }
@@ -77,24 +93,24 @@ struct Part {
             }
     }
 
-    __device__ void multiply_streamed(const Share& s, const T* left, int terms,
-                                      const Weights& weights, int begin, int end) {
+    __device__ void multiply_streamed(const Share& s, const T* left, const Weights& weights,
+                                      int begin, int end) {
         // More would not fit into the registers.
         constexpr int both = columns + Tile::loads, ahead = both > 8 ? 1 : 16 / both;
         for (int k = begin; k < end; k += ahead) {
-            uint4 a[ahead][Tile::loads], b[ahead][columns];
+            uint4 a[ahead][Tile::loads] = {}, b[ahead][columns];
             load_weights(b, s, weights, k, end);
-            load(a, s, left, terms, k, end);
+            load_blocks<false>(a, s, left, k, end);
 #pragma unroll
             for (int j = 0; j < ahead; ++j) Tile::add(sums, a[j], b[j]);
         }
     }
 
-    __device__ void multiply(const Share& s, const T* left, int terms, const Weights& weights) {
+    __device__ void multiply(const Share& s, const T* left, const Weights& weights) {
         const int begin = first_of(s, split), end = first_of(s, split + 1);
         const int kept = min(begin + s.resident, end);
-        multiply_resident(s, left, terms, begin, kept);
-        if (streams) multiply_streamed(s, left, terms, weights, kept, end);
+        multiply_resident(s, left, begin, kept);
+        if (streams) multiply_streamed(s, left, weights, kept, end);
     }
 
     __device__ void leave(const Share& s, bool first) const {
@@ -110,9 +126,9 @@ struct Part {
     }
 };
 
-// Leaves in s.sums the product of (rows, terms) and the block's weights, in `slots` summands.
+// Leaves in s.sums the product of what was left and the block's weights, in `slots` summands.
 template <int Gates>
-__device__ void product(const Share& s, const T* left, int terms, const Weights& weights) {
+__device__ void product(const Share& s, const T* left, const Weights& weights) {
     const int row_tiles = (s.rows + Tile::rows - 1) / Tile::rows;
     const int unit_tiles = s.units / (Tile::across * tile_columns);
     const int parts = row_tiles * unit_tiles * s.splits, turns = s.splits / s.slots;
@@ -123,7 +139,7 @@ __device__ void product(const Share& s, const T* left, int terms, const Weights&
         part.split = item % s.splits;
         part.unit = item / s.splits % unit_tiles * (Tile::across * tile_columns);
         part.first_row = item / s.splits / unit_tiles * Tile::rows;
-        if (item < parts) part.multiply(s, left, terms, weights);
+        if (item < parts) part.multiply(s, left, weights);
         for (int turn = 0; turn < turns; ++turn) {
             if (item < parts && part.split / s.slots == turn) part.leave(s, turn == 0);
             if (turn + 1 < turns) __syncthreads();

@@ -99,9 +99,9 @@ struct Weights {
 // What the blocks of a group leave for one another: for the next step, and for the current one,
 // which some of them may still be reading.
 //
-// It is in panels: (tiles of rows, blocks of terms, rows of a tile, terms of a block). So what the
-// lanes of a warp load at once, a row for each group of lanes, are 512 bytes side by side. In rows
-// that lie apart they would be 8 pieces of 64 bytes.
+// It is in panels: (tiles of rows, blocks of terms, what Tile::in_panel says). So what the lanes of a
+// warp load at once are 512 bytes side by side; of rows that lie apart they would be 8 pieces of 64
+// bytes. All is 0 at first; terms behind the last one stay 0.
 struct Exchange {
     T* first;
     Index numbers;  // of a step
@@ -116,8 +116,8 @@ struct Exchange {
 
     __device__ void leave(T* of_step, int row, int term, float x) const {
         const int panel = row / Tile::rows * blocks + term / block_terms;
-        const int at = (panel * Tile::rows + row % Tile::rows) * block_terms + term % block_terms;
-        of_step[at] = Tile::factor(x);
+        const int first = panel * (Tile::rows * block_terms);
+        of_step[first + Tile::in_panel(row % Tile::rows, term % block_terms)] = Tile::factor(x);
     }
 };
 

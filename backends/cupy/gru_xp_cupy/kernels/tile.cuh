@@ -3,7 +3,9 @@
 //
 // The lanes are 8 groups of 4 places. A place has 16 bytes of each block, a quarter of its terms:
 // which terms meet in one instruction of a tensor core is free, as long as both factors agree, and
-// so every load is of 16 bytes. A group has one column. Both tiles have
+// so every load is of 16 bytes. A group has one column. The rows of a block of terms are a panel, in
+// the order in which the tile loads them: what the lanes of a warp load at once lies side by side.
+// Both tiles have
 //
 //     rows                      how many rows they take
 //     across                    how many times 8 units they take
@@ -11,7 +13,9 @@
 //                               the registers hold
 //     loads                     of 16 bytes that a lane makes of one block
 //     T                         the type of the numbers
-//     row(i)                    the row that the i-th load of a lane is of
+//     row(i)                    the first row that the i-th load of a lane is of
+//     load_at(i)                where in a panel that is, in 16 bytes
+//     in_panel(row, term)       where in a panel a term of a row is, in numbers
 //     Sums<G>                   what a lane keeps
 //     add(sums, a, b)           one block: a[i] is what the i-th load gave, b[g] are the 16 bytes
 //                               of the g-th 8 columns' one of this lane's group
@@ -47,6 +51,10 @@ struct Scalar {
     };
 
     __device__ static int row(int i) { return i; }
+    __device__ static int load_at(int i) { return i * (block_bytes / lane_bytes) + place(); }
+    __device__ static int in_panel(int row, int term) {
+        return row * int(block_bytes / sizeof(T)) + term;
+    }
 
     template <int G>
     __device__ static void add(Sums<G>& sums, const uint4 (&a)[loads], const uint4 (&b)[G]) {
@@ -94,18 +102,28 @@ struct Tensor {
         float at[Down][G][4] = {};
     };
 
-    __device__ static int row(int i) { return i * 8 + group(); }
+    // A load is one instruction's factor: two words of a row and of the eighth row after it. The
+    // instruction wants them in registers that follow one another, as a load leaves them.
+    __device__ static int row(int i) { return i / 2 * 16 + group(); }
+    __device__ static int load_at(int i) { return i * warp_lanes + lane(); }
+    __device__ static int in_panel(int row, int term) {
+        constexpr int terms = 4 / sizeof(T);  // of a word
+        const int word = term / terms % 4, of_place = term / (4 * terms);
+        const int load = row / 16 * 2 + word / 2, of_lane = row % 8 * 4 + of_place;
+        const int of_load = word % 2 * 2 + row / 8 % 2;
+        return ((load * warp_lanes + of_lane) * 4 + of_load) * terms + term % terms;
+    }
 
     template <int G>
     __device__ static void add(Sums<G>& sums, const uint4 (&a)[loads], const uint4 (&b)[G]) {
 #pragma unroll
         for (int i = 0; i < Down; ++i) {
-            const uint4 low = a[2 * i], high = a[2 * i + 1];
+            const uint4 first = a[2 * i], second = a[2 * i + 1];
 #pragma unroll
             for (int g = 0; g < G; ++g) {
                 float(&sum)[4] = sums.at[i][g];
-                multiply_add(sum, low.x, high.x, low.y, high.y, b[g].x, b[g].y, T());
-                multiply_add(sum, low.z, high.z, low.w, high.w, b[g].z, b[g].w, T());
+                multiply_add(sum, first.x, first.y, first.z, first.w, b[g].x, b[g].y, T());
+                multiply_add(sum, second.x, second.y, second.z, second.w, b[g].z, b[g].w, T());
             }
         }
     }
