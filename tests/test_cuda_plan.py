@@ -242,6 +242,19 @@ def test_the_faster_path_is_expected_to_be(machine: Machine) -> None:
     assert max(right)[0] < 1.3, max(right)
 
 
+def test_a_copy_of_the_weights_counts_at_the_start(machine: Machine) -> None:
+    """Backward always takes one, forward where weights are read again."""
+    from gru_xp_cupy.choices import expected
+    from gru_xp_cupy.plan import HOPPER_START, HOPPER_START_OF_COPY, Device, plan
+
+    device = Device(*HOPPER)
+    for size, gates, copies in ((2048, 3, False), (4096, 3, True), (2048, 1, True)):
+        way = plan(16, size, dtype="float16", gates=gates, tf32=False, device=device)
+        times = expected(way, 16, size, dtype="float16", gates=gates, tf32=False, device=device)
+        of_megabyte = HOPPER_START_OF_COPY if copies else HOPPER_START
+        assert times.start == pytest.approx(6 * size**2 / 1e6 * of_megabyte)
+
+
 DEVICES = {
     "H100": (132, 227 << 10, 90),
     "A100": (108, 163 << 10, 80),
