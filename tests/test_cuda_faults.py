@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 
 from tests.cuda import KernelError, Machine
-from tests.test_cuda_values import TOLERANCE, check, draw_case
-from tests.test_cuda_values import (
-    test_tf32_rounds_the_weights_and_the_state_to_the_nearest as check_tf32,
-)
+from tests.test_cuda_values import TOLERANCE, check, check_streamed, check_tf32, draw_case
 
 # What is planted: the right text, the wrong one, and the precision that sees it.
 FAULTS = {
@@ -148,27 +145,60 @@ def test_a_planted_fault_is_found(machine: Machine, fault: str) -> None:
     assert sees(machine, precision)
 
 
+# Faults of weights that are read again.
+STREAMED_FAULTS = {
+    "the first half twice": (
+        "load_streamed(x[1], s, left, weights, k + ahead, end);",
+        "load_streamed(x[1], s, left, weights, k, end);",
+    ),
+    "a half of the pass before": (
+        "            load_streamed(x[0], s, left, weights, k + 2 * ahead, end);\n",
+        "",
+    ),
+    "the second half left out": ("            add_streamed(x[1], k + ahead, end);\n", ""),
+    "terms behind the last": (
+        "if (k + j >= end) break;\n            uint4 b[columns];",
+        "uint4 b[columns];",
+    ),
+    "one block too few": (
+        "const int kept = min(begin + s.resident, end);",
+        "const int kept = min(begin + s.resident + 1, end);",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", STREAMED_FAULTS)
+def test_a_planted_fault_of_weights_that_are_read_again_is_found(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    machine.faults = (STREAMED_FAULTS[fault],)
+    with pytest.raises((AssertionError, KernelError)):
+        check_streamed(machine, monkeypatch, "tf32", "Tensor<float,1,2>")
+
+
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32", "tf32"])
 def test_without_a_fault_none_is_found(machine: Machine, precision: str) -> None:
     assert not sees(machine, precision)
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("right", "wrong", "resident"),
     [
+        ("return __uint_as_float(to_tf32(x));", "return x;", 0),
         (
-            "__device__ static uint4 resident(uint4 bytes) { return rounded(bytes, T()); }",
-            "__device__ static uint4 resident(uint4 bytes) { return bytes; }",
+            "__device__ static uint4 weights(uint4 bytes) { return rounded(bytes, T()); }",
+            "__device__ static uint4 weights(uint4 bytes) { return bytes; }",
+            0,
         ),
-        ("return __uint_as_float(to_tf32(x));", "return x;"),
+        ("b[g] = Tile::weights(x[j].b[g]);", "b[g] = x[j].b[g];", 2),
     ],
 )
 def test_a_factor_that_is_cut_off_and_not_rounded_to_tf32_is_found(
-    machine: Machine, fault: tuple[str, str]
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, resident: int
 ) -> None:
-    machine.faults = (fault,)
+    machine.faults = ((right, wrong),)
     with pytest.raises(AssertionError):
-        check_tf32(machine)
+        check_tf32(machine, monkeypatch, resident)
 
 
 def test_a_barrier_that_waits_for_too_many_is_a_deadlock(machine: Machine) -> None:

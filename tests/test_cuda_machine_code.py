@@ -18,11 +18,13 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.test_cuda_compile import RECORDED, Choice, tiles
+from tests.test_cuda_compile import RECORDED, Choice, assert_nothing_spilled, most_early, tiles
 
 ARCHITECTURES = (80, 90, 100, 120)
 GATES = {"persistent_forward": 3, "persistent_backward": 1}
 ARRIVALS = {"persistent_forward": 2, "persistent_backward": 1}  # in the text: first and each step
+# In the text: the gates' inputs in one place; six arrays before the first step back and in each.
+ASKED_FOR = {"persistent_forward": 3, "persistent_backward": 12}
 LOAD, BEHIND = "LDG.E.128", "LDG.E.128.STRONG.GPU"
 TENSOR = {
     "half": "HMMA.16816.F32",
@@ -185,6 +187,7 @@ def check_loads_are_under_way(kernel: Kernel, function: str, choice: Choice) -> 
     assert min(waits) >= at_once
     # TF32's weights are rounded as they come: there may be more waits, but not before all of these.
     for loop in streamed:
+        assert max(round_trips(loop)) >= 8
         assert loads_without_multiplication(loop, choice) >= 8
     if choice.architecture <= 90:
         assert loads_without_multiplication(resident, choice) >= at_once
@@ -224,7 +227,7 @@ def check_what_is_read_behind_the_first_cache(
         again = count(loop, LOAD) - state
         columns = GATES[function] * choice.tile.across
         assert state * columns == again * loads_of_a_block(choice) > 0
-        read_again += again
+        read_again += again + again // 2  # two halves in the loop, and the first before it
     assert count(steps, LOAD) - count(steps, BEHIND) == read_again
 
 
@@ -268,6 +271,22 @@ def check_tensor_cores(kernel: Kernel, function: str, choice: Choice) -> None:
     assert found == ({TENSOR[number[1]]} if number else set())
 
 
+def check_registers_are_not_copied(kernel: Kernel, function: str, choice: Choice) -> None:
+    """What tensor cores multiply lies in the registers that a load has left it in.
+
+    A copy for each, or a zero before each load, would cost more instructions than the products.
+    """
+    if choice.tile.tensor:
+        resident, *_ = product_loops(kernel, choice)
+        copies = sum(count(resident, opcode) for opcode in ("MOV", "IMAD.MOV", "CS2R"))
+        assert 8 * copies <= count(resident, "HMMA")
+
+
+def check_later_rows_are_asked_for(kernel: Kernel, function: str, choice: Choice) -> None:
+    """All that a row of the next step reads comes into the second cache in the meantime."""
+    assert count(kernel, "CCTL.E.PF2") == ASKED_FOR[function]
+
+
 Check = Callable[[Kernel, str, Choice], None]
 CHECKS: tuple[Check, ...] = (
     check_loads_are_under_way,
@@ -275,25 +294,28 @@ CHECKS: tuple[Check, ...] = (
     check_what_is_read_behind_the_first_cache,
     check_fences,
     check_tensor_cores,
+    check_registers_are_not_copied,
+    check_later_rows_are_asked_for,
 )
 
 
 def choices() -> list[Choice]:
-    """All tiles where the kernel is tuned, elsewhere the last of each kind: the largest."""
+    """All tiles, with the most rows a step ahead, with and without weights that are read again."""
     return [
-        Choice(architecture, tile, tile.early, streams=streams)
+        Choice(architecture, tile, most_early(tile, streams), streams)
         for architecture in ARCHITECTURES
         for kind in tiles(architecture)
-        for tile in (kind if architecture == RECORDED else kind[-1:])
-        for streams in ((False, True) if architecture == RECORDED else (False,))
+        for tile in kind
+        for streams in (False, True)[: 1 + tile.streams]
     ]
 
 
-@pytest.mark.parametrize("function", GATES)
 @pytest.mark.parametrize("choice", choices(), ids=str)
-def test_the_machine_code_is_what_is_meant(choice: Choice, function: str) -> None:
-    for check in CHECKS:
-        check(kernels(choice)[function], function, choice)
+def test_the_machine_code_is_what_is_meant(choice: Choice) -> None:
+    assert_nothing_spilled(choice.compile(), *GATES)
+    for function, kernel in kernels(choice).items():
+        for check in CHECKS:
+            check(kernel, function, choice)
 
 
 class Fault(NamedTuple):
@@ -353,6 +375,19 @@ FAULTS = {
         "m16n8k16.row.col.f32.f16.f16.f32",
         "m16n8k16.row.col.f32.bf16.bf16.f32",
         check_tensor_cores,
+    ),
+    "the registers of a factor from two loads": Fault(
+        "multiply_add(sum, first.x, first.y, first.z, first.w,",
+        "multiply_add(sum, first.x, second.y, first.z, second.w,",
+        check_registers_are_not_copied,
+    ),
+    "a zero before each load": Fault(
+        LOAD_OF_THE_STATE,
+        f"{{ a[j][i] = uint4{{0, 0, 0, 0}}; if (Tile::row(i) < s.rows) {LOAD_OF_THE_STATE} }}",
+        check_registers_are_not_copied,
+    ),
+    "later rows not asked for": Fault(
+        '"prefetch.global.L2 [%0];"', '""', check_later_rows_are_asked_for
     ),
     "tensor cores for what must not be rounded": Fault(
         "using Tile = GRU_XP_TILE;",

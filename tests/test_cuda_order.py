@@ -295,8 +295,8 @@ FAULTS = {
         "float16 streamed",
     ),
     "weights of the block before, of those that are read again": (
-        "weights.in_panel(row + unit + group(), k + j, place())",
-        "weights.in_panel(row + unit + group(), k + j - 1, place())",
+        "weights.in_panel(column(s, g) + unit + group(), k + j, place())",
+        "weights.in_panel(column(s, g) + unit + group(), k + j - 1, place())",
         "float16 streamed",
     ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +13,9 @@ from gru_xp.core import equations, portable
 from gru_xp.core.loop import Loop
 from gru_xp.core.tape import Tape
 from tests.cuda import Machine
+
+if TYPE_CHECKING:
+    from gru_xp_cupy.plan import Plan
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -158,14 +161,76 @@ def test_every_layout_computes_the_recurrence(
     assert rows == 1 or any(each.groups > 1 for each in forward.values())
     case = draw_case((3, rows, hidden), dtype)
     for tile in forward.keys() & back.keys():
-        chosen = {3: forward[tile], 1: back[tile]}
-        monkeypatch.setattr(persistent, "plan", lambda *_, gates, of=chosen, **__: of[gates])
-        persistent._launch_on.cache_clear()
-        machine.blocks_at_once = max(each.blocks for each in chosen.values())
+        lay_out(machine, monkeypatch, {3: forward[tile], 1: back[tile]})
         check(persistent, case, TOLERANCE[precision])
 
 
-def test_tf32_rounds_the_weights_and_the_state_to_the_nearest(machine: Machine) -> None:
+def lay_out(machine: Machine, monkeypatch: pytest.MonkeyPatch, ways: dict[int, Plan]) -> None:
+    """Have the kernels of 3 gates and of 1 launched so."""
+    from gru_xp_cupy import persistent
+
+    monkeypatch.setattr(persistent, "plan", lambda *_, gates, **__: ways[gates])
+    persistent._launch_on.cache_clear()
+    machine.blocks_at_once = max(each.blocks for each in ways.values())
+
+
+@pytest.mark.parametrize(
+    ("precision", "tile"),
+    [("float16", "Tensor<half,1,1>"), ("tf32", "Tensor<float,1,2>"), ("tf32", "Tensor<float,4,1>")],
+)
+def test_any_number_of_blocks_of_terms_is_read_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, precision: str, tile: str
+) -> None:
+    check_streamed(machine, monkeypatch, precision, tile)
+
+
+def check_streamed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, precision: str, tile: str
+) -> None:
+    """With each number of blocks that are not resident, as a last half may be partly full."""
+    from gru_xp_cupy import persistent
+
+    machine.tf32 = precision == "tf32"
+    case = draw_case((2, 33, 136), "float32" if machine.tf32 else precision)
+    whole = streamed(33, precision, tile, resident=0)[1].resident
+    assert whole >= 6
+    for resident in range(1, whole):
+        lay_out(machine, monkeypatch, streamed(33, precision, tile, resident=resident))
+        check(persistent, case, TOLERANCE[precision])
+
+
+def streamed(rows: int, precision: str, tile: str, *, resident: int) -> dict[int, Plan]:
+    """Layouts of 136 units, of whose blocks of terms so many are resident; 0: all."""
+    from gru_xp_cupy.plan import Device, plans
+
+    tf32 = precision == "tf32"
+    found = {}
+    for gates in (3, 1):
+        way = next(
+            each
+            for each in plans(
+                *(rows, 136),
+                dtype="float32" if tf32 else precision,
+                gates=gates,
+                tf32=tf32,
+                device=Device(4, 227 << 10, 90),
+            )
+            if each.tile == tile
+        )
+        kept = min(resident, way.resident - 1) if resident else way.resident
+        found[gates] = way._replace(resident=kept, streams=bool(resident))
+    return found
+
+
+@pytest.mark.parametrize("resident", [0, 2])
+def test_tf32_rounds_the_weights_and_the_state_to_the_nearest(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, resident: int
+) -> None:
+    check_tf32(machine, monkeypatch, resident)
+
+
+def check_tf32(machine: Machine, monkeypatch: pytest.MonkeyPatch, resident: int) -> None:
+    """Of layouts with so many resident blocks of terms; 0: all."""
     from gru_xp_cupy import persistent
 
     def rounded(array: Any) -> Any:
@@ -173,7 +238,8 @@ def test_tf32_rounds_the_weights_and_the_state_to_the_nearest(machine: Machine) 
         return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
     machine.tf32 = True
-    case = draw_case((1, 5, 40), "float32", ragged=False)
+    lay_out(machine, monkeypatch, streamed(5, "tf32", "Tensor<float,1,1>", resident=resident))
+    case = draw_case((1, 5, 136), "float32", ragged=False)
     gx, h0, weight, b_hn = case.forward
     h, _ = persistent.forward(*case.forward, case.loop, keep_tape=True)
     # One step from a state of which only the product sees the rounded one.

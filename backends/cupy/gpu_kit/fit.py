@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gru_xp_cupy.plan import HOPPER, Costs, Device, Plan, plans
-
-EARLY = Plan._fields.index("early")  # of which the model knows nothing
+from gru_xp_cupy.plan import HOPPER, Costs, Device, plans
 
 
 def measured(paths: list[str], /) -> list[tuple[Costs, float]]:
@@ -32,7 +30,7 @@ def measured(paths: list[str], /) -> list[tuple[Costs, float]]:
     for told in lines:
         if told["what"] != "layout":
             continue
-        precision, layout = told["precision"], tuple(told["layout"])
+        precision = told["precision"]
         layouts = plans(
             *told["size"],
             dtype="float32" if precision == "tf32" else precision,
@@ -40,11 +38,7 @@ def measured(paths: list[str], /) -> list[tuple[Costs, float]]:
             tf32=precision == "tf32",
             device=device,
         )
-        found += [
-            (each.counts, told["us"])
-            for each in layouts
-            if each._replace(early=layout[EARLY])[:-1] == layout
-        ]
+        found += [(each.counts, told["us"]) for each in layouts if each.has_layout(told["layout"])]
     return found
 
 

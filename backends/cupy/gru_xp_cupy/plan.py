@@ -6,9 +6,9 @@ contain all constants of the cost model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import mul
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 THREADS = 256
 """Threads per block; must equal ``threads`` in ``persistent.cu``."""
@@ -36,6 +36,8 @@ _TENSOR_TILES = dict.fromkeys(
 ) | {"float32": ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (4, 1), (4, 2))}
 _INDEX_LIMIT = 2**31 - 1  # maximum index of a weight
 _SCALAR_ROWS = (1, 2, 4, 8)
+# Maximum of `Plan.early` if weights are read again, whose loads take registers.
+_STREAMED_EARLY = 2
 
 
 class Device(NamedTuple):
@@ -142,6 +144,14 @@ class Plan(NamedTuple):
         """Microseconds per step according to `HOPPER`."""
         return float(sum(map(mul, self.counts, HOPPER)))
 
+    def has_layout(self, recorded: Sequence[Any], /) -> bool:
+        """Whether this is a recorded layout, except for `early`, of which the model is independent.
+
+        A layout is recorded as the fields up to `shared_bytes`.
+        """
+        own = self._replace(early=recorded[self._fields.index("early")])
+        return own[:-1] == tuple(recorded)
+
 
 class _Tile(NamedTuple):
     name: str
@@ -152,6 +162,8 @@ class _Tile(NamedTuple):
     tensor: bool
     early: int
     """Maximum number of rows that the registers hold in addition to the tile."""
+    streams: bool = True
+    """Whether they hold the weights that are read again in addition to the tile."""
 
 
 def plan(
@@ -210,7 +222,8 @@ def _tiles(dtype: str, *, tf32: bool, device: Device) -> Iterator[_Tile]:
             name = f"Tensor<{_TENSOR[dtype]},{down},{across}>"
             large = down > 2 or min(down, across) > 1 or (single and across > 2)
             early = 1 if largest else 2 if large else 4
-            yield _Tile(name, _TENSOR_ROWS * down, across, 4 // down, True, early)
+            streams = not (largest and single)
+            yield _Tile(name, _TENSOR_ROWS * down, across, 4 // down, True, early, streams)
 
 
 def _lay_out(
@@ -223,8 +236,6 @@ def _lay_out(
     if units > THREADS:
         return None
     row_tiles, unit_tiles = -(-of_group // tile.rows), units // columns
-    of_thread = -(-of_group // (THREADS // units))
-    early = min(1 << (of_thread - 1).bit_length(), tile.early)
     splits = 1
     while splits * 2 * row_tiles * unit_tiles <= _WARPS:
         splits *= 2
@@ -242,8 +253,15 @@ def _lay_out(
         slots //= 2
     if resident < 1:
         return None
-    if resident < whole and not tile.tensor and rows > 1:
+    streams = resident < whole
+    if streams and not tile.streams:
+        return None
+    if streams and not tile.tensor and rows > 1:
         return None  # limited by the ordinary cores, where cuBLAS is faster
+    of_thread = -(-of_group // (THREADS // units))
+    early = min(1 << (of_thread - 1).bit_length(), tile.early)
+    if streams:
+        early = min(early, _STREAMED_EARLY)
     shared = gates * units * (splits * resident | 1) * BLOCK_BYTES
     shared += sums
     made = Plan(
@@ -255,7 +273,7 @@ def _lay_out(
         splits,
         slots,
         resident,
-        resident < whole,
+        streams,
         early,
         shared,
         HOPPER,

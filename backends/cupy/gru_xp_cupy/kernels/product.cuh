@@ -12,6 +12,11 @@ struct Part {
     int split, unit, first_row;  // of the block's
     typename Tile::template Sums<columns> sums;
 
+    // From the first of the tile's columns, of the block's gates times units, to the g-th 8 of them.
+    __device__ static int column(const Share& s, int g) {
+        return g / Tile::across * s.units + g % Tile::across * tile_columns;
+    }
+
     // `left`: what the blocks have left, behind the first cache, which would not see that they
     // have. Of rows that are not there, and of blocks from `end` on, a is as before.
     template <bool Whole, int Ahead>
@@ -46,10 +51,8 @@ struct Part {
             if (!Whole && k + j >= end) break;
             uint4 b[columns];
 #pragma unroll
-            for (int g = 0; g < columns; ++g) {
-                const int row = g / Tile::across * s.units + g % Tile::across * tile_columns;
-                b[g] = load_kept(weights + row * s.stride + (k + j) * block_terms);
-            }
+            for (int g = 0; g < columns; ++g)
+                b[g] = load_kept(weights + column(s, g) * s.stride + (k + j) * block_terms);
             Tile::add(sums, a[j], b);
         }
     }
@@ -80,29 +83,48 @@ struct Part {
         }
     }
 
+    // A block of what is not resident, both factors of it.
+    struct Streamed {
+        uint4 a[1][Tile::loads], b[columns];
+    };
+
     template <int Ahead>
-    __device__ void load_weights(uint4 (&b)[Ahead][columns], const Share& s,
-                                 const Weights& weights, int k, int end) const {
+    __device__ void load_streamed(Streamed (&x)[Ahead], const Share& s, const T* left,
+                                  const Weights& weights, int k, int end) const {
 #pragma unroll
-        for (int j = 0; j < Ahead; ++j)
+        for (int j = 0; j < Ahead; ++j) {
+            if (k + j >= end) break;
 #pragma unroll
-            for (int g = 0; g < columns; ++g) {
-                const int row = g / Tile::across * s.units + g % Tile::across * tile_columns;
-                b[j][g] = uint4{0, 0, 0, 0};
-                if (k + j < end) b[j][g] = weights.in_panel(row + unit + group(), k + j, place());
-            }
+            for (int g = 0; g < columns; ++g)
+                x[j].b[g] = weights.in_panel(column(s, g) + unit + group(), k + j, place());
+            load_blocks<true>(x[j].a, s, left, k + j, end);
+        }
     }
 
+    template <int Ahead>
+    __device__ void add_streamed(const Streamed (&x)[Ahead], int k, int end) {
+#pragma unroll
+        for (int j = 0; j < Ahead; ++j) {
+            if (k + j >= end) break;
+            uint4 b[columns];
+#pragma unroll
+            for (int g = 0; g < columns; ++g) b[g] = Tile::weights(x[j].b[g]);
+            Tile::add(sums, x[j].a[0], b);
+        }
+    }
+
+    // As `multiply_resident` does.
     __device__ void multiply_streamed(const Share& s, const T* left, const Weights& weights,
                                       int begin, int end) {
-        // More would not fit into the registers.
-        constexpr int both = columns + Tile::loads, ahead = both > 8 ? 1 : 16 / both;
-        for (int k = begin; k < end; k += ahead) {
-            uint4 a[ahead][Tile::loads] = {}, b[ahead][columns];
-            load_weights(b, s, weights, k, end);
-            load_blocks<false>(a, s, left, k, end);
-#pragma unroll
-            for (int j = 0; j < ahead; ++j) Tile::add(sums, a[j], b[j]);
+        // At least 8 loads a half.
+        constexpr int both = columns + Tile::loads, ahead = (both + 7) / both;
+        Streamed x[2][ahead] = {};
+        load_streamed(x[0], s, left, weights, begin, end);
+        for (int k = begin; k < end; k += 2 * ahead) {
+            load_streamed(x[1], s, left, weights, k + ahead, end);
+            add_streamed(x[0], k, end);
+            load_streamed(x[0], s, left, weights, k + 2 * ahead, end);
+            add_streamed(x[1], k + ahead, end);
         }
     }
 
@@ -114,12 +136,11 @@ struct Part {
     }
 
     __device__ void leave(const Share& s, bool first) const {
-        Tile::finish(sums, [&](int g, int row, int column, Tile::Stored sum) {
+        Tile::finish(sums, [&](int g, int row, int of_tile, Tile::Stored sum) {
             const int of_block = first_row + row;
             if (of_block >= s.rows) return;
             const int of_slot = split % s.slots * s.rows + of_block;
-            const int at = g / Tile::across * s.units + unit + g % Tile::across * tile_columns;
-            float* of_row = s.sums + of_slot * s.row_sums + at + column;
+            float* of_row = s.sums + (of_slot * s.row_sums + column(s, g) + unit + of_tile);
             Tile::Stored& kept = *reinterpret_cast<Tile::Stored*>(of_row);
             kept = first ? sum : plus(kept, sum);
         });

@@ -78,7 +78,7 @@ struct Weights {
         if (streams) first += Index(s.first_unit / s.units) * s.blocks * rows * block_terms;
     }
 
-    // 16 bytes of a row of this block as the tile takes them, zeros where there are none.
+    // 16 bytes of a row of this block, zeros where there are none.
     __device__ uint4 at(const Share& s, int row, int block, int place) const {
         uint4 bytes{0, 0, 0, 0};
         const int term = block * block_terms + place * lane_terms;
@@ -86,13 +86,13 @@ struct Weights {
         if (unit < size && term < terms)
             bytes = *reinterpret_cast<const uint4*>(
                 first + ((row / s.units * size + unit) * terms + term));
-        return Tile::resident(bytes);
+        return bytes;
     }
 
     // The same from panels.
     __device__ uint4 in_panel(int row, int block, int place) const {
         const int at = (block * rows + row) * block_terms + place * lane_terms;
-        return Tile::resident(*reinterpret_cast<const uint4*>(first + at));
+        return *reinterpret_cast<const uint4*>(first + at);
     }
 };
 
@@ -133,7 +133,7 @@ __device__ void keep(const Share& s, const Weights& weights, int gates) {
         if (k >= first_of(s, split + 1)) continue;
         *reinterpret_cast<uint4*>(s.weights + row * s.stride + block * block_terms +
                                   place * lane_terms) =
-            streams ? weights.in_panel(row, k, place) : weights.at(s, row, k, place);
+            Tile::weights(streams ? weights.in_panel(row, k, place) : weights.at(s, row, k, place));
     }
 }
 

@@ -22,7 +22,7 @@
 //     Stored                    a sum, or two of columns that lie side by side
 //     finish(sums, store)       store(g, row, column, sum), once for each of them in the warp
 //     factor(x)                 a number as `add` takes it
-//     resident(bytes)           16 bytes of weights as `add` takes them
+//     weights(bytes)            16 bytes of weights as `add` takes them
 #pragma once
 
 #include "device.cuh"
@@ -85,7 +85,7 @@ struct Scalar {
     }
 
     __device__ static T factor(float x) { return x; }
-    __device__ static uint4 resident(uint4 bytes) { return bytes; }
+    __device__ static uint4 weights(uint4 bytes) { return bytes; }
 };
 
 // Tensor cores: 16-bit numbers, or float rounded to TF32; the sums are in float. Of 16 rows, `Down`
@@ -141,7 +141,7 @@ struct Tensor {
     }
 
     __device__ static T factor(float x) { return rounded(x, T()); }
-    __device__ static uint4 resident(uint4 bytes) { return rounded(bytes, T()); }
+    __device__ static uint4 weights(uint4 bytes) { return rounded(bytes, T()); }
 
   private:
     template <class Any>
