@@ -128,6 +128,8 @@ class Counts(NamedTuple):
     """Lines of 128 bytes that the loads of warps past the first cache touch."""
     kept: int
     """Bytes of weights from shared memory."""
+    read_only: int
+    """Bytes of weights from global memory."""
     instructions: int
     """Of tensor cores."""
 

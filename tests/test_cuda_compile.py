@@ -1,7 +1,7 @@
 """NVRTC compiles every kernel for every architecture, and puts no register into memory.
 
 ``persistent.cu`` is compiled for what the plan can choose: its tiles, with as many rows a step
-ahead as they may have, with and without weights that are read again. That is some 500 programs of
+ahead as they may have, with and without weights that are read again. That is some 400 programs of
 a second each: all of them with GRU_XP_EXHAUSTIVE=1. Otherwise those with the most rows, which need
 most registers; for architectures with tensor cores, test_cuda_machine_code.py compiles these.
 """

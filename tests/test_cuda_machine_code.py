@@ -348,8 +348,8 @@ FAULTS = {
         "__ldcg(", "*(", check_what_is_read_behind_the_first_cache
     ),
     "the weights behind the first cache": Fault(
-        "*reinterpret_cast<const uint4*>(first + at)",
-        "__ldcg(reinterpret_cast<const uint4*>(first + at))",
+        "return load_read_only(first + at);",
+        "return __ldcg(reinterpret_cast<const uint4*>(first + at));",
         check_what_is_read_behind_the_first_cache,
         streams=True,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -95,10 +96,23 @@ def test_a_driver_that_cannot_run_all_blocks_at_once_is_believed(machine: Machin
     assert result is NotImplemented
 
 
-@pytest.mark.parametrize("size", [(3, 16, 64), (3, 35, 136), (2, 50, 72)])
-@pytest.mark.parametrize("precision", ["float16", "tf32", "float32"])
+@pytest.mark.parametrize(
+    ("precision", "size", "shared"),
+    [
+        *product(
+            ("float16", "tf32", "float32"), ((3, 16, 64), (3, 35, 136), (2, 50, 72)), (227 << 10,)
+        ),
+        ("float16", (3, 16, 136), 32 << 10),
+        ("tf32", (3, 16, 136), 48 << 10),
+        ("float32", (3, 1, 136), 32 << 10),
+    ],
+)
 def test_the_kernel_does_what_the_cost_model_counts(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, precision: str, size: tuple[int, int, int]
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    size: tuple[int, int, int],
+    shared: int,
 ) -> None:
     """Of the counts, those that its execution on a CPU can tell."""
     from gru_xp_cupy import persistent
@@ -117,6 +131,7 @@ def test_the_kernel_does_what_the_cost_model_counts(
     zeros_of = persistent.cupy.zeros
     monkeypatch.setattr(persistent.cupy, "zeros", zeros)
     machine.tf32 = precision == "tf32"
+    machine.attributes["MaxSharedMemoryPerBlockOptin"] = shared
     dtype = "float32" if machine.tf32 else precision
     case = draw_case(size, dtype, ragged=False)
     steps, rows, hidden = size
@@ -128,24 +143,31 @@ def test_the_kernel_does_what_the_cost_model_counts(
         launch = persistent._launch(function, rows, hidden, dtype)
         assert launch is not None
         way, _ = launch
-        loaded, _, kept, instructions = count
+        assert way.streams == (shared < 227 << 10)
         expected = {
             name: steps * way.blocks * value for name, value in way.counts._asdict().items()
         }
         # The last group may have fewer rows than the others, of which the model knows nothing. A
         # scalar tile's 8 columns ask for the same bytes, which a GPU reads once.
         tensor = precision != "float32"
+        at_start = way.groups * 3 * hidden**2 * case.dh.itemsize
+        if way.streams:  # from panels, which have zeros behind the last unit and the last term
+            gates = persistent.GATES[function]
+            at_start = way.blocks * gates * way.units * way.splits * way.resident * 64
+        read_again = count.read_only - at_start
         of_groups = [min(way.rows, rows - first) for first in range(0, rows, way.rows)]
         loads = [loaded_rows(each, tensor=tensor) for each in of_groups]
         share = sum(loads) / (way.groups * loads[0])
         asked = 1 if tensor else 8
-        assert loaded == pytest.approx(asked * share * expected["loaded"] * 1024)
+        assert count.loaded == pytest.approx(asked * share * expected["loaded"] * 1024)
         # So it may have fewer tiles of rows; and a tensor tile has all of its rows.
-        assert 0.5 * expected["resident"] * 1024 <= kept <= expected["resident"] * 1024
+        assert 0.5 * expected["resident"] * 1024 <= count.kept <= expected["resident"] * 1024
         if way.groups == 1:
-            assert kept == pytest.approx(expected["resident"] * 1024)
-        assert 0.5 * expected["instructions"] * 1e3 <= instructions
-        assert instructions <= 4 * expected["instructions"] * 1e3
+            assert count.kept == pytest.approx(expected["resident"] * 1024)
+            assert read_again == pytest.approx(expected["streamed"] * 1024)
+        assert 0.5 * expected["streamed"] * 1024 <= read_again <= expected["streamed"] * 1024
+        assert 0.5 * expected["instructions"] * 1e3 <= count.instructions
+        assert count.instructions <= 4 * expected["instructions"] * 1e3
         # One barrier a step.
         columns = way.blocks // way.groups
         assert arrivals.reshape(way.groups, COUNT_WORDS)[:, 0].tolist() == (

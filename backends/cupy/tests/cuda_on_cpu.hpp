@@ -76,6 +76,7 @@ inline Launch* launch = nullptr;
 struct Counts {
     unsigned long long loaded = 0;        // bytes past the first cache
     unsigned long long kept = 0;          // bytes of weights from shared memory
+    unsigned long long read_only = 0;     // bytes of weights from global memory
     unsigned long long instructions = 0;  // of tensor cores, counted by each lane
     // Lines of 128 bytes that a warp's load past the first cache touches: warp, load, line.
     std::set<std::tuple<const void*, unsigned, uintptr_t>> lines;
@@ -83,6 +84,7 @@ struct Counts {
 inline Counts counts;
 inline void count_instruction() { ++counts.instructions; }
 inline void count_kept() { counts.kept += sizeof(uint4); }
+inline void count_read_only() { counts.read_only += sizeof(uint4); }
 
 inline void meet(Meeting& meeting) {
     const unsigned turn = meeting.turn;
@@ -211,10 +213,12 @@ int run(void (*kernel)(P...), uint3 grid, unsigned threads, size_t shared, unsig
 }  // namespace on_cpu
 
 extern "C" void counts(unsigned long long* loaded, unsigned long long* lines,
-                       unsigned long long* kept, unsigned long long* instructions) {
+                       unsigned long long* kept, unsigned long long* read_only,
+                       unsigned long long* instructions) {
     *loaded = on_cpu::counts.loaded;
     *lines = on_cpu::counts.lines.size();
     *kept = on_cpu::counts.kept;
+    *read_only = on_cpu::counts.read_only;
     *instructions = on_cpu::counts.instructions / on_cpu::lanes;
 }
 

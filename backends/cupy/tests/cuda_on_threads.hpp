@@ -45,6 +45,7 @@ namespace on_cpu {
 
 inline void count_instruction() {}
 inline void count_kept() {}
+inline void count_read_only() {}
 
 
 constexpr unsigned lanes = 32;

@@ -14,6 +14,11 @@ inline uint4 load_kept(const void* at) {
     return *static_cast<const uint4*>(at);
 }
 
+inline uint4 load_read_only(const void* at) {
+    on_cpu::count_read_only();
+    return *static_cast<const uint4*>(at);
+}
+
 inline void fetch_ahead(const void*) {}
 
 inline void add_release(unsigned* at, unsigned count) { *at += count; }

@@ -14,6 +14,9 @@ __device__ inline uint4* shared_memory() {
 // 16 bytes of the block's shared memory.
 __device__ inline uint4 load_kept(const void* at) { return *static_cast<const uint4*>(at); }
 
+// 16 bytes of global memory that no block writes.
+__device__ inline uint4 load_read_only(const void* at) { return *static_cast<const uint4*>(at); }
+
 // Asks for the 32 bytes around an address of global memory, for a load that comes later.
 __device__ inline void fetch_ahead(const void* at) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));

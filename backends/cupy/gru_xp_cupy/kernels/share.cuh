@@ -84,15 +84,14 @@ struct Weights {
         const int term = block * block_terms + place * lane_terms;
         const int unit = s.first_unit + row % s.units;
         if (unit < size && term < terms)
-            bytes = *reinterpret_cast<const uint4*>(
-                first + ((row / s.units * size + unit) * terms + term));
+            bytes = load_read_only(first + ((row / s.units * size + unit) * terms + term));
         return bytes;
     }
 
     // The same from panels.
     __device__ uint4 in_panel(int row, int block, int place) const {
         const int at = (block * rows + row) * block_terms + place * lane_terms;
-        return *reinterpret_cast<const uint4*>(first + at);
+        return load_read_only(first + at);
     }
 };
 
