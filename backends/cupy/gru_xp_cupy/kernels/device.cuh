@@ -1,11 +1,11 @@
-// What has no other name in CUDA C++ than an instruction's.
+// Functions for single instructions, and for memory of the device.
 #pragma once
 
 #include "numbers.cuh"
 
 namespace gru_xp {
 
-// Memory of the block, as much as the launch gave it.
+// The dynamic shared memory of the block.
 __device__ inline uint4* shared_memory() {
     extern __shared__ uint4 memory[];
     return memory;
@@ -17,13 +17,14 @@ __device__ inline uint4 load_kept(const void* at) { return *static_cast<const ui
 // 16 bytes of global memory that no block writes.
 __device__ inline uint4 load_read_only(const void* at) { return *static_cast<const uint4*>(at); }
 
-// Asks for the 32 bytes around an address of global memory, for a load that comes later.
+// Prefetches the 32 bytes around an address of global memory into the L2 cache.
 __device__ inline void fetch_ahead(const void* at) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
-// One more at an address of global memory. Who then loads that or a later count by `load_acquire`
-// sees what this thread has written before, and what it has itself seen of other threads.
+// Adds to a counter in global memory. A thread that loads the new or a later count by
+// `load_acquire` sees what this thread has written before, and what this thread has seen of other
+// threads' writes.
 __device__ inline void add_release(unsigned* at, unsigned count) {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(count) : "memory");
 }
@@ -46,9 +47,9 @@ __device__ inline unsigned short float_to_half(float x) {
     return bits;
 }
 
-// Tensor cores: d += a b for a of 16 rows and b of 8 columns, spread over a warp as PTX says
-// (mma.m16n8k16 of 16-bit numbers, mma.m16n8k8 of TF32). The types only choose.
-// For compute capability 8.0 and later; a kernel for less must not use them.
+// Tensor cores: d += a b, where a has 16 rows and b 8 columns. The elements are distributed over
+// the lanes of a warp as PTX defines it: mma.m16n8k16 for 16-bit numbers, mma.m16n8k8 for TF32. The
+// last argument only selects the overload. They need compute capability 8.0 or later.
 #define GRU_XP_MMA(shape)                                                                      \
     asm volatile("mma.sync.aligned." shape                                                     \
                  " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"             \

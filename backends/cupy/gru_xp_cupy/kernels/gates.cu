@@ -1,15 +1,15 @@
-// The gates of one step, a thread for each unit of each row; the products are made elsewhere.
+// The gates of one step, with one thread for each unit of each row. The products are inputs.
 //
-// The type of all arrays that are not said to be another is a macro of the compilation. The grid is
-// (rows, blocks that cover the units).
+// The macro GRU_XP_NUMBER is the type of the arrays, unless stated otherwise. The grid is (rows,
+// blocks that cover the units).
 #include "units.cuh"
 
 using namespace gru_xp;
 
 using T = GRU_XP_NUMBER;
 
-// gh (rows, 3 size): product of the state before step t and the recurrent weights. states (steps +
-// 1, rows, size): the initial state first, or last in reverse.
+// gh (rows, 3 size) is the product of the state before step t and the recurrent weights. states
+// (steps + 1, rows, size) has the initial state first, or last in reverse.
 extern "C" __global__ void forward_gates(const T* gx, const T* gh, const T* b_hn, T* states, T* r,
                                          T* z, T* n, T* gh_n, const Index* lengths, Index t,
                                          Index rows, Index size, Index reverse) {
@@ -25,10 +25,10 @@ extern "C" __global__ void forward_gates(const T* gx, const T* gh, const T* b_hn
     store(p, t, row, unit, g);
 }
 
-// carried (rows, size), of the type that is computed with: before the first call the gradient of
-// the last state; product (rows, size): of `dgh` of step `behind`, the one after t in the loop
-// forward, and the weights. Where either step is not there, it is negative: behind before the
-// first call, t after the last, which leaves the gradient of the initial state in dh0.
+// carried (rows, size) has the type of the arithmetic. Before the first call it is the gradient of
+// the last state. product (rows, size) is the product of `dgh` of step `behind` and the weights;
+// `behind` is the step after t in the forward loop, and negative in the first call. In the last
+// call t is negative; that call stores the gradient of the initial state in dh0.
 extern "C" __global__ void backward_gates(const T* dh, const T* h_prev, const T* r, const T* z,
                                           const T* n, const T* gh_n, T* dgx, T* dgh_n,
                                           const Index* lengths, Real<T>* carried,
@@ -38,7 +38,7 @@ extern "C" __global__ void backward_gates(const T* dh, const T* h_prev, const T*
     if (unit >= size) return;
     const Index i = row * size + unit;
     Real<T> whole = carried[i];
-    // In padding the product is of zeros, yet not zero where a weight is infinite.
+    // In padding the gradients are zero, but the product is not if a weight is infinite.
     if (behind >= 0 && !is_padding(lengths, behind, row)) whole = whole + widen(product[i]);
     if (t < 0) {
         dh0[i] = narrow<T>(whole);

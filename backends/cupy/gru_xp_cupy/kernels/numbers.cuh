@@ -1,9 +1,10 @@
-// What arrays hold, and what is computed with: 16-bit numbers are computed with in float.
+// The types of the arrays' elements, and the types of the arithmetic: 16-bit numbers are converted
+// to float32.
 #pragma once
 
 namespace gru_xp {
 
-// Not CUDA's own types, so that no header of CUDA's is needed.
+// These replace CUDA's own types, so that no CUDA header is needed.
 struct half {
     unsigned short bits;
 };
@@ -47,7 +48,7 @@ __device__ inline bfloat16 narrow<bfloat16>(float x) {  // to the nearest, ties 
     return {static_cast<unsigned short>(rounded >> 16)};
 }
 
-// What the equations ask for.
+// The functions that the equations use.
 template <class V>
 struct Math;
 

@@ -1,30 +1,32 @@
-// The recurrence as one launch for all steps, with the recurrent weights on the chip.
+// The loop over time in one launch, with the recurrent weights on the chip.
 //
-// The rows of the batch are dealt out to groups of blocks, which have nothing to do with one
-// another. In a group a block owns `units` hidden units, and keeps their weights in its shared
-// memory, as far as they fit: forward the rows of their three gates, backward those of the
-// transposed weights. What does not fit is read again in each step. In each step a block multiplies
-// what the blocks of its group have left of the step before, in global memory, with its weights, and
-// computes its units' gates. Warps share the product by rows, by columns and by `splits` of its
-// terms, whose sums are added in order. The state, and the gradient of the state, stay in float.
+// The rows of the batch are divided among groups of thread blocks. The groups are independent of
+// one another. A block of a group owns `units` hidden units. It keeps their weights in its shared
+// memory, as far as they fit: forward, the rows of their three gates; backward, rows of the
+// transposed weights. Weights that do not fit are read again in each step. In each step a block
+// reads from global memory what all blocks of its group have computed in the step before,
+// multiplies it by its weights, and computes the gates of its units. The warps share the product by
+// rows, columns and `splits` of the terms; the sums of the splits are added in a fixed order. The
+// state and the gradient of the state are kept in float32.
 //
-// What a step needs besides is loaded before the wait for the other blocks, and what it leaves for
-// the caller is stored after they have been told to go on.
+// The other inputs of a step are loaded before a block waits for the others. The outputs for the
+// caller are stored after it has told the others to go on.
 //
-// The tile, one of those in tile.cuh, `early` and `streams` are macros of the compilation. size must
-// be a multiple of the numbers in 16 bytes, and weights and `exchanged` aligned to 16 bytes; units a
-// multiple of the tile's columns and at most as many as a block has threads.
+// The tile (see tile.cuh), `early` and `streams` are macros. size must be a multiple of the number
+// of elements in 16 bytes; weights and `exchanged` must be aligned to 16 bytes; units must be a
+// multiple of the tile's columns, and at most the number of threads per block.
 #include "grid.cuh"
 #include "product.cuh"
 
 namespace {
 
-constexpr int line = 32;  // words from one group's count of arrivals to the next
+constexpr int line = 32;  // distance of two groups' counters of arrivals, in words
 
-// What a thread computes the gates of: one hidden unit, and every `apart`-th row from `first` on.
+// The gates that a thread computes: those of one hidden unit, for every `apart`-th row from
+// `first`.
 struct Mine {
-    int unit, first, apart;  // of the block's
-    int rows;                // the block's; none for a thread without a unit
+    int unit, first, apart;  // indices within the block
+    int rows;                // number of rows of the block, or 0 for a thread without a unit
 
     __device__ explicit Mine(const Share& s) {
         apart = threads / s.units;
@@ -33,7 +35,7 @@ struct Mine {
         rows = first < apart && s.first_unit + unit < s.size ? s.rows : 0;
     }
 
-    // f(i, row) for the first rows, where i is a constant.
+    // Calls f(i, row) for the first `early` rows; i is a compile-time constant.
     template <class F>
     __device__ void for_each_early(const F& f) const {
 #pragma unroll
@@ -50,8 +52,8 @@ struct Mine {
 
 }  // namespace
 
-// states (steps + 1, rows, size): the initial state first, or last in reverse. exchanged: for the
-// kernel alone, see Exchange.
+// states (steps + 1, rows, size) has the initial state first, or last in reverse. exchanged is
+// scratch memory; see Exchange.
 extern "C" __global__ void __launch_bounds__(threads, 1)
     persistent_forward(const T* gx, const T* weight_hh, const T* b_hn, T* states, T* r, T* z, T* n,
                        T* gh_n, T* exchanged, const Index* lengths, unsigned* arrived, int steps,
@@ -111,8 +113,8 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     }
 }
 
-// dh_last (rows, size), or null for zeros. transposed (size, 3 size): the recurrent weights.
-// exchanged: for the kernel alone, see Exchange.
+// dh_last is (rows, size), or null for zeros. transposed (size, 3 size) is the transposed recurrent
+// weights. exchanged is scratch memory; see Exchange.
 extern "C" __global__ void __launch_bounds__(threads, 1)
     persistent_backward(const T* dh, const T* dh_last, const T* h_prev, const T* r, const T* z,
                         const T* n, const T* gh_n, const T* transposed, T* dgx, T* dgh_n, T* dh0,
@@ -172,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
         if (done + 1 < steps) load_ahead(reverse ? t + 1 : t - 1);
         wait(of_group, s.columns, done + 1);
         product<1>(s, left, weights);
-        // In padding the product is of zeros, yet not zero where a weight is infinite.
+        // In padding the gradients are zero, but the product is not if a weight is infinite.
         const auto add = [&](bool is_padding, int row) {
             if (is_padding) return;
             float& state = s.state[row * units + mine.unit];

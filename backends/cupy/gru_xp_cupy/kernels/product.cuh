@@ -1,24 +1,28 @@
-// The product of what the blocks of a group have left and a block's weights, by its warps.
+// The recurrent product of a step: the state, or backward the gradients of the gates, times the
+// weights of this block. The warps of the block share it.
 #pragma once
 
 #include "share.cuh"
 
 namespace {
 
-// What a lane has of a warp's part of a product: a tile of rows and of units, one of the splits.
+// The part of the product that one warp computes, as held by one lane: a tile of rows and units,
+// and one of the splits of the terms.
 template <int Gates>
 struct Part {
     static constexpr int columns = Gates * Tile::across;
-    int split, unit, first_row;  // of the block's
+    int split, unit, first_row;  // indices within the block
     typename Tile::template Sums<columns> sums;
 
-    // From the first of the tile's columns, of the block's gates times units, to the g-th 8 of them.
+    // Offset of the g-th 8 columns of the tile from its first column. The columns of a block are
+    // its gates times its units.
     __device__ static int column(const Share& s, int g) {
         return g / Tile::across * s.units + g % Tile::across * tile_columns;
     }
 
-    // `left`: what the blocks have left, behind the first cache, which would not see that they
-    // have. Of rows that are not there, and of blocks from `end` on, a is as before.
+    // Loads blocks of terms k, k + 1, ... of `left`, which other thread blocks have written. The
+    // loads bypass the L1 cache, which is not coherent. `a` keeps its value for rows that do not
+    // exist and for blocks from `end` on; `Whole` says that there are none of the latter.
     template <bool Whole, int Ahead>
     __device__ void load_blocks(uint4 (&a)[Ahead][Tile::loads], const Share& s, const T* left,
                                 int k, int end) const {
@@ -60,8 +64,8 @@ struct Part {
     template <int Ahead>
     __device__ void add_resident(const uint4 (&a)[Ahead][Tile::loads], const Share& s,
                                  const T* weights, int k, int end) {
-        // Of more columns the compiler would load the weights of more blocks at once than the
-        // registers hold.
+        // With more columns, the compiler would load the weights of too many blocks at once, and
+        // spill registers.
         constexpr bool fit = Ahead == 1 || columns <= (streams ? 4 : 6);
         if (fit && k + Ahead <= end)
             add_blocks<true>(a, s, weights, k, end);
@@ -69,7 +73,8 @@ struct Part {
             add_blocks<false>(a, s, weights, k, end);
     }
 
-    // While one half of the registers is used, the other is loaded.
+    // Multiplies by the weights in shared memory. One half of the registers is loaded while the
+    // other is used.
     __device__ void multiply_resident(const Share& s, const T* left, int begin, int end) {
         const T* weights = s.weights + (unit + group()) * s.stride +
                            (split * s.resident - begin) * block_terms + place() * lane_terms;
@@ -83,7 +88,7 @@ struct Part {
         }
     }
 
-    // A block of what is not resident, both factors of it.
+    // Both factors of a block of terms whose weights are not in shared memory.
     struct Streamed {
         uint4 a[1][Tile::loads], b[columns];
     };
@@ -113,10 +118,10 @@ struct Part {
         }
     }
 
-    // As `multiply_resident` does.
+    // Multiplies by the weights in global memory, also with two halves of the registers.
     __device__ void multiply_streamed(const Share& s, const T* left, const Weights& weights,
                                       int begin, int end) {
-        // At least 8 loads a half.
+        // Enough blocks for at least 8 loads in each half.
         constexpr int both = columns + Tile::loads, ahead = (both + 7) / both;
         Streamed x[2][ahead] = {};
         load_streamed(x[0], s, left, weights, begin, end);
@@ -147,13 +152,14 @@ struct Part {
     }
 };
 
-// Leaves in s.sums the product of what was left and the block's weights, in `slots` summands.
+// Computes the product of `left` and the weights of this block, and stores it in s.sums as `slots`
+// summands.
 template <int Gates>
 __device__ void product(const Share& s, const T* left, const Weights& weights) {
     const int row_tiles = (s.rows + Tile::rows - 1) / Tile::rows;
     const int unit_tiles = s.units / (Tile::across * tile_columns);
     const int parts = row_tiles * unit_tiles * s.splits, turns = s.splits / s.slots;
-    // A power of two each, so that all splits of a sum are computed in the same round.
+    // `splits` and `warps` are powers of two, so that one round computes all splits of a sum.
     for (int round = 0; round < parts; round += warps) {
         const int item = round + int(threadIdx.x) / warp_lanes;
         Part<Gates> part;
@@ -169,7 +175,7 @@ __device__ void product(const Share& s, const T* left, const Weights& weights) {
     __syncthreads();
 }
 
-// The products of all gates for one of the block's rows and units.
+// The products of all gates for one row and one unit of this block.
 template <int Gates>
 struct Products {
     float of[Gates] = {};

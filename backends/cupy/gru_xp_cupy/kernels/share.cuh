@@ -1,5 +1,5 @@
-// A block's share of the work of persistent.cu: its part of the shared memory's, its weights, and
-// what blocks leave for one another.
+// What a block of persistent.cu works on: its rows and units, the layout of its shared memory, its
+// weights, and the array through which blocks exchange states.
 #pragma once
 
 #include "tile.cuh"
@@ -14,32 +14,32 @@ namespace {
 
 constexpr int threads = 256, warps = threads / warp_lanes;
 constexpr int block_terms = block_bytes / sizeof(T), lane_terms = lane_bytes / sizeof(T);
-// Of a thread's rows, how many have their numbers loaded a step ahead.
+// Number of rows per thread whose inputs are loaded one step ahead.
 constexpr int early = GRU_XP_EARLY;
-constexpr bool streams = GRU_XP_STREAMS;  // whether there are weights that are not resident
+constexpr bool streams = GRU_XP_STREAMS;  // whether some weights are not in shared memory
 
-// What all kernels are told of their launch, in the order of its last arguments.
+// The layout of a launch: the last arguments of both kernels, in this order.
 struct Layout {
     int steps, rows, size;
     int rows_of_group, units, splits, slots, resident, reverse;
 };
 
 struct Share {
-    int first_unit, units;  // of the hidden units
-    int first_row, rows;    // of the batch's
+    int first_unit, units;  // hidden units of this block
+    int first_row, rows;    // rows of the batch
     int size, splits, slots;
-    int blocks;             // of terms in a row of weights
-    int resident;           // of each split, from its first on, how many are in shared memory
-    int padded_rows;        // of a group, those of whole tiles
-    int stride;             // terms from one row of weights to the next in shared memory
-    int columns, group;     // blocks of a group, and which group this is
-    int row_sums;           // from one row's sums to the next
+    int blocks;             // blocks of terms in a row of weights
+    int resident;           // of each split, how many blocks of terms are in shared memory
+    int padded_rows;        // rows of a group, rounded up to whole tiles
+    int stride;             // distance of two rows of weights in shared memory, in terms
+    int columns, group;     // thread blocks per group, and the index of this block's group
+    int row_sums;           // distance of two rows of sums
     T* weights;             // (gates * units, stride)
-    float* sums;            // (slots, rows, row_sums), of which gates * units are used
+    float* sums;            // (slots, rows, row_sums); gates * units of each row are used
     float* state;           // (rows, units)
 };
 
-// Divides the block's shared memory for a product of `terms` terms for `gates` gates.
+// Lays out the block's shared memory for products of `terms` terms and `gates` gates.
 __device__ Share divide(const Layout& p, int gates, int terms) {
     Share s;
     s.columns = (p.size + p.units - 1) / p.units;
@@ -54,31 +54,31 @@ __device__ Share divide(const Layout& p, int gates, int terms) {
     s.blocks = (terms + block_terms - 1) / block_terms;
     s.resident = p.resident;
     s.padded_rows = (p.rows_of_group + Tile::rows - 1) / Tile::rows * Tile::rows;
-    // An odd number of 64 bytes, so that the 16 bytes of 8 lanes lie in different banks.
+    // An odd multiple of 64 bytes puts the 16-byte loads of 8 lanes into different banks.
     s.stride = (s.splits * s.resident | 1) * block_terms;
     s.weights = reinterpret_cast<T*>(shared_memory());
     s.sums = reinterpret_cast<float*>(s.weights + gates * s.units * s.stride);
-    // 8 or 24 banks further, so that the two numbers of 16 lanes lie in different banks.
+    // A distance of 8 or 24 banks puts the 8-byte stores of 16 lanes into different banks.
     s.row_sums = gates * s.units;
     while (s.row_sums % 16 != 8) s.row_sums += 8;
     s.state = s.sums + s.slots * p.rows_of_group * s.row_sums;
     return s;
 }
 
-// The weights of a product in global memory: rows of `terms`, of a gate one for each hidden unit. If
-// some are read again in each step, all are in panels: (blocks of threads, blocks of terms, rows of
-// a block of threads, terms of a block), with zeros behind the last unit and the last term.
+// The weights in global memory: for each gate, `size` rows of `terms` terms. If some of them are
+// read again in each step (`streams`), all of them lie in panels instead: (thread blocks, blocks of
+// terms, rows of a thread block, terms of a block), padded with zeros.
 struct Weights {
-    const T* first;  // of all weights, or of this block's panels
+    const T* first;  // the first of all weights, or of the panels of this block
     int terms, size;
-    int rows;  // of this block: for each gate its units
+    int rows;  // rows of this block: its units for each gate
 
     __device__ Weights(const T* all, const Share& s, int gates, int of_row)
         : first(all), terms(of_row), size(s.size), rows(gates * s.units) {
         if (streams) first += Index(s.first_unit / s.units) * s.blocks * rows * block_terms;
     }
 
-    // 16 bytes of a row of this block, zeros where there are none.
+    // 16 bytes of a row of this block; zeros beyond the last unit or term.
     __device__ uint4 at(const Share& s, int row, int block, int place) const {
         uint4 bytes{0, 0, 0, 0};
         const int term = block * block_terms + place * lane_terms;
@@ -95,15 +95,15 @@ struct Weights {
     }
 };
 
-// What the blocks of a group leave for one another: for the next step, and for the current one,
-// which some of them may still be reading.
+// The array through which the blocks of a group exchange states, or gradients of gates. It has two
+// buffers, because some blocks may still read those of one step while others write the next.
 //
-// It is in panels: (tiles of rows, blocks of terms, what Tile::in_panel says). So what the lanes of a
-// warp load at once are 512 bytes side by side; of rows that lie apart they would be 8 pieces of 64
-// bytes. All is 0 at first; terms behind the last one stay 0.
+// A buffer consists of panels: (tiles of rows, blocks of terms, elements ordered by
+// Tile::in_panel). Hence a warp loads 512 contiguous bytes at once, instead of 64 bytes from each
+// of 8 rows. All elements are 0 at first; those beyond the last term stay 0.
 struct Exchange {
     T* first;
-    Index numbers;  // of a step
+    Index numbers;  // elements of a buffer
     int blocks;
 
     __device__ Exchange(T* exchanged, const Share& s)
@@ -120,9 +120,10 @@ struct Exchange {
     }
 };
 
-// The first block of terms of a split, of as many as `splits` for the one behind the last.
+// Index of the first block of terms of a split. `split` may be `splits`, which gives the end.
 __device__ int first_of(const Share& s, int split) { return s.blocks * split / s.splits; }
 
+// Loads the resident weights of this block into shared memory.
 __device__ void keep(const Share& s, const Weights& weights, int gates) {
     constexpr int lanes = block_terms / lane_terms;
     const int kept = s.splits * s.resident;

@@ -1,28 +1,28 @@
-// A warp's part of a product: some rows times G times Across times 8 columns, over blocks of 64
-// bytes of terms.
+// Tiles: the part of a product that a warp computes at once, some rows times G times Across times 8
+// columns. It is summed over blocks of terms of 64 bytes each.
 //
-// The lanes are 8 groups of 4 places. A place has 16 bytes of each block, a quarter of its terms:
-// which terms meet in one instruction of a tensor core is free, as long as both factors agree, and
-// so every load is of 16 bytes. A group has one column. The rows of a block of terms are a panel, in
-// the order in which the tile loads them: what the lanes of a warp load at once lies side by side.
-// Both tiles have
+// The 32 lanes form 8 groups of 4 places. A group has one of 8 columns, a place a quarter of the
+// terms of each block, which are 16 bytes. So every load is 16 bytes wide. This is possible because
+// an instruction of a tensor core may combine any terms, as long as both factors have the same
+// ones. The rows of one block of terms form a panel. Its elements are in the order in which the
+// tile loads them, so that the lanes of a warp load contiguous bytes. Every tile has these members:
 //
-//     rows                      how many rows they take
-//     across                    how many times 8 units they take
-//     ahead                     blocks whose loads are under way while others are used: as many as
-//                               the registers hold
-//     loads                     of 16 bytes that a lane makes of one block
-//     T                         the type of the numbers
-//     row(i)                    the first row that the i-th load of a lane is of
-//     load_at(i)                where in a panel that is, in 16 bytes
-//     in_panel(row, term)       where in a panel a term of a row is, in numbers
-//     Sums<G>                   what a lane keeps
-//     add(sums, a, b)           one block: a[i] is what the i-th load gave, b[g] are the 16 bytes
-//                               of the g-th 8 columns' one of this lane's group
-//     Stored                    a sum, or two of columns that lie side by side
-//     finish(sums, store)       store(g, row, column, sum), once for each of them in the warp
-//     factor(x)                 a number as `add` takes it
-//     weights(bytes)            16 bytes of weights as `add` takes them
+//     rows                      number of rows
+//     across                    number of units, divided by 8
+//     ahead                     number of blocks of terms that are loaded while others are used; it
+//                               is limited by the registers
+//     loads                     number of 16-byte loads per lane and block of terms
+//     T                         type of the elements
+//     row(i)                    first row of the i-th load of a lane
+//     load_at(i)                position of this load in a panel, in units of 16 bytes
+//     in_panel(row, term)       position of an element in a panel
+//     Sums<G>                   the sums of a lane
+//     add(sums, a, b)           adds the products of a block of terms; a[i] is the result of the
+//                               i-th load, b[g] the 16 bytes of the g-th 8 columns for this lane
+//     Stored                    one sum, or two sums of adjacent columns
+//     finish(sums, store)       calls store(g, row, column, sum) once for each of the warp's sums
+//     factor(x)                 converts a number to what `add` takes in a
+//     weights(bytes)            converts 16 bytes of weights to what `add` takes in b
 #pragma once
 
 #include "device.cuh"
@@ -38,7 +38,7 @@ __device__ inline int place() { return lane() % 4; }
 __device__ inline float plus(float a, float b) { return a + b; }
 __device__ inline float2 plus(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
 
-// The ordinary processors, in float.
+// Ordinary cores, in float32.
 template <int Rows>
 struct Scalar {
     static constexpr int rows = Rows, across = 1, loads = Rows, ahead = 8 / Rows;
@@ -88,8 +88,8 @@ struct Scalar {
     __device__ static uint4 weights(uint4 bytes) { return bytes; }
 };
 
-// Tensor cores: 16-bit numbers, or float rounded to TF32; the sums are in float. Of 16 rows, `Down`
-// times.
+// Tensor cores, for `Down` times 16 rows. The factors have 16 bits, or are float32 rounded to TF32;
+// the sums are float32.
 template <class Number, int Down, int Across>
 struct Tensor {
     static constexpr int rows = 16 * Down, across = Across, loads = 2 * Down,
@@ -102,8 +102,8 @@ struct Tensor {
         float at[Down][G][4] = {};
     };
 
-    // A load is one instruction's factor: two words of a row and of the eighth row after it. The
-    // instruction wants them in registers that follow one another, as a load leaves them.
+    // One load gives the factor of one instruction: two words of a row, and two of the row 8 rows
+    // below. The instruction needs them in consecutive registers, into which the load writes them.
     __device__ static int row(int i) { return i / 2 * 16 + group(); }
     __device__ static int load_at(int i) { return i * warp_lanes + lane(); }
     __device__ static int in_panel(int row, int term) {

@@ -1,7 +1,7 @@
-// One unit of one row through one step, forward and backward, with what is read and written.
+// A step of one unit of one row, forward and backward: its loads, its equations and its stores.
 //
-// Reading, computing and writing are apart, as the persistent kernel reads a step ahead and writes
-// what no other block waits for after it has told them to go on.
+// These are separate functions, because the persistent kernel loads one step ahead, and stores what
+// no other block waits for after it has told the others to go on.
 #pragma once
 
 #include "device.cuh"
@@ -20,12 +20,12 @@ template <class T>
 struct Forward {
     const T* gx;    // (steps, rows, 3 size)
     const T* b_hn;  // (size,), or null
-    T *r, *z, *n, *gh_n;  // (steps, rows, size); null if no tape is wanted
+    T *r, *z, *n, *gh_n;  // (steps, rows, size); null if there is no tape
     const Index* lengths;  // (rows,), or null
     Index rows, size;
 };
 
-// What a step needs besides the state, its products and the bias.
+// The inputs of a step besides the state, its products and the bias.
 template <class T>
 struct Input {
     Real<T> gx_r, gx_z, gx_n;
@@ -44,7 +44,7 @@ __device__ Input<T> load(const Forward<T>& p, Index t, Index row, Index unit) {
             is_padding(p.lengths, t, row)};
 }
 
-// Asks for what `load` will read.
+// Prefetches what `load` will read.
 template <class T>
 __device__ void fetch_ahead(const Forward<T>& p, Index t, Index row, Index unit) {
     const T* gx = p.gx + (t * p.rows + row) * 3 * p.size + unit;
@@ -52,8 +52,7 @@ __device__ void fetch_ahead(const Forward<T>& p, Index t, Index row, Index unit)
     for (int gate = 0; gate < 3; ++gate) fetch_ahead(gx + gate * p.size);
 }
 
-// The gates of a step, zero in padding, from the products of the recurrent weights; gh_n with the
-// bias.
+// The gates of a step from the recurrent products; gh_n includes the bias. Zero in padding.
 template <class T>
 __device__ Gates<Real<T>> step(const Input<T>& x, Real<T> gh_r, Real<T> gh_z, Real<T> gh_n) {
     if (x.padding) return {};
@@ -85,7 +84,7 @@ struct Backward {
     Index rows, size;
 };
 
-// What a step back needs besides the gradient of the steps behind it.
+// The inputs of a backward step besides the gradient from later steps.
 template <class T>
 struct Kept {
     Gates<Real<T>> gates;
@@ -110,14 +109,14 @@ __device__ void fetch_ahead(const Backward<T>& p, Index t, Index row, Index unit
     for (const T* each : arrays) fetch_ahead(each + at);
 }
 
-// Gradients of the gates of a step from `total`, that of its state; zero in padding.
+// Gradients of the gates of a step from `total`, the gradient of its state. Zero in padding.
 template <class T>
 __device__ GateGradients<Real<T>> step(const Kept<T>& x, Real<T> total) {
     if (x.padding) return {};
     return gate_gradients<Math<Real<T>>>(x.gates, x.h, total);
 }
 
-// What goes to the state before past the gates.
+// The part of the gradient that reaches the previous state without passing through the gates.
 template <class T>
 __device__ Real<T> past(const Kept<T>& x, Real<T> total) {
     return x.padding ? total : total * x.gates.z;
