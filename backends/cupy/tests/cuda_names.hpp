@@ -1,4 +1,4 @@
-// What the kernels use of CUDA C++ that has nothing to do with threads, on a CPU.
+// The parts of CUDA C++ that the kernels use and that do not concern threads, for a CPU.
 #pragma once
 
 #include <algorithm>

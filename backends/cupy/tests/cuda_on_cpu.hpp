@@ -1,7 +1,8 @@
-// Runs CUDA kernels on the CPU: each thread is a fiber, and runs until it has to wait.
+// Runs CUDA kernels on the CPU. Each thread is a fiber, which runs until it has to wait.
 //
-// Which fiber goes on is drawn from a seed, so that another seed is another order of events. A
-// state in which no fiber can go on is reported as a deadlock. What the kernels use of CUDA C++ is here, and nothing more; this file is to be included before their text.
+// The next fiber is drawn from a seed, so different seeds give different orders of events. If no
+// fiber can continue, that is reported as a deadlock. This file defines only what the kernels use
+// of CUDA C++. It must be included before their source.
 #pragma once
 
 #include <ucontext.h>
@@ -27,14 +28,14 @@ constexpr unsigned lanes = 32;
 constexpr size_t stack_bytes = 64 << 10, guard_bytes = 64 << 10;
 constexpr unsigned char guard = 0xA5;
 
-// Where some fibers wait until all of them have come.
+// A point at which fibers wait until all of them have arrived.
 struct Meeting {
     unsigned members = 0, come = 0, turn = 0;
 };
 
 struct Warp {
     Meeting meeting;
-    unsigned words[2][lanes][6];  // what lanes show one another, in turns
+    unsigned words[2][lanes][6];  // words that the lanes exchange, in turns
 };
 
 struct Block {
@@ -50,7 +51,7 @@ struct Fiber {
     std::unique_ptr<char[]> stack;
     Block* block;
     uint3 thread;
-    unsigned loads = 0;  // past the first cache
+    unsigned loads = 0;  // loads that bypass the L1 cache
     const Meeting* waits_at = nullptr;
     unsigned waits_for = 0;
     bool spins = false, done = false;
@@ -72,13 +73,13 @@ struct Launch {
 
 inline Launch* launch = nullptr;
 
-// What the last launch has done, of all threads together.
+// Counts of the last launch, summed over all threads.
 struct Counts {
-    unsigned long long loaded = 0;        // bytes past the first cache
+    unsigned long long loaded = 0;        // bytes of loads that bypass the L1 cache
     unsigned long long kept = 0;          // bytes of weights from shared memory
     unsigned long long read_only = 0;     // bytes of weights from global memory
     unsigned long long instructions = 0;  // of tensor cores, counted by each lane
-    // Lines of 128 bytes that a warp's load past the first cache touches: warp, load, line.
+    // Lines of 128 bytes that a warp's loads touch, if they bypass the L1 cache: warp, load, line.
     std::set<std::tuple<const void*, unsigned, uintptr_t>> lines;
 };
 inline Counts counts;
@@ -103,7 +104,7 @@ inline Warp& warp() {
     return launch->running->block->warps[launch->running->thread.x / lanes];
 }
 
-// Shows the words of this lane to the others of the warp, and returns theirs.
+// Passes the words of this lane to the other lanes of the warp, and returns theirs.
 template <size_t N>
 const unsigned (*exchange(const unsigned (&own)[N]))[6] {
     Warp& w = warp();
@@ -118,7 +119,7 @@ inline void start() {
     launch->running->done = true;
 }
 
-// Has each fiber that can go on do so, once; false if none has done more than wait on.
+// Continues each fiber that can continue, once. Returns false if all of them only kept waiting.
 inline bool round(Launch& l, std::vector<Fiber*>& order, std::mt19937& random) {
     std::shuffle(order.begin(), order.end(), random);
     bool progress = false;
@@ -132,8 +133,8 @@ inline bool round(Launch& l, std::vector<Fiber*>& order, std::mt19937& random) {
     return progress;
 }
 
-// Has all fibers go on until they are done. With an even seed all blocks keep about the same pace;
-// with an odd one a block goes as far as it can before the next one starts, as blocks on a GPU may.
+// Runs all fibers until they are done. With an even seed all blocks advance at about the same pace;
+// with an odd one each block runs as far as it can before the next one starts, as on a GPU it may.
 inline Outcome schedule(Launch& l, unsigned seed) {
     std::mt19937 random(seed);
     std::vector<std::vector<Fiber*>> groups(seed % 2 ? l.blocks.size() : 1);
@@ -161,7 +162,7 @@ inline Outcome run(uint3 grid, unsigned threads, size_t shared, unsigned seed,
         Block& block = l.blocks[b];
         block.index = {b % grid.x, b / grid.x, 0};
         block.meeting.members = threads;
-        block.bytes.assign(shared + 16 + guard_bytes, 0xFF);  // NaN to whom reads it too early
+        block.bytes.assign(shared + 16 + guard_bytes, 0xFF);  // NaN, if it is read too early
         block.shared = block.bytes.data() + (16 - uintptr_t(block.bytes.data()) % 16) % 16;
         std::fill_n(block.shared + shared, guard_bytes, guard);
         block.warps.resize((threads + lanes - 1) / lanes);

@@ -1,14 +1,16 @@
-// Runs CUDA kernels on the CPU, each thread one of the operating system's, for ThreadSanitizer.
+// Runs CUDA kernels on the CPU under ThreadSanitizer. Each CUDA thread is an operating-system
+// thread.
 //
-// Takes the place of cuda_on_cpu.hpp, and has the same names for device.cuh. Two accesses are a
-// race unless the kernel's text orders them: by the barrier of a block, or by an acquire of what
-// was released. Whatever else orders threads here must be hidden from the sanitizer, such as a
-// warp's exchange, which orders no memory on a GPU. Nor may blocks share what orders them by the
-// way, as std::barrier does, which counts those who wait in a table of the whole process.
+// This file replaces cuda_on_cpu.hpp, and defines the same names for device.cuh. Two accesses are a
+// race unless the kernel's source orders them: by the barrier of a block, or by a release and an
+// acquire. Anything else here that orders threads must be hidden from the sanitizer, for example an
+// exchange within a warp, which does not order memory on a GPU. Blocks must not share objects that
+// order them as a side effect. std::barrier does so: it keeps waiting threads in a table of the
+// process.
 //
-// A block's first cache, which does not see what other blocks write, is not modelled but forbidden:
-// what another block has written in this launch may be read by __ldcg alone. For that the
-// sanitizer's calls at plain accesses are wrapped, by the linker's --wrap.
+// The L1 cache of a block, which does not see the writes of other blocks, is not modelled. Instead,
+// only __ldcg may read what another block has written in this launch. To check this, the
+// sanitizer's functions for plain accesses are wrapped, by the linker's --wrap.
 #pragma once
 
 #include <pthread.h>
@@ -51,7 +53,7 @@ inline void count_read_only() {}
 constexpr unsigned lanes = 32;
 constexpr int stale_read = 67;  // exit status
 
-// While there is one, the sanitizer sees nothing of what this thread does.
+// While such an object exists, the sanitizer ignores what this thread does.
 struct Unseen {
     Unseen() {
         AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
@@ -76,7 +78,7 @@ struct Meeting {
 
 struct Warp {
     Meeting meeting;
-    std::array<unsigned, 6> words[2][lanes];  // what lanes show one another, in turns
+    std::array<unsigned, 6> words[2][lanes];  // words that the lanes exchange, in turns
 };
 
 struct Block {
@@ -101,7 +103,7 @@ struct Launch {
 
 inline thread_local Launch* launch = nullptr;
 
-// Shows the words of this lane to the others of the warp, and returns theirs.
+// Passes the words of this lane to the other lanes of the warp, and returns theirs.
 template <size_t N>
 std::array<std::array<unsigned, 6>, lanes> exchange(const unsigned (&own)[N]) {
     const Unseen unseen;
@@ -112,7 +114,7 @@ std::array<std::array<unsigned, 6>, lanes> exchange(const unsigned (&own)[N]) {
     return std::to_array(words);
 }
 
-// Global memory, and which block has last written there: each two bytes, counted from 1.
+// Global memory, and for each two bytes the block that last wrote them, counted from 1.
 struct Memory {
     char* begin = nullptr;
     size_t bytes = 0;
@@ -142,7 +144,7 @@ GRU_XP_UNSEEN inline void read(const void* at) {
     }
 }
 
-// The argument that a word stands for: a number, or where in global memory; 0 is null.
+// The argument that a word stands for: a number, or an offset in global memory, where 0 is null.
 template <class P>
 P argument(std::int64_t word) {
     if constexpr (std::is_pointer_v<P>)
@@ -161,7 +163,7 @@ void run(void (*kernel)(P...), unsigned count, unsigned threads, size_t shared) 
     std::vector<std::unique_ptr<Block>> blocks;
     for (unsigned b = 0; b < count; ++b) {
         auto& block = *blocks.emplace_back(new Block{{b, 0, 0}, Meeting(threads), {}, {}, {}});
-        block.bytes.assign((shared + 15) / 16, {~0u, ~0u, ~0u, ~0u});  // NaN to whom reads it early
+        block.bytes.assign((shared + 15) / 16, {~0u, ~0u, ~0u, ~0u});  // NaN, if read too early
         block.shared = reinterpret_cast<unsigned char*>(block.bytes.data());
         for (unsigned w = 0; w < threads / lanes; ++w)
             block.warps.emplace_back(new Warp{Meeting(lanes), {}});
@@ -180,8 +182,8 @@ void run(void (*kernel)(P...), unsigned count, unsigned threads, size_t shared) 
     for (auto& thread : running) thread.join();
 }
 
-// Runs a kernel on a file that is global memory: its arguments, a word each, then the arrays.
-// `words`: program, kernel, blocks, threads, bytes of shared memory, file.
+// Runs a kernel on a file that serves as global memory. It contains the arguments, one word each,
+// and then the arrays. `words`: program, kernel, blocks, threads, bytes of shared memory, file.
 template <class... P>
 int run(void (*kernel)(P...), char** words) {
     std::FILE* file = std::fopen(words[5], "r+b");

@@ -42,12 +42,13 @@ inline float part(unsigned word, int i) {
 }
 template <>
 inline float part<float>(unsigned word, int) {
-    return __uint_as_float(word & ~0x1fffu);  // which is all that the instruction looks at
+    return __uint_as_float(word & ~0x1fffu);  // the instruction ignores the other bits
 }
 
-// Lane l has of a the rows l / 4 (a0, a2) and l / 4 + 8 (a1, a3), of b the column l / 4; of the
-// first half of the terms (a0, a1, b0) those of its place l % 4, and so of the second; of d columns
-// 2 (l % 4) and the next, of the first row and then of the second.
+// Lane l holds row l / 4 of a in a0 and a2, row l / 4 + 8 in a1 and a3, and column l / 4 of b. a0,
+// a1 and b0 are its terms of the first half, those of its place l % 4; a2, a3 and b1 are its terms
+// of the second half. Of d it holds columns 2 (l % 4) and 2 (l % 4) + 1, of the first row and of
+// the second.
 template <class T>
 inline void multiply_add(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
                          unsigned b0, unsigned b1, T) {
