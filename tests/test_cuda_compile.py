@@ -66,13 +66,6 @@ def tiles(architecture: int) -> list[list[Tile]]:
     return [each for at, each in enumerate(found) if each and each not in found[:at]]
 
 
-def most_early(tile: Tile, streams: bool) -> int:
-    """The most rows of a thread that the plan has loaded a step ahead."""
-    from gru_xp_cupy.plan import _STREAMED_EARLY
-
-    return min(tile.early, _STREAMED_EARLY) if streams else tile.early
-
-
 def choices() -> list[Choice]:
     """All that the plan can choose, or what no other test compiles."""
     return [
@@ -80,9 +73,9 @@ def choices() -> list[Choice]:
         for architecture in (ARCHITECTURES if EXHAUSTIVE else ARCHITECTURES[:1])
         for kind in tiles(architecture)
         for tile in kind
-        for streams in (False, True)[: 1 + tile.streams]
-        for early in ((1, 2, 4) if EXHAUSTIVE else (most_early(tile, streams),))
-        if early <= most_early(tile, streams)
+        for streams in (False, True)
+        for early in ((1, 2, 4) if EXHAUSTIVE else (tile.early,))
+        if early <= tile.early
     ]
 
 

@@ -160,7 +160,7 @@ STREAMED_FAULTS = {
         "if (k + j >= end) break;\n            uint4 b[columns];",
         "uint4 b[columns];",
     ),
-    "one block too few": (
+    "one resident block too many": (
         "const int kept = min(begin + s.resident, end);",
         "const int kept = min(begin + s.resident + 1, end);",
     ),
@@ -173,7 +173,7 @@ def test_a_planted_fault_of_weights_that_are_read_again_is_found(
 ) -> None:
     machine.faults = (STREAMED_FAULTS[fault],)
     with pytest.raises((AssertionError, KernelError)):
-        check_streamed(machine, monkeypatch, "tf32", "Tensor<float,1,2>")
+        check_streamed(machine, monkeypatch, 33, "tf32", "Tensor<float,1,2>")
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32", "tf32"])

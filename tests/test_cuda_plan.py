@@ -104,6 +104,7 @@ def test_a_driver_that_cannot_run_all_blocks_at_once_is_believed(machine: Machin
         ),
         ("float16", (3, 16, 136), 32 << 10),
         ("tf32", (3, 16, 136), 48 << 10),
+        ("tf32", (3, 35, 136), 40 << 10),
         ("float32", (3, 1, 136), 32 << 10),
     ],
 )

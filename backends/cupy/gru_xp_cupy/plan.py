@@ -36,8 +36,6 @@ _TENSOR_TILES = dict.fromkeys(
 ) | {"float32": ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (4, 1), (4, 2))}
 _INDEX_LIMIT = 2**31 - 1  # maximum index of a weight
 _SCALAR_ROWS = (1, 2, 4, 8)
-# Maximum of `Plan.early` if weights are read again, whose loads take registers.
-_STREAMED_EARLY = 2
 
 
 class Device(NamedTuple):
@@ -162,8 +160,6 @@ class _Tile(NamedTuple):
     tensor: bool
     early: int
     """Maximum number of rows that the registers hold in addition to the tile."""
-    streams: bool = True
-    """Whether they hold the weights that are read again in addition to the tile."""
 
 
 def plan(
@@ -222,8 +218,7 @@ def _tiles(dtype: str, *, tf32: bool, device: Device) -> Iterator[_Tile]:
             name = f"Tensor<{_TENSOR[dtype]},{down},{across}>"
             large = down > 2 or min(down, across) > 1 or (single and across > 2)
             early = 1 if largest else 2 if large else 4
-            streams = not (largest and single)
-            yield _Tile(name, _TENSOR_ROWS * down, across, 4 // down, True, early, streams)
+            yield _Tile(name, _TENSOR_ROWS * down, across, 4 // down, True, early)
 
 
 def _lay_out(
@@ -236,6 +231,8 @@ def _lay_out(
     if units > THREADS:
         return None
     row_tiles, unit_tiles = -(-of_group // tile.rows), units // columns
+    of_thread = -(-of_group // (THREADS // units))
+    early = min(1 << (of_thread - 1).bit_length(), tile.early)
     splits = 1
     while splits * 2 * row_tiles * unit_tiles <= _WARPS:
         splits *= 2
@@ -253,15 +250,8 @@ def _lay_out(
         slots //= 2
     if resident < 1:
         return None
-    streams = resident < whole
-    if streams and not tile.streams:
-        return None
-    if streams and not tile.tensor and rows > 1:
+    if resident < whole and not tile.tensor and rows > 1:
         return None  # limited by the ordinary cores, where cuBLAS is faster
-    of_thread = -(-of_group // (THREADS // units))
-    early = min(1 << (of_thread - 1).bit_length(), tile.early)
-    if streams:
-        early = min(early, _STREAMED_EARLY)
     shared = gates * units * (splits * resident | 1) * BLOCK_BYTES
     shared += sums
     made = Plan(
@@ -273,7 +263,7 @@ def _lay_out(
         splits,
         slots,
         resident,
-        streams,
+        resident < whole,
         early,
         shared,
         HOPPER,
