@@ -8,6 +8,7 @@ name the file below.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -359,14 +360,66 @@ def gpu_layers() -> str:
     return table("| N | forward | torch | ratio | training | torch | ratio", rows)
 
 
-def gpu_loops() -> str:
-    """Times of the loop alone on the H200."""
-    us: dict[tuple[str, int, int], dict[str, dict[str, float]]] = {}
-    for what in ("loop", "loop, first design"):
+Ways = dict[str, dict[str, float]]
+
+
+def loops(*kinds: str) -> dict[tuple[str, int, int], Ways]:
+    """Return microseconds a step of the loop alone by precision, H and N, then by path and way."""
+    us: dict[tuple[str, int, int], Ways] = {}
+    for what in kinds:
         for each in record(what):
             name = PRECISIONS[each["precision"]]
             place = us.setdefault((name, each["H"], each["N"]), {})
             place.setdefault(f"{what}: {each['path']}", {})[each["way"]] = each["us"]
+    return us
+
+
+def cost_model() -> Any:
+    """Load ``plan.py`` alone, as its package needs CuPy."""
+    spec = importlib.util.spec_from_file_location("plan", GPU / "gru_xp_cupy" / "plan.py")
+    if spec is None or spec.loader is None:
+        raise ImportError("plan.py is missing")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+H100 = 132, 227 << 10, 90  # multiprocessors, bytes of shared memory of a block, capability
+
+
+def expected_on_an_h100() -> str:
+    """Times of whole layers if the loop takes what the cost model expects.
+
+    To the loop is added what a layer on the H200 took besides; torch's times are those measured.
+    """
+    model, rows = cost_model(), []
+    device = model.Device(*H100)
+
+    def step(gates: int, name: str, hidden: int, count: int) -> float:
+        tf32 = name == "TF32"
+        about = {"dtype": "float32" if tf32 else name, "tf32": tf32, "device": device}
+        found = model.plan(count, hidden, gates=gates, **about)
+        return float(min(found.step, model.step_of_two_launches(count, hidden, **about)))
+
+    measured = loops("loop")
+    for (name, hidden, count), us in layers().items():
+        paths = measured[name, hidden, count].values()
+        taken = {way: min(each[way] for each in paths) for way in next(iter(paths))}
+        forward, backward = (step(gates, name, hidden, count) for gates in (3, 1))
+        cells = []
+        for kind, loop, before in (
+            ("forward", forward, taken["forward"]),
+            ("training", forward + backward, taken["forward with tape"] + taken["backward"]),
+        ):
+            own, torch = loop + max(0.0, us[kind][OWN] - before), us[kind]["torch"]
+            cells += [rounded(own, 1), rounded(torch, 1), ratio(torch / own, 1)]
+        rows.append([f"{name}, H = {hidden}", str(count), *cells])
+    return table("| N | forward | torch | ratio | training | torch | ratio", rows)
+
+
+def gpu_loops() -> str:
+    """Times of the loop alone on the H200."""
+    us = loops("loop", "loop, first design")
     columns = {
         "loop: persistent kernel": 22.0,
         "loop, first design: persistent kernel": 22.0,
@@ -411,6 +464,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory,
     "H200 layers": gpu_layers,
     "H200 loops": gpu_loops,
+    "H100 arithmetic": expected_on_an_h100,
 }
 
 _PLACE = re.compile(r"<!-- table: (.*?) -->\n.*?<!-- end -->", re.DOTALL)

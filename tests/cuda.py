@@ -165,10 +165,11 @@ class Machine:
         return self._kernel("gates.cu", function, f"GRU_XP_NUMBER={number}")
 
     def persistent(
-        self, function: str, tile: str, early: int, streams: bool, device: int
+        self, function: str, tile: str, early: int, held: int, streams: bool, device: int
     ) -> Kernel:
         """Stand in for `gru_xp_cupy.compiled.persistent`."""
-        defines = f"GRU_XP_TILE={tile}", f"GRU_XP_EARLY={early}", f"GRU_XP_STREAMS={int(streams)}"
+        macros = {"TILE": tile, "EARLY": early, "HELD": held, "STREAMS": int(streams)}
+        defines = (f"GRU_XP_{name}={value}" for name, value in macros.items())
         return self._kernel("persistent.cu", function, *defines)
 
     def _kernel(self, file: str, function: str, *defines: str) -> Kernel:

@@ -1,9 +1,10 @@
 """NVRTC compiles every kernel for every architecture, and puts no register into memory.
 
 ``persistent.cu`` is compiled for what the plan can choose: its tiles, with as many rows a step
-ahead as they may have, with and without weights that are read again. That is some 400 programs of
-a second each: all of them with GRU_XP_EXHAUSTIVE=1. Otherwise those with the most rows, which need
-most registers; for architectures with tensor cores, test_cuda_machine_code.py compiles these.
+ahead as they may have, with and without weights in registers, and weights that are read again. That
+is some 500 programs of a second each: all of them with GRU_XP_EXHAUSTIVE=1. Otherwise those with
+the most rows, which need most registers; for architectures with tensor cores,
+test_cuda_machine_code.py compiles these.
 """
 
 from __future__ import annotations
@@ -40,16 +41,18 @@ class Choice(NamedTuple):
     architecture: int
     tile: Tile
     early: int
+    held: int
     streams: bool
 
     def __str__(self) -> str:
-        streams = "-streams" * self.streams
-        return f"sm_{self.architecture}-{self.tile.name}-early{self.early}{streams}"
+        held, streams = f"-held{self.held}" * bool(self.held), "-streams" * self.streams
+        return f"sm_{self.architecture}-{self.tile.name}-early{self.early}{held}{streams}"
 
     def compile(self, fault: tuple[str, str] | None = None) -> Compiled:
         macros = {
             "TILE": self.tile.name,
             "EARLY": str(self.early),
+            "HELD": str(self.held),
             "STREAMS": str(int(self.streams)),
         }
         return compiled(self.architecture, "persistent.cu", tuple(macros.items()), fault)
@@ -69,14 +72,20 @@ def tiles(architecture: int) -> list[list[Tile]]:
 def choices() -> list[Choice]:
     """All that the plan can choose, or what no other test compiles."""
     return [
-        Choice(architecture, tile, early, streams)
+        Choice(architecture, tile, early, held, streams)
         for architecture in (ARCHITECTURES if EXHAUSTIVE else ARCHITECTURES[:1])
         for kind in tiles(architecture)
         for tile in kind
+        for held, most in shares(tile)
+        for early in ((1, 2, 4) if EXHAUSTIVE else (most,))
+        if early <= most
         for streams in (False, True)
-        for early in ((1, 2, 4) if EXHAUSTIVE else (tile.early,))
-        if early <= tile.early
     ]
+
+
+def shares(tile: Tile) -> list[tuple[int, int]]:
+    """Weights that a plan may keep in registers, and then the most rows a step ahead."""
+    return [(0, tile.early)] + [(tile.held, 1)] * bool(tile.held)
 
 
 @cache

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from tests.cuda import KernelError, Machine
-from tests.test_cuda_values import TOLERANCE, check, check_streamed, check_tf32, draw_case
+from tests.test_cuda_values import (
+    HELD,
+    TOLERANCE,
+    check,
+    check_held,
+    check_streamed,
+    check_tf32,
+    draw_case,
+)
 
 # What is planted: the right text, the wrong one, and the precision that sees it.
 FAULTS = {
@@ -42,8 +50,8 @@ FAULTS = {
         "float16",
     ),
     "no barrier of the block before the sums are read": (
-        "(turn + 1 < turns) __syncthreads();\n        }\n    }\n    __syncthreads();",
-        "(turn + 1 < turns) __syncthreads();\n        }\n    }",
+        "        if (done) break;\n    }\n    __syncthreads();",
+        "        if (done) break;\n    }",
         "float32",
     ),
     "rows and units of a tile swapped": (
@@ -114,8 +122,8 @@ FAULTS = {
         "float32",
     ),
     "a weight of the next split": (
-        "(split * s.resident - begin) * block_terms",
-        "(split * s.resident + 1 - begin) * block_terms",
+        "split * s.resident * block_terms +",
+        "(split * s.resident + 1) * block_terms +",
         "tf32",
     ),
 }
@@ -148,21 +156,21 @@ def test_a_planted_fault_is_found(machine: Machine, fault: str) -> None:
 # Faults of weights that are read again.
 STREAMED_FAULTS = {
     "the first half twice": (
-        "load_streamed(x[1], s, left, weights, k + ahead, end);",
-        "load_streamed(x[1], s, left, weights, k, end);",
+        "load_streamed(x[1], s, left, all, k + ahead);",
+        "load_streamed(x[1], s, left, all, k);",
     ),
     "a half of the pass before": (
-        "            load_streamed(x[0], s, left, weights, k + 2 * ahead, end);\n",
+        "            load_streamed(x[0], s, left, all, k + 2 * ahead);\n",
         "",
     ),
-    "the second half left out": ("            add_streamed(x[1], k + ahead, end);\n", ""),
+    "the second half left out": ("            add_streamed(sums, x[1], k + ahead);\n", ""),
     "terms behind the last": (
         "if (k + j >= end) break;\n            uint4 b[columns];",
         "uint4 b[columns];",
     ),
     "one resident block too many": (
-        "const int kept = min(begin + s.resident, end);",
-        "const int kept = min(begin + s.resident + 1, end);",
+        "kept = min(begin + held + s.resident, end);",
+        "kept = min(begin + held + s.resident + 1, end);",
     ),
 }
 
@@ -176,29 +184,80 @@ def test_a_planted_fault_of_weights_that_are_read_again_is_found(
         check_streamed(machine, monkeypatch, 33, "tf32", "Tensor<float,1,2>")
 
 
+# Faults of weights in registers.
+HELD_FAULTS = {
+    "the weights of the next block": (
+        "column(s, g) + unit + group(), begin + k, place()",
+        "column(s, g) + unit + group(), begin + k + 1, place()",
+    ),
+    "one block in registers left out": (
+        "if (first + j < held)\n",
+        "if (first + j + 1 < held)\n",
+    ),
+    "blocks behind those in registers left out": (
+        "                else if (k + j < kept)\n"
+        "                    add_block(sums, a[round % 2][j], s, k + j);\n",
+        "",
+    ),
+    "resident blocks counted from the first": (
+        "(k - begin - held) * block_terms",
+        "(k - begin) * block_terms",
+    ),
+    "fewer blocks on the chip": (
+        "kept = min(begin + held + s.resident, end);",
+        "kept = min(begin + s.resident, end);",
+    ),
+    "the wrong half after the blocks in registers": (
+        "for (int k = begin + rounds * ahead;",
+        "if (rounds == 1) load(a[1], s, left, begin, kept);\n"
+        "        for (int k = begin + rounds * ahead;",
+    ),
+    "the resident weights of other blocks": (
+        "k = first_of(s, split) + held + block % s.resident",
+        "k = first_of(s, split) + block % s.resident",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", HELD_FAULTS)
+def test_a_planted_fault_of_weights_in_registers_is_found(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    machine.faults = (HELD_FAULTS[fault],)
+    with pytest.raises((AssertionError, KernelError)):
+        check_held(machine, monkeypatch, 5, "float16", "Tensor<half,1,2>", 8)
+
+
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32", "tf32"])
 def test_without_a_fault_none_is_found(machine: Machine, precision: str) -> None:
     assert not sees(machine, precision)
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "resident"),
+    ("right", "wrong", "resident", "held"),
     [
-        ("return __uint_as_float(to_tf32(x));", "return x;", 0),
+        ("return __uint_as_float(to_tf32(x));", "return x;", 0, 0),
         (
             "__device__ static uint4 weights(uint4 bytes) { return rounded(bytes, T()); }",
             "__device__ static uint4 weights(uint4 bytes) { return bytes; }",
             0,
+            0,
         ),
-        ("b[g] = Tile::weights(x[j].b[g]);", "b[g] = x[j].b[g];", 2),
+        ("b[g] = Tile::weights(x[j].b[g]);", "b[g] = x[j].b[g];", 2, 0),
+        ("of.b[k][g] = Tile::weights(", "of.b[k][g] = (", 0, HELD),
     ],
 )
 def test_a_factor_that_is_cut_off_and_not_rounded_to_tf32_is_found(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, resident: int
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    right: str,
+    wrong: str,
+    resident: int,
+    held: int,
 ) -> None:
     machine.faults = ((right, wrong),)
     with pytest.raises(AssertionError):
-        check_tf32(machine, monkeypatch, resident)
+        check_tf32(machine, monkeypatch, resident, held)
 
 
 def test_a_barrier_that_waits_for_too_many_is_a_deadlock(machine: Machine) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.test_cuda_compile import RECORDED, Choice, assert_nothing_spilled, tiles
+from tests.test_cuda_compile import RECORDED, Choice, assert_nothing_spilled, shares, tiles
 
 ARCHITECTURES = (80, 90, 100, 120)
 GATES = {"persistent_forward": 3, "persistent_backward": 1}
@@ -284,6 +284,29 @@ def check_registers_are_not_copied(kernel: Kernel, function: str, choice: Choice
         assert copies <= count(loop, "HMMA") // 8 + 5
 
 
+def check_weights_in_registers(kernel: Kernel, function: str, choice: Choice) -> None:
+    """They are multiplied before the loop over those in shared memory, and not loaded again."""
+    if not choice.tile.tensor:
+        return
+    in_loops = sum(count(loop, "HMMA") for loop in product_loops(kernel, choice))
+    columns = GATES[function] * choice.tile.across
+    blocks = -(-(choice.held // columns) // choice.tile.ahead) * choice.tile.ahead
+    # Two for each 16 bytes of weights and 16 rows; the last of these blocks may be in memory.
+    assert count(kernel, "HMMA") - in_loops == blocks * columns * 2
+
+
+def check_what_comes_after_the_wait(kernel: Kernel, function: str, choice: Choice) -> None:
+    """Loads of the state follow at once: a warp knows its part, but for the largest tiles."""
+    columns = GATES[function] * choice.tile.across
+    if loads_of_a_block(choice) * columns > 12:
+        return
+    wait = max(at for at, each in enumerate(kernel) if each.opcode == "LDG.E.STRONG.GPU")
+    barrier = next(at for at in range(wait, len(kernel)) if kernel[at].opcode.startswith("BAR"))
+    load = next(at for at in range(barrier, len(kernel)) if kernel[at].opcode == BEHIND)
+    assert load - barrier <= 80
+    assert count(kernel[barrier:load], "MUFU") == 0  # of a division
+
+
 def check_later_rows_are_asked_for(kernel: Kernel, function: str, choice: Choice) -> None:
     """All that a row of the next step reads comes into the second cache in the meantime."""
     assert count(kernel, "CCTL.E.PF2") == ASKED_FOR[function]
@@ -297,17 +320,20 @@ CHECKS: tuple[Check, ...] = (
     check_fences,
     check_tensor_cores,
     check_registers_are_not_copied,
+    check_weights_in_registers,
+    check_what_comes_after_the_wait,
     check_later_rows_are_asked_for,
 )
 
 
 def choices() -> list[Choice]:
-    """All tiles, with the most rows a step ahead, with and without weights that are read again."""
+    """All tiles, with the most rows a step ahead, wherever the weights are."""
     return [
-        Choice(architecture, tile, tile.early, streams)
+        Choice(architecture, tile, early, held, streams)
         for architecture in ARCHITECTURES
         for kind in tiles(architecture)
         for tile in kind
+        for held, early in shares(tile)
         for streams in (False, True)
     ]
 
@@ -328,20 +354,21 @@ class Fault(NamedTuple):
     seen_by: Check
     tile: str = "Tensor<half,1,1>"
     streams: bool = False
+    held: bool = False
 
 
 LOAD_OF_THE_STATE = "a[j][i] = __ldcg(reinterpret_cast<const uint4*>(panel) + Tile::load_at(i));"
 RESIDENT = (
-    "            load(a[1], s, left, k + Tile::ahead, end);\n",
-    "            add_resident(a[0], s, weights, k, end);\n",
-    "            load(a[0], s, left, k + 2 * Tile::ahead, end);\n",
-    "            add_resident(a[1], s, weights, k + Tile::ahead, end);\n",
+    "            load(a[(rounds + 1) % 2], s, left, k + ahead, kept);\n",
+    "            add_resident(sums, a[rounds % 2], s, k);\n",
+    "            load(a[rounds % 2], s, left, k + 2 * ahead, kept);\n",
+    "            add_resident(sums, a[(rounds + 1) % 2], s, k + ahead);\n",
 )
 STREAMED = (
-    "            load_streamed(x[1], s, left, weights, k + ahead, end);\n",
-    "            add_streamed(x[0], k, end);\n",
-    "            load_streamed(x[0], s, left, weights, k + 2 * ahead, end);\n",
-    "            add_streamed(x[1], k + ahead, end);\n",
+    "            load_streamed(x[1], s, left, all, k + ahead);\n",
+    "            add_streamed(sums, x[0], k);\n",
+    "            load_streamed(x[0], s, left, all, k + 2 * ahead);\n",
+    "            add_streamed(sums, x[1], k + ahead);\n",
 )
 FAULTS = {
     "one block of terms at a time": Fault(
@@ -412,11 +439,34 @@ FAULTS = {
         check_registers_are_not_copied,
     ),
     "a zero before each load of weights that are read again": Fault(
-        "x[j].b[g] = weights.in_panel(column(s, g) + unit + group(), k + j, place());",
+        "x[j].b[g] = all.in_panel(column(s, g) + unit + group(), k + j, place());",
         "{ x[j].b[g] = uint4{0, 0, 0, 0}; if (g + group() < s.size) "
-        "x[j].b[g] = weights.in_panel(column(s, g) + unit + group(), k + j, place()); }",
+        "x[j].b[g] = all.in_panel(column(s, g) + unit + group(), k + j, place()); }",
         check_registers_are_not_copied,
         streams=True,
+    ),
+    "weights in registers loaded in each step": Fault(
+        "const typename Part<Gates>::Held& of_lane) {",
+        "const typename Part<Gates>::Held&) { const auto of_lane = part.hold(s, weights);",
+        check_what_is_read_behind_the_first_cache,
+        held=True,
+    ),
+    "weights in registers at an index that is not constant": Fault(
+        "#pragma unroll\n        for (int round = 0;",
+        "#pragma unroll 1\n        for (int round = 0;",
+        check_no_local_memory,
+        held=True,
+    ),
+    "weights in registers multiplied twice": Fault(
+        "Tile::add(sums, a[round % 2][j], of_lane.b[first + j]);",
+        "for (int i = 0; i < 2; ++i) Tile::add(sums, a[round % 2][j], of_lane.b[first + j]);",
+        check_weights_in_registers,
+        held=True,
+    ),
+    "the part of a warp computed after the wait": Fault(
+        "if (Part<Gates>::large) part = Part<Gates>(s, warp());",
+        "part = Part<Gates>(s, warp() + (*reinterpret_cast<const volatile int*>(left) == 77));",
+        check_what_comes_after_the_wait,
     ),
     "later rows not asked for": Fault(
         '"prefetch.global.L2 [%0];"', '""', check_later_rows_are_asked_for
@@ -432,9 +482,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_seen(fault: str) -> None:
-    right, wrong, check, name, streams = FAULTS[fault]
+    right, wrong, check, name, streams, held = FAULTS[fault]
     tile = next(tile for kind in tiles(RECORDED) for tile in kind if tile.name == name)
-    choice = Choice(RECORDED, tile, 1, streams)
+    choice = Choice(RECORDED, tile, 1, tile.held if held else 0, streams)
     for function in GATES:
         check(kernels(choice)[function], function, choice)
         faulty = kernels(choice, (right, wrong))[function]

@@ -79,6 +79,10 @@ CASES = {
     "float32": Case("float32", (3, 2, 24), 3, 1, {"splits": 2, "slots": 2}),
     "float32 in turns": Case("float32", (3, 2, 24), 3, 1, {"splits": 2, "slots": 1}),
     "float32 in two groups": Case("float32", (3, 10, 24), 4, 2, {"early": 1}),
+    "float32 in registers": Case(
+        *("float32", (3, 2, 40), 3, 1),
+        {"splits": 1, "slots": 1, "resident": 1, "held": 3, "streams": True, "early": 1},
+    ),
     "float16": Case("float16", (3, 5, 40), 2, 1, {"early": 2}),
     "float16 streamed": Case("float16", (3, 5, 40), 2, 1, {"resident": 1, "streams": True}),
 }
@@ -202,8 +206,10 @@ def run_case(
     )
     text = f'#include "cuda_on_threads.hpp"\n{text}int main(int, char** words) {{\n{calls}}}\n'
 
-    def kernel(function: str, tile: str, early: int, streams: bool, _device: int) -> Kernel:
-        macros = {"TILE": tile, "EARLY": early, "STREAMS": int(streams)}
+    def kernel(
+        function: str, tile: str, early: int, held: int, streams: bool, _device: int
+    ) -> Kernel:
+        macros = {"TILE": tile, "EARLY": early, "HELD": held, "STREAMS": int(streams)}
         options = [f"-DGRU_XP_{name}={value}" for name, value in macros.items()]
         return Kernel(sanitizer, sanitizer.compiled(text, *options), function)
 
@@ -275,8 +281,8 @@ FAULTS = {
     ),
     "what is left over what others still read": ("step % 2 *", "0 *", "float16"),
     "sums read before all warps have left theirs": (
-        "        }\n    }\n    __syncthreads();\n}",
-        "        }\n    }\n}",
+        "        if (done) break;\n    }\n    __syncthreads();\n}",
+        "        if (done) break;\n    }\n}",
         "float32",
     ),
     "warps that do not take turns": (
@@ -286,7 +292,7 @@ FAULTS = {
     ),
     "weights used before all threads have kept theirs": (
         "        product<3>",
-        "        if (done == 0) keep(s, weights, 3);\n        product<3>",
+        "        if (done == 0) keep(s, weights, 3, part.held);\n        product<3>",
         "float16",
     ),
     "weights of the row beside, of those that are read again": (
@@ -295,8 +301,8 @@ FAULTS = {
         "float16 streamed",
     ),
     "weights of the block before, of those that are read again": (
-        "weights.in_panel(column(s, g) + unit + group(), k + j, place())",
-        "weights.in_panel(column(s, g) + unit + group(), k + j - 1, place())",
+        "all.in_panel(column(s, g) + unit + group(), k + j, place())",
+        "all.in_panel(column(s, g) + unit + group(), k + j - 1, place())",
         "float16 streamed",
     ),
 }

@@ -467,14 +467,14 @@ def test_cupy_is_asked_for_a_cooperative_launch_of_the_whole_text(
     monkeypatch.setattr(compiled.cupy, "RawModule", RawModule, raising=False)
     own = machine.replaced
     kernels = (
-        own.persistent("persistent_forward", "Scalar<4>", 2, True, 0),
+        own.persistent("persistent_forward", "Scalar<4>", 2, 6, True, 0),
         own.gates("backward_gates", "half"),
     )
     assert [kernel.name for kernel in kernels] == ["persistent_forward", "backward_gates"]
     persistent, gates = asked
     assert persistent["enable_cooperative_groups"] is True
-    macros = {"-DGRU_XP_TILE=Scalar<4>", "-DGRU_XP_EARLY=2", "-DGRU_XP_STREAMS=1"}
-    assert macros <= set(persistent["options"])
+    macros = {"TILE=Scalar<4>", "EARLY=2", "HELD=6", "STREAMS=1"}
+    assert {f"-DGRU_XP_{each}" for each in macros} <= set(persistent["options"])
     assert "-DGRU_XP_NUMBER=half" in gates["options"]
     for options, file in ((persistent, "persistent.cu"), (gates, "gates.cu")):
         assert options["code"] == sources.source(file)

@@ -146,10 +146,10 @@ def test_every_layout_computes_the_recurrence(
         rows, shared = 1, 16 << 10
     machine.tf32 = tf32
     device = Device(12, shared, 90)
-    # Of each tile the layout in most groups of rows.
+    # Of each tile the layout in most groups of rows, with and without weights in registers.
     layouts = {
         gates: {
-            each.tile: each
+            (each.tile, each.held): each
             for each in plans(rows, hidden, dtype=dtype, gates=gates, tf32=tf32, device=device)
         }
         for gates in (3, 1)
@@ -160,8 +160,8 @@ def test_every_layout_computes_the_recurrence(
     assert rows == 1 or streamed == any(each.slots < each.splits for each in forward.values())
     assert rows == 1 or any(each.groups > 1 for each in forward.values())
     case = draw_case((3, rows, hidden), dtype)
-    for tile in forward.keys() & back.keys():
-        lay_out(machine, monkeypatch, {3: forward[tile], 1: back[tile]})
+    for key in forward.keys() & back.keys():
+        lay_out(machine, monkeypatch, {3: forward[key], 1: back[key]})
         check(persistent, case, TOLERANCE[precision])
 
 
@@ -197,16 +197,74 @@ def check_streamed(
 
     machine.tf32 = precision == "tf32"
     case = draw_case((2, rows, 136), "float32" if machine.tf32 else precision)
-    whole = streamed(rows, precision, tile, resident=0)[1].resident
+    whole = shares(rows, 136, precision, tile, 4)[1].resident
     if whole < 6:  # not an assertion, as which a fault is found
         raise ValueError(f"{whole} blocks are too few")
     for resident in range(1, whole):
-        lay_out(machine, monkeypatch, streamed(rows, precision, tile, resident=resident))
+        ways = shares(rows, 136, precision, tile, 4, resident=resident, streams=True)
+        lay_out(machine, monkeypatch, ways)
         check(persistent, case, TOLERANCE[precision])
 
 
-def streamed(rows: int, precision: str, tile: str, *, resident: int) -> dict[int, Plan]:
-    """Layouts of 136 units, of whose blocks of terms so many are resident; 0: all."""
+@pytest.mark.parametrize(
+    ("rows", "precision", "tile", "multiprocessors"),
+    [
+        (5, "float16", "Tensor<half,1,2>", 8),
+        (5, "bfloat16", "Tensor<bfloat16,1,1>", 8),
+        (16, "tf32", "Tensor<float,1,1>", 16),
+        (20, "tf32", "Tensor<float,1,1>", 16),
+        (1, "float32", "Scalar<1>", 16),
+        (3, "float32", "Scalar<2>", 16),
+    ],
+)
+def test_weights_may_stay_in_registers(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+    precision: str,
+    tile: str,
+    multiprocessors: int,
+) -> None:
+    check_held(machine, monkeypatch, rows, precision, tile, multiprocessors)
+
+
+def check_held(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+    precision: str,
+    tile: str,
+    multiprocessors: int,
+) -> None:
+    """With few blocks in shared memory, and with all that remain or nearly so."""
+    from gru_xp_cupy import persistent
+
+    machine.tf32 = precision == "tf32"
+    case = draw_case((2, rows, 264), "float32" if machine.tf32 else precision)
+    for resident in (1, 2, 3, 4, -2, -1, 0):
+        ways = shares(*(rows, 264, precision, tile, multiprocessors), resident=resident, held=HELD)
+        lay_out(machine, monkeypatch, ways)
+        check(persistent, case, TOLERANCE[precision])
+
+
+HELD = 18  # 16-byte pieces of weights in registers
+
+
+def shares(
+    rows: int,
+    hidden: int,
+    precision: str,
+    tile: str,
+    multiprocessors: int,
+    *,
+    resident: int = 0,
+    held: int = 0,
+    streams: bool = False,
+) -> dict[int, Plan]:
+    """Layouts of a tile in one group, with so many blocks of terms in shared memory.
+
+    0: all that are not in registers; below 0 so many less. At least one is read again if `streams`.
+    """
     from gru_xp_cupy.plan import Device, plans
 
     tf32 = precision == "tf32"
@@ -215,28 +273,33 @@ def streamed(rows: int, precision: str, tile: str, *, resident: int) -> dict[int
         way = next(
             each
             for each in plans(
-                *(rows, 136),
+                *(rows, hidden),
                 dtype="float32" if tf32 else precision,
                 gates=gates,
                 tf32=tf32,
-                device=Device(4, 227 << 10, 90),
+                device=Device(multiprocessors, 227 << 10, 90),
             )
             if each.tile == tile
         )
-        kept = min(resident, way.resident - 1) if resident else way.resident
-        found[gates] = way._replace(resident=kept, streams=bool(resident))
+        across = int(tile.rpartition(",")[2].rstrip(">")) if "," in tile else 1
+        most = way.resident - held // (gates * across)
+        if most < 2:
+            raise ValueError(f"{way.resident} blocks are too few")
+        kept = min(resident if resident > 0 else max(1, most + resident), most - streams)
+        early = 1 if held else way.early
+        found[gates] = way._replace(resident=kept, held=held, streams=kept < most, early=early)
     return found
 
 
-@pytest.mark.parametrize("resident", [0, 2])
+@pytest.mark.parametrize(("resident", "held"), [(0, 0), (2, 0), (0, HELD)])
 def test_tf32_rounds_the_weights_and_the_state_to_the_nearest(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, resident: int
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, resident: int, held: int
 ) -> None:
-    check_tf32(machine, monkeypatch, resident)
+    check_tf32(machine, monkeypatch, resident, held)
 
 
-def check_tf32(machine: Machine, monkeypatch: pytest.MonkeyPatch, resident: int) -> None:
-    """Of layouts with so many resident blocks of terms; 0: all."""
+def check_tf32(machine: Machine, monkeypatch: pytest.MonkeyPatch, resident: int, held: int) -> None:
+    """Of layouts with so much in shared memory, 0: all; and so much in registers."""
     from gru_xp_cupy import persistent
 
     def rounded(array: Any) -> Any:
@@ -244,7 +307,8 @@ def check_tf32(machine: Machine, monkeypatch: pytest.MonkeyPatch, resident: int)
         return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
     machine.tf32 = True
-    lay_out(machine, monkeypatch, streamed(5, "tf32", "Tensor<float,1,1>", resident=resident))
+    ways = shares(5, 136, "tf32", "Tensor<float,1,1>", 4, resident=resident, held=held)
+    lay_out(machine, monkeypatch, ways)
     case = draw_case((1, 5, 136), "float32", ragged=False)
     gx, h0, weight, b_hn = case.forward
     h, _ = persistent.forward(*case.forward, case.loop, keep_tape=True)

@@ -100,7 +100,7 @@ def good_layouts(precision: str, rows: int, hidden: int, /) -> list[dict[int, Pl
     return [dict(zip((3, 1), pair, strict=True)) for pair in zip(*best, strict=False)]
 
 
-def compile_one(kernel: tuple[str, int, bool], /) -> None:
+def compile_one(kernel: tuple[str, int, int, bool], /) -> None:
     """Compile a kernel, which CuPy keeps on disk for others."""
     compiled.persistent("persistent_forward", *kernel, cupy.cuda.Device().id)
 
@@ -109,7 +109,7 @@ def time_layouts(precision: str, sizes: list[tuple[int, int]], /) -> None:
     """Time every good layout of the sizes."""
     chosen = {size: good_layouts(precision, *size) for size in sizes}
     kernels = {
-        (each.tile, each.early, each.streams)
+        (each.tile, each.early, each.held, each.streams)
         for pairs in chosen.values()
         for pair in pairs
         for each in pair.values()

@@ -28,8 +28,10 @@ def gates(function: str, number: str, /) -> Any:
 
 
 @cache
-def persistent(function: str, tile: str, early: int, streams: bool, device: int, /) -> Any:
-    """Return a kernel of ``persistent.cu`` for a tile, a type in ``tile.cuh``, and two macros.
+def persistent(
+    function: str, tile: str, early: int, held: int, streams: bool, device: int, /
+) -> Any:
+    """Return a kernel of ``persistent.cu`` for a tile, a type in ``tile.cuh``, and three macros.
 
     There is one kernel per device, because the maximum of shared memory is an attribute of the
     kernel.
@@ -40,6 +42,7 @@ def persistent(function: str, tile: str, early: int, streams: bool, device: int,
             *OPTIONS,
             f"-DGRU_XP_TILE={tile}",
             f"-DGRU_XP_EARLY={early}",
+            f"-DGRU_XP_HELD={held}",
             f"-DGRU_XP_STREAMS={int(streams)}",
         ),
         enable_cooperative_groups=True,

@@ -149,7 +149,8 @@ def _launch_on(
     if way is None:
         return None
     try:
-        kernel = compiled.persistent(function, way.tile, way.early, way.streams, number)
+        macros = way.tile, way.early, way.held, way.streams
+        kernel = compiled.persistent(function, *macros, number)
         # Set to the maximum, because plans share a kernel and several threads may run this code.
         kernel.max_dynamic_shared_size_bytes = device.shared_bytes
         at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(

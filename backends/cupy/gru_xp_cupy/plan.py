@@ -34,6 +34,9 @@ _TENSOR_ROWS = 16
 _TENSOR_TILES = dict.fromkeys(
     ("float16", "bfloat16"), ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (4, 2))
 ) | {"float32": ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (4, 1), (4, 2))}
+# 16-byte pieces of weights per thread that the registers hold in addition to a tile: of ordinary
+# cores, and of tensor cores with the above compute capabilities and others.
+_SCALAR_HELD, _HELD, _FEWER_HELD = 12, 18, 12
 _INDEX_LIMIT = 2**31 - 1  # maximum index of a weight
 _SCALAR_ROWS = (1, 2, 4, 8)
 
@@ -122,6 +125,8 @@ class Plan(NamedTuple):
     turns."""
     resident: int
     """Blocks of terms per split that stay in shared memory."""
+    held: int
+    """16-byte pieces of weights per thread that stay in registers."""
     streams: bool
     """Whether there are further blocks of terms, which are read again in each step."""
     early: int
@@ -160,6 +165,8 @@ class _Tile(NamedTuple):
     tensor: bool
     early: int
     """Maximum number of rows that the registers hold in addition to the tile."""
+    held: int
+    """Maximum of `Plan.held`, with one such row."""
 
 
 def plan(
@@ -194,37 +201,48 @@ def plans(
     if size * bytes_each % _LANE_BYTES or 3 * size**2 > _INDEX_LIMIT:
         return
     for tile in _tiles(dtype, tf32=tf32, device=device):
-        of_groups = None
-        for groups in range(1, min(-(-rows // tile.rows), device.multiprocessors) + 1):
-            made = _lay_out(rows, size, groups, tile, bytes_each, gates, device)
-            if made is not None and made.rows != of_groups:
-                of_groups = made.rows
-                yield made
+        most = min(-(-rows // tile.rows), device.multiprocessors)
+        for of_group in sorted({-(-rows // groups) for groups in range(1, most + 1)}, reverse=True):
+            for held in range(0, tile.held + 1, tile.held or 1):
+                made = _lay_out(rows, size, of_group, tile, held, bytes_each, gates, device)
+                if made is not None:
+                    yield made
+                    if not made.streams:
+                        break  # all weights are on the chip
 
 
 def _tiles(dtype: str, *, tf32: bool, device: Device) -> Iterator[_Tile]:
     tensor = device.compute_capability >= _TENSOR_CORES
     if dtype == "float32" and not (tf32 and tensor):
         for rows in _SCALAR_ROWS:
-            yield _Tile(f"Scalar<{rows}>", rows, 1, 8 // rows, False, 4)
+            held = _SCALAR_HELD * (rows == 1)
+            yield _Tile(f"Scalar<{rows}>", rows, 1, 8 // rows, False, 4, held)
     elif tensor:
         single = dtype == "float32"
+        recorded = device.compute_capability in _LARGEST
         for down, across in _TENSOR_TILES[dtype]:
             largest = (down, across) == _TENSOR_TILES[dtype][-1]
             if device.compute_capability >= _FEWER_ROWS and down > 1 + single:
                 continue
-            if largest and device.compute_capability not in _LARGEST:
+            if largest and not recorded:
                 continue
             name = f"Tensor<{_TENSOR[dtype]},{down},{across}>"
             large = down > 2 or min(down, across) > 1 or (single and across > 2)
             early = 1 if largest else 2 if large else 4
-            yield _Tile(name, _TENSOR_ROWS * down, across, 4 // down, True, early)
+            held = (_HELD if recorded else _FEWER_HELD) * (down == 1 and across <= 2)
+            yield _Tile(name, _TENSOR_ROWS * down, across, 4 // down, True, early, held)
 
 
 def _lay_out(
-    rows: int, size: int, groups: int, tile: _Tile, bytes_each: int, gates: int, device: Device
+    rows: int,
+    size: int,
+    of_group: int,
+    tile: _Tile,
+    held: int,
+    bytes_each: int,
+    gates: int,
+    device: Device,
 ) -> Plan | None:
-    of_group = -(-rows // groups)
     groups = -(-rows // of_group)
     columns = _COLUMNS * tile.across
     units = -(-size // (device.multiprocessors // groups * columns)) * columns
@@ -232,25 +250,28 @@ def _lay_out(
         return None
     row_tiles, unit_tiles = -(-of_group // tile.rows), units // columns
     of_thread = -(-of_group // (THREADS // units))
-    early = min(1 << (of_thread - 1).bit_length(), tile.early)
+    early = 1 if held else min(1 << (of_thread - 1).bit_length(), tile.early)
     splits = 1
     while splits * 2 * row_tiles * unit_tiles <= _WARPS:
         splits *= 2
-    terms = 3 * size // gates
-    blocks = -(-terms * bytes_each // BLOCK_BYTES)
-    whole = -(-blocks // splits)
+    whole = -(-_blocks(size, gates, bytes_each) // splits)
+    in_registers = held // (gates * tile.across)
+    if held and (row_tiles * unit_tiles > _WARPS or in_registers + 1 >= whole):
+        return None  # a warp would have several parts, or some splits fewer blocks than that
     # Letting sums take turns costs less than reading weights again.
     slots, resident = splits, 0
     while slots:
         sums = 4 * of_group * (units + slots * _row_sums(gates * units))
         left = device.shared_bytes - sums
-        resident = min(whole, (left // (gates * units * BLOCK_BYTES) - 1) // splits)
-        if resident == whole or slots == 1:
+        fit = (left // (gates * units * BLOCK_BYTES) - 1) // splits
+        resident = min(whole - in_registers, fit)
+        if in_registers + resident == whole or slots == 1:
             break
         slots //= 2
+    streams = in_registers + resident < whole
     if resident < 1:
         return None
-    if resident < whole and not tile.tensor and rows > 1:
+    if streams and not tile.tensor and rows > 1:
         return None  # limited by the ordinary cores, where cuBLAS is faster
     shared = gates * units * (splits * resident | 1) * BLOCK_BYTES
     shared += sums
@@ -263,12 +284,19 @@ def _lay_out(
         splits,
         slots,
         resident,
-        resident < whole,
+        held,
+        streams,
         early,
         shared,
         HOPPER,
     )
     return made._replace(counts=_counts(made, tile, size, gates, bytes_each))
+
+
+def _blocks(size: int, gates: int, bytes_each: int) -> int:
+    """Return the number of blocks of terms of a sum."""
+    terms = 3 * size // gates
+    return -(-terms * bytes_each // BLOCK_BYTES)
 
 
 def _row_sums(columns: int) -> int:
@@ -283,8 +311,9 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
     row_tiles = -(-made.rows // tile.rows)
     unit_tiles = made.units // (_COLUMNS * tile.across)
     passes = -(-row_tiles * unit_tiles * made.splits // _WARPS)
-    blocks = -(-terms * bytes_each // BLOCK_BYTES)
-    kept = min(blocks, made.splits * made.resident)
+    blocks = _blocks(size, gates, bytes_each)
+    resident = min(blocks, made.splits * made.resident)
+    kept = min(blocks, resident + made.splits * (made.held // (gates * tile.across)))
     row_of_blocks = columns * BLOCK_BYTES * row_tiles / _KIB
     sums = 4 * made.splits * made.rows * columns / _KIB
     instructions = 2 * blocks * -(-made.rows // _TENSOR_ROWS) * columns // _COLUMNS
@@ -297,7 +326,7 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
         * BLOCK_BYTES
         * unit_tiles
         / _KIB,
-        resident=kept * row_of_blocks,
+        resident=resident * row_of_blocks,
         streamed=(blocks - kept) * row_of_blocks,
         sums=sums * tile.tensor,
         instructions=instructions * tile.tensor / 1e3,

@@ -1,10 +1,10 @@
 // The loop over time in one launch, with the recurrent weights on the chip.
 //
 // The rows of the batch are divided among groups of thread blocks. The groups are independent of
-// one another. A block of a group owns `units` hidden units. It keeps their weights in its shared
-// memory, as far as they fit: forward, the rows of their three gates; backward, rows of the
-// transposed weights. Weights that do not fit are read again in each step. In each step a block
-// reads from global memory what all blocks of its group have computed in the step before,
+// one another. A block of a group owns `units` hidden units. It keeps their weights, as far as they
+// fit, in its shared memory, and then in its registers: forward, the rows of their three gates;
+// backward, rows of the transposed weights. The others are read again in each step. In each step a
+// block reads from global memory what all blocks of its group have computed in the step before,
 // multiplies it by its weights, and computes the gates of its units. The warps share the product by
 // rows, columns and `splits` of the terms; the sums of the splits are added in a fixed order. The
 // state and the gradient of the state are kept in float32.
@@ -12,9 +12,9 @@
 // The other inputs of a step are loaded before a block waits for the others. The outputs for the
 // caller are stored after it has told the others to go on.
 //
-// The tile (see tile.cuh), `early` and `streams` are macros. size must be a multiple of the number
-// of elements in 16 bytes; weights and `exchanged` must be aligned to 16 bytes; units must be a
-// multiple of the tile's columns, and at most the number of threads per block.
+// The tile (see tile.cuh), `early`, `held_pieces` and `streams` are macros. size must be a multiple
+// of the number of elements in 16 bytes; weights and `exchanged` must be aligned to 16 bytes; units
+// must be a multiple of the tile's columns, and at most the number of threads per block.
 #include "grid.cuh"
 #include "product.cuh"
 
@@ -64,7 +64,9 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     const Share s = divide(layout, 3, size);
     const Weights weights(weight_hh, s, 3, size);
     const Exchange exchange(exchanged, s);
-    keep(s, weights, 3);
+    keep(s, weights, 3, Part<3>::held);
+    Part<3> part(s, warp());
+    const auto held = part.hold(s, weights);
     const Mine mine(s);
     const Index state = Index(rows) * size;
     const int unit = s.first_unit + mine.unit;
@@ -88,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
             [&](int i, int row) { input[i] = load(p, t, s.first_row + row, unit); });
         mine.for_each_later([&](int row) { fetch_ahead(p, t, s.first_row + row, unit); });
         wait(of_group, s.columns, done + 1);
-        product<3>(s, exchange.of(done), weights);
+        product<3>(s, exchange.of(done), weights, part, held);
         T* left = exchange.of(done + 1);
         const auto gates_of = [&](const Input<T>& x, int row) {
             const Products<3> gh(s, row, mine.unit);
@@ -127,7 +129,9 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     const Share s = divide(layout, 1, terms);
     const Weights weights(transposed, s, 1, terms);
     const Exchange exchange(exchanged, s);
-    keep(s, weights, 1);
+    keep(s, weights, 1, Part<1>::held);
+    Part<1> part(s, warp());
+    const auto held = part.hold(s, weights);
     const Mine mine(s);
     const int unit = s.first_unit + mine.unit;
     const Backward<T> p{dh, h_prev, r, z, n, gh_n, dgx, dgh_n, lengths, rows, size};
@@ -173,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
             [&](int i, int row) { store(p, t, s.first_row + row, unit, gradients[i]); });
         if (done + 1 < steps) load_ahead(reverse ? t + 1 : t - 1);
         wait(of_group, s.columns, done + 1);
-        product<1>(s, left, weights);
+        product<1>(s, left, weights, part, held);
         // In padding the gradients are zero, but the product is not if a weight is infinite.
         const auto add = [&](bool is_padding, int row) {
             if (is_padding) return;

@@ -6,13 +6,41 @@
 
 namespace {
 
-// The part of the product that one warp computes, as held by one lane: a tile of rows and units,
-// and one of the splits of the terms.
+// What one warp computes of the product: the sums of a tile of rows and units, over one of the
+// splits of the terms. The weights of the first blocks of terms are in registers, those of the next
+// in shared memory, and the others in global memory.
 template <int Gates>
 struct Part {
     static constexpr int columns = Gates * Tile::across;
-    int split, unit, first_row;  // indices within the block
-    typename Tile::template Sums<columns> sums;
+    using Sums = typename Tile::template Sums<columns>;
+
+    // The weights of the first `held` blocks of terms, which stay in registers.
+    static constexpr int held = held_pieces / columns;
+    struct Held {
+        uint4 b[held ? held : 1][columns];
+    };
+
+    int split;
+    int unit, first_row;   // indices within the block
+    int begin, kept, end;  // blocks of terms; the weights of those before `kept` are on the chip
+    int weights;           // offset in shared memory of the lane's first weights there
+
+    __device__ Part(const Share& s, int item) {
+        const int tile = item / s.splits;
+        const int unit_tiles = s.units / (Tile::across * tile_columns);
+        split = item % s.splits;
+        unit = settled(tile % unit_tiles * (Tile::across * tile_columns));
+        first_row = settled(tile / unit_tiles * Tile::rows);
+        begin = settled(first_of(s, split));
+        end = settled(first_of(s, split + 1));
+        kept = min(begin + held + s.resident, end);
+        weights = settled((unit + group()) * s.stride + split * s.resident * block_terms +
+                          place() * lane_terms);
+    }
+
+    // The registers do not hold the part of a large tile during a whole step.
+    static constexpr bool large = Tile::loads * columns > 12;
+    __device__ static int settled(int x) { return large ? x : once(x); }
 
     // Offset of the g-th 8 columns of the tile from its first column. The columns of a block are
     // its gates times its units.
@@ -47,67 +75,97 @@ struct Part {
             load_blocks<false>(a, s, left, k, end);
     }
 
+    // Adds the products of block k, whose weights are in shared memory.
+    __device__ void add_block(Sums& sums, const uint4 (&a)[Tile::loads], const Share& s,
+                              int k) const {
+        const T* from = s.weights + weights + (k - begin - held) * block_terms;
+        uint4 b[columns];
+#pragma unroll
+        for (int g = 0; g < columns; ++g) b[g] = load_kept(from + column(s, g) * s.stride);
+        Tile::add(sums, a, b);
+    }
+
     template <bool Whole, int Ahead>
-    __device__ void add_blocks(const uint4 (&a)[Ahead][Tile::loads], const Share& s,
-                               const T* weights, int k, int end) {
+    __device__ void add_blocks(Sums& sums, const uint4 (&a)[Ahead][Tile::loads], const Share& s,
+                               int k) const {
 #pragma unroll
         for (int j = 0; j < Ahead; ++j) {
-            if (!Whole && k + j >= end) break;
-            uint4 b[columns];
-#pragma unroll
-            for (int g = 0; g < columns; ++g)
-                b[g] = load_kept(weights + column(s, g) * s.stride + (k + j) * block_terms);
-            Tile::add(sums, a[j], b);
+            if (!Whole && k + j >= kept) break;
+            add_block(sums, a[j], s, k + j);
         }
     }
 
     template <int Ahead>
-    __device__ void add_resident(const uint4 (&a)[Ahead][Tile::loads], const Share& s,
-                                 const T* weights, int k, int end) {
+    __device__ void add_resident(Sums& sums, const uint4 (&a)[Ahead][Tile::loads], const Share& s,
+                                 int k) const {
         // With more columns, the compiler would load the weights of too many blocks at once, and
         // spill registers.
-        constexpr bool fit = Ahead == 1 || columns <= (streams ? 4 : 6);
-        if (fit && k + Ahead <= end)
-            add_blocks<true>(a, s, weights, k, end);
+        constexpr bool fit = Ahead == 1 || columns <= (held ? 3 : streams ? 2 : 6);
+        if (fit && k + Ahead <= kept)
+            add_blocks<true>(sums, a, s, k);
         else
-            add_blocks<false>(a, s, weights, k, end);
+            add_blocks<false>(sums, a, s, k);
     }
 
-    // Multiplies by the weights in shared memory. One half of the registers is loaded while the
-    // other is used.
-    __device__ void multiply_resident(const Share& s, const T* left, int begin, int end) {
-        const T* weights = s.weights + (unit + group()) * s.stride +
-                           (split * s.resident - begin) * block_terms + place() * lane_terms;
-        uint4 a[2][Tile::ahead][Tile::loads] = {};
-        load(a[0], s, left, begin, end);
-        for (int k = begin; k < end; k += 2 * Tile::ahead) {
-            load(a[1], s, left, k + Tile::ahead, end);
-            add_resident(a[0], s, weights, k, end);
-            load(a[0], s, left, k + 2 * Tile::ahead, end);
-            add_resident(a[1], s, weights, k + Tile::ahead, end);
+    // Loads the weights that stay in registers. Every split must have so many blocks of terms.
+    __device__ Held hold(const Share& s, const Weights& weights) const {
+        Held weights_of;
+#pragma unroll
+        for (int k = 0; k < held; ++k)
+#pragma unroll
+            for (int g = 0; g < columns; ++g)
+                weights_of.b[k][g] = Tile::weights(
+                    weights.of(s, column(s, g) + unit + group(), begin + k, place()));
+        return weights_of;
+    }
+
+    // Multiplies by the weights on the chip. One half of the registers for the state is loaded
+    // while the other is used.
+    __device__ void multiply_kept(Sums& sums, const Share& s, const T* left,
+                                  const Held& of_lane) const {
+        constexpr int ahead = Tile::ahead, rounds = (held + ahead - 1) / ahead;
+        uint4 a[2][ahead][Tile::loads] = {};
+        load(a[0], s, left, begin, kept);
+#pragma unroll
+        for (int round = 0; round < rounds; ++round) {
+            const int first = round * ahead, k = begin + first;
+            load(a[(round + 1) % 2], s, left, k + ahead, kept);
+#pragma unroll
+            for (int j = 0; j < ahead; ++j) {
+                if (first + j < held)
+                    Tile::add(sums, a[round % 2][j], of_lane.b[first + j]);
+                else if (k + j < kept)
+                    add_block(sums, a[round % 2][j], s, k + j);
+            }
+        }
+        for (int k = begin + rounds * ahead; k < kept; k += 2 * ahead) {
+            load(a[(rounds + 1) % 2], s, left, k + ahead, kept);
+            add_resident(sums, a[rounds % 2], s, k);
+            load(a[rounds % 2], s, left, k + 2 * ahead, kept);
+            add_resident(sums, a[(rounds + 1) % 2], s, k + ahead);
         }
     }
 
-    // Both factors of a block of terms whose weights are not in shared memory.
+    // Both factors of a block of terms whose weights are in global memory.
     struct Streamed {
         uint4 a[1][Tile::loads], b[columns];
     };
 
     template <int Ahead>
     __device__ void load_streamed(Streamed (&x)[Ahead], const Share& s, const T* left,
-                                  const Weights& weights, int k, int end) const {
+                                  const Weights& all, int k) const {
 #pragma unroll
         for (int j = 0; j < Ahead; ++j) {
             if (k + j >= end) break;
 #pragma unroll
             for (int g = 0; g < columns; ++g)
-                x[j].b[g] = weights.in_panel(column(s, g) + unit + group(), k + j, place());
+                x[j].b[g] = all.in_panel(column(s, g) + unit + group(), k + j, place());
             load_blocks<true>(x[j].a, s, left, k + j, end);
         }
     }
 
     template <int Ahead>
-    __device__ void add_streamed(const Streamed (&x)[Ahead], int k, int end) {
+    __device__ void add_streamed(Sums& sums, const Streamed (&x)[Ahead], int k) const {
 #pragma unroll
         for (int j = 0; j < Ahead; ++j) {
             if (k + j >= end) break;
@@ -119,58 +177,63 @@ struct Part {
     }
 
     // Multiplies by the weights in global memory, also with two halves of the registers.
-    __device__ void multiply_streamed(const Share& s, const T* left, const Weights& weights,
-                                      int begin, int end) {
+    __device__ void multiply_streamed(Sums& sums, const Share& s, const T* left,
+                                      const Weights& all) const {
         // Enough blocks for at least 8 loads in each half.
         constexpr int both = columns + Tile::loads, ahead = (both + 7) / both;
         Streamed x[2][ahead] = {};
-        load_streamed(x[0], s, left, weights, begin, end);
-        for (int k = begin; k < end; k += 2 * ahead) {
-            load_streamed(x[1], s, left, weights, k + ahead, end);
-            add_streamed(x[0], k, end);
-            load_streamed(x[0], s, left, weights, k + 2 * ahead, end);
-            add_streamed(x[1], k + ahead, end);
+        load_streamed(x[0], s, left, all, kept);
+        for (int k = kept; k < end; k += 2 * ahead) {
+            load_streamed(x[1], s, left, all, k + ahead);
+            add_streamed(sums, x[0], k);
+            load_streamed(x[0], s, left, all, k + 2 * ahead);
+            add_streamed(sums, x[1], k + ahead);
         }
     }
 
-    __device__ void multiply(const Share& s, const T* left, const Weights& weights) {
-        const int begin = first_of(s, split), end = first_of(s, split + 1);
-        const int kept = min(begin + s.resident, end);
-        multiply_resident(s, left, begin, kept);
-        if (streams) multiply_streamed(s, left, weights, kept, end);
-    }
+    // `splits` and `slots` are powers of two, which saves divisions.
+    __device__ int slot(const Share& s) const { return split & (s.slots - 1); }
 
-    __device__ void leave(const Share& s, bool first) const {
+    // Stores the sums in their slot, or adds them to those of earlier turns.
+    __device__ void leave(const Share& s, const Sums& sums) const {
         Tile::finish(sums, [&](int g, int row, int of_tile, Tile::Stored sum) {
             const int of_block = first_row + row;
             if (of_block >= s.rows) return;
-            const int of_slot = split % s.slots * s.rows + of_block;
+            const int of_slot = slot(s) * s.rows + of_block;
             float* of_row = s.sums + (of_slot * s.row_sums + column(s, g) + unit + of_tile);
-            Tile::Stored& kept = *reinterpret_cast<Tile::Stored*>(of_row);
-            kept = first ? sum : plus(kept, sum);
+            Tile::Stored& stored = *reinterpret_cast<Tile::Stored*>(of_row);
+            stored = split < s.slots ? sum : plus(stored, sum);
         });
     }
 };
 
 // Computes the product of `left` and the weights of this block, and stores it in s.sums as `slots`
-// summands.
+// summands. `part` is the first part of this warp, and `of_lane` its weights in registers.
 template <int Gates>
-__device__ void product(const Share& s, const T* left, const Weights& weights) {
+__device__ void product(const Share& s, const T* left, const Weights& weights,
+                        Part<Gates>& part, const typename Part<Gates>::Held& of_lane) {
     const int row_tiles = (s.rows + Tile::rows - 1) / Tile::rows;
     const int unit_tiles = s.units / (Tile::across * tile_columns);
-    const int parts = row_tiles * unit_tiles * s.splits, turns = s.splits / s.slots;
-    // `splits` and `warps` are powers of two, so that one round computes all splits of a sum.
-    for (int round = 0; round < parts; round += warps) {
-        const int item = round + int(threadIdx.x) / warp_lanes;
-        Part<Gates> part;
-        part.split = item % s.splits;
-        part.unit = item / s.splits % unit_tiles * (Tile::across * tile_columns);
-        part.first_row = item / s.splits / unit_tiles * Tile::rows;
-        if (item < parts) part.multiply(s, left, weights);
-        for (int turn = 0; turn < turns; ++turn) {
-            if (item < parts && part.split / s.slots == turn) part.leave(s, turn == 0);
-            if (turn + 1 < turns) __syncthreads();
+    const int parts = row_tiles * unit_tiles * s.splits;
+    if (Part<Gates>::large) part = Part<Gates>(s, warp());
+    // `splits` and `warps` are powers of two, so that one round computes all splits of a sum. With
+    // weights in registers there is only one round.
+    for (int item = warp();;) {
+        typename Part<Gates>::Sums sums;
+        if (item < parts) {
+            part.multiply_kept(sums, s, left, of_lane);
+            if (streams) part.multiply_streamed(sums, s, left, weights);
         }
+        // Splits of the same slot take turns.
+        for (int turn = 0; turn < s.splits; turn += s.slots) {
+            if (item < parts && part.split == part.slot(s) + turn) part.leave(s, sums);
+            if (turn + s.slots < s.splits) __syncthreads();
+        }
+        if (Part<Gates>::held || parts <= warps) break;
+        item += warps;
+        const bool done = item / warps * warps >= parts;
+        part = Part<Gates>(s, done ? warp() : item);
+        if (done) break;
     }
     __syncthreads();
 }

@@ -16,7 +16,9 @@ constexpr int threads = 256, warps = threads / warp_lanes;
 constexpr int block_terms = block_bytes / sizeof(T), lane_terms = lane_bytes / sizeof(T);
 // Number of rows per thread whose inputs are loaded one step ahead.
 constexpr int early = GRU_XP_EARLY;
-constexpr bool streams = GRU_XP_STREAMS;  // whether some weights are not in shared memory
+// Number of 16-byte pieces of weights that a thread keeps in registers.
+constexpr int held_pieces = GRU_XP_HELD;
+constexpr bool streams = GRU_XP_STREAMS;  // whether some weights are not on the chip
 
 // The layout of a launch: the last arguments of both kernels, in this order.
 struct Layout {
@@ -78,7 +80,17 @@ struct Weights {
         if (streams) first += Index(s.first_unit / s.units) * s.blocks * rows * block_terms;
     }
 
-    // 16 bytes of a row of this block; zeros beyond the last unit or term.
+    // 16 bytes of a row of this block.
+    __device__ uint4 of(const Share& s, int row, int block, int place) const {
+        return streams ? in_panel(row, block, place) : at(s, row, block, place);
+    }
+
+    __device__ uint4 in_panel(int row, int block, int place) const {
+        const int at = (block * rows + row) * block_terms + place * lane_terms;
+        return load_read_only(first + at);
+    }
+
+    // Zeros beyond the last unit or term.
     __device__ uint4 at(const Share& s, int row, int block, int place) const {
         uint4 bytes{0, 0, 0, 0};
         const int term = block * block_terms + place * lane_terms;
@@ -86,12 +98,6 @@ struct Weights {
         if (unit < size && term < terms)
             bytes = load_read_only(first + ((row / s.units * size + unit) * terms + term));
         return bytes;
-    }
-
-    // The same from panels.
-    __device__ uint4 in_panel(int row, int block, int place) const {
-        const int at = (block * rows + row) * block_terms + place * lane_terms;
-        return load_read_only(first + at);
     }
 };
 
@@ -123,17 +129,19 @@ struct Exchange {
 // Index of the first block of terms of a split. `split` may be `splits`, which gives the end.
 __device__ int first_of(const Share& s, int split) { return s.blocks * split / s.splits; }
 
-// Loads the resident weights of this block into shared memory.
-__device__ void keep(const Share& s, const Weights& weights, int gates) {
+// Loads weights of this block into shared memory: those of `resident` blocks of terms of each
+// split, after the first `held`, which are in registers.
+__device__ void keep(const Share& s, const Weights& weights, int gates, int held) {
     constexpr int lanes = block_terms / lane_terms;
     const int kept = s.splits * s.resident;
     for (int i = threadIdx.x; i < gates * s.units * kept * lanes; i += threads) {
         const int row = i / (kept * lanes), block = i / lanes % kept, place = i % lanes;
-        const int split = block / s.resident, k = first_of(s, split) + block % s.resident;
+        const int split = block / s.resident;
+        const int k = first_of(s, split) + held + block % s.resident;
         if (k >= first_of(s, split + 1)) continue;
         *reinterpret_cast<uint4*>(s.weights + row * s.stride + block * block_terms +
                                   place * lane_terms) =
-            Tile::weights(streams ? weights.in_panel(row, k, place) : weights.at(s, row, k, place));
+            Tile::weights(weights.of(s, row, k, place));
     }
 }
 

@@ -32,6 +32,7 @@ namespace gru_xp {
 constexpr int warp_lanes = 32, tile_columns = 8, block_bytes = 64, lane_bytes = 16;
 
 __device__ inline int lane() { return threadIdx.x % warp_lanes; }
+__device__ inline int warp() { return threadIdx.x / warp_lanes; }
 __device__ inline int group() { return lane() / 4; }
 __device__ inline int place() { return lane() % 4; }
 
