@@ -286,7 +286,7 @@ FAULTS = {
         "float32",
     ),
     "warps that do not take turns": (
-        "if (turn + 1 < turns) __syncthreads();",
+        "if (turn + s.slots < s.splits) __syncthreads();",
         "",
         "float32 in turns",
     ),
