@@ -412,7 +412,8 @@ def expected_on_an_h100() -> str:
             ("training", forward + backward, taken["forward with tape"] + taken["backward"]),
         ):
             own, torch = loop + max(0.0, us[kind][OWN] - before), us[kind]["torch"]
-            cells += [rounded(own, 1), rounded(torch, 1), ratio(torch / own, 1)]
+            value = torch / own
+            cells += [rounded(own, 1), rounded(torch, 1), ratio(value, 2 if value < 1 else 1)]
         rows.append([f"{name}, H = {hidden}", str(count), *cells])
     return table("| N | forward | torch | ratio | training | torch | ratio", rows)
 

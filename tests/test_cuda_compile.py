@@ -2,7 +2,7 @@
 
 ``persistent.cu`` is compiled for what the plan can choose: its tiles, with as many rows a step
 ahead as they may have, with and without weights in registers, and weights that are read again. That
-is some 500 programs of a second each: all of them with GRU_XP_EXHAUSTIVE=1. Otherwise those with
+is some 540 programs of a second each: all of them with GRU_XP_EXHAUSTIVE=1. Otherwise those with
 the most rows, which need most registers; for architectures with tensor cores,
 test_cuda_machine_code.py compiles these.
 """

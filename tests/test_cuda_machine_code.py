@@ -298,7 +298,7 @@ def check_weights_in_registers(kernel: Kernel, function: str, choice: Choice) ->
 def check_what_comes_after_the_wait(kernel: Kernel, function: str, choice: Choice) -> None:
     """Loads of the state follow at once: a warp knows its part, but for the largest tiles."""
     columns = GATES[function] * choice.tile.across
-    if loads_of_a_block(choice) * columns > 12:
+    if loads_of_a_block(choice) * columns > 12:  # `large` in product.cuh
         return
     wait = max(at for at, each in enumerate(kernel) if each.opcode == "LDG.E.STRONG.GPU")
     barrier = next(at for at in range(wait, len(kernel)) if kernel[at].opcode.startswith("BAR"))

@@ -69,7 +69,7 @@ def test_every_layout_covers_rows_and_units_and_fits(
             blocks = -(-3 * size // gates * itemsize // 64)
             held = way.held // (gates * across)
             assert way.streams == (held + way.resident < -(-blocks // way.splits))
-            assert held < blocks // way.splits or not held  # every split has so many
+            assert held <= blocks // way.splits  # every split has so many
             assert way.step > 0
 
 
@@ -111,6 +111,7 @@ def test_a_driver_that_cannot_run_all_blocks_at_once_is_believed(machine: Machin
         ),
         ("float16", (3, 16, 136), 32 << 10),
         ("tf32", (3, 16, 136), 28 << 10),
+        ("tf32", (3, 16, 136), 36 << 10),
         ("tf32", (3, 35, 136), 40 << 10),
         ("float32", (3, 1, 136), 20 << 10),
     ],
@@ -151,8 +152,9 @@ def test_the_kernel_does_what_the_cost_model_counts(
         launch = persistent._launch(function, rows, hidden, dtype)
         assert launch is not None
         way, _ = launch
-        assert way.streams == (shared < 227 << 10)
-        assert bool(way.held) == (way.streams and precision != "float16" and rows <= 16)
+        assert way.streams or way.held or shared == 227 << 10
+        held = shared < 227 << 10 and precision != "float16" and rows <= 16
+        assert bool(way.held) == held
         expected = {
             name: steps * way.blocks * value for name, value in way.counts._asdict().items()
         }
@@ -165,6 +167,8 @@ def test_the_kernel_does_what_the_cost_model_counts(
             columns = gates * across_of(way)
             at_start = way.blocks * gates * way.units * way.splits * way.resident * 64
             at_start += way.blocks * THREADS * (way.held // columns * columns) * 16
+        elif way.held:  # of which warps without a part load some, too
+            at_start = count.read_only
         read_again = count.read_only - at_start
         of_groups = [min(way.rows, rows - first) for first in range(0, rows, way.rows)]
         loads = [loaded_rows(each, tensor=tensor) for each in of_groups]
@@ -331,8 +335,8 @@ def test_the_table_tells_which_way_is_taken(
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_table_tells_why(machine: Machine, device: str) -> None:
     """The way that is taken is the faster one, and its time the model's; a dash is no time."""
-    from gru_xp_cupy.choices import MANY, expected, table
-    from gru_xp_cupy.plan import Device, plan, step_of_two_launches
+    from gru_xp_cupy.choices import MANY, table
+    from gru_xp_cupy.plan import Device, plan, start_of_one_launch, step_of_two_launches
 
     properties = Device(*DEVICES[device])
     lines = table(properties).splitlines()
@@ -351,10 +355,9 @@ def test_the_table_tells_why(machine: Machine, device: str) -> None:
             one = "-" if way is None else f"{'one*' if way.streams else 'one'} {way.step:.3g}"
             first, _, other = cell.strip().partition(" (")
             taken = [f"two {two:.3g}", one]
-            times = expected(
-                way, rows, size, dtype=dtype, gates=gates, tf32=tf32, device=properties
-            )
-            if way is not None and way.step + times.start / MANY < two:
+            copies = way is not None and (way.streams or gates == 1)
+            start = start_of_one_launch(size, dtype=dtype, copies=copies)
+            if way is not None and way.step + start / MANY < two:
                 taken.reverse()
             assert [first, other] == taken
             compared += 1

@@ -28,14 +28,14 @@ _TENSOR = {"float16": "half", "bfloat16": "bfloat16", "float32": "float"}
 _TENSOR_CORES = 80  # compute capability from which tensor cores have the required instructions
 # Compute capabilities from which a tile with more rows would spill registers, and those for which
 # the largest tile does not.
-_FEWER_ROWS, _LARGEST = 100, range(90, 100)
+_FEWER_ROWS, _HOPPER = 100, range(90, 100)
 _TENSOR_ROWS = 16
 # Tile sizes, in multiples of 16 rows and 8 columns, that fit into the registers without spilling.
 _TENSOR_TILES = dict.fromkeys(
     ("float16", "bfloat16"), ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (4, 2))
 ) | {"float32": ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (4, 1), (4, 2))}
 # 16-byte pieces of weights per thread that the registers hold in addition to a tile: of ordinary
-# cores, and of tensor cores with the above compute capabilities and others.
+# cores, of tensor cores of compute capability 9.x, and of other tensor cores.
 _SCALAR_HELD, _HELD, _FEWER_HELD = 12, 18, 12
 _INDEX_LIMIT = 2**31 - 1  # maximum index of a weight
 _SCALAR_ROWS = (1, 2, 4, 8)
@@ -166,7 +166,7 @@ class _Tile(NamedTuple):
     early: int
     """Maximum number of rows that the registers hold in addition to the tile."""
     held: int
-    """Maximum of `Plan.held`, with one such row."""
+    """Maximum of `Plan.held` if `Plan.early` is 1."""
 
 
 def plan(
@@ -203,7 +203,7 @@ def plans(
     for tile in _tiles(dtype, tf32=tf32, device=device):
         most = min(-(-rows // tile.rows), device.multiprocessors)
         for of_group in sorted({-(-rows // groups) for groups in range(1, most + 1)}, reverse=True):
-            for held in range(0, tile.held + 1, tile.held or 1):
+            for held in sorted({0, tile.held}):
                 made = _lay_out(rows, size, of_group, tile, held, bytes_each, gates, device)
                 if made is not None:
                     yield made
@@ -219,17 +219,17 @@ def _tiles(dtype: str, *, tf32: bool, device: Device) -> Iterator[_Tile]:
             yield _Tile(f"Scalar<{rows}>", rows, 1, 8 // rows, False, 4, held)
     elif tensor:
         single = dtype == "float32"
-        recorded = device.compute_capability in _LARGEST
+        hopper = device.compute_capability in _HOPPER
         for down, across in _TENSOR_TILES[dtype]:
             largest = (down, across) == _TENSOR_TILES[dtype][-1]
             if device.compute_capability >= _FEWER_ROWS and down > 1 + single:
                 continue
-            if largest and not recorded:
+            if largest and not hopper:
                 continue
             name = f"Tensor<{_TENSOR[dtype]},{down},{across}>"
             large = down > 2 or min(down, across) > 1 or (single and across > 2)
             early = 1 if largest else 2 if large else 4
-            held = (_HELD if recorded else _FEWER_HELD) * (down == 1 and across <= 2)
+            held = (_HELD if hopper else _FEWER_HELD) * (down == 1 and across <= 2)
             yield _Tile(name, _TENSOR_ROWS * down, across, 4 // down, True, early, held)
 
 
@@ -254,10 +254,11 @@ def _lay_out(
     splits = 1
     while splits * 2 * row_tiles * unit_tiles <= _WARPS:
         splits *= 2
-    whole = -(-_blocks(size, gates, bytes_each) // splits)
+    blocks = _blocks(size, gates, bytes_each)
+    whole = -(-blocks // splits)
     in_registers = held // (gates * tile.across)
-    if held and (row_tiles * unit_tiles > _WARPS or in_registers + 1 >= whole):
-        return None  # a warp would have several parts, or some splits fewer blocks than that
+    if held and (row_tiles * unit_tiles > _WARPS or in_registers > blocks // splits):
+        return None  # a warp would have several parts, or a split fewer blocks than in_registers
     # Letting sums take turns costs less than reading weights again.
     slots, resident = splits, 0
     while slots:
@@ -271,8 +272,6 @@ def _lay_out(
     streams = in_registers + resident < whole
     if resident < 1:
         return None
-    if streams and not tile.tensor and rows > 1:
-        return None  # limited by the ordinary cores, where cuBLAS is faster
     shared = gates * units * (splits * resident | 1) * BLOCK_BYTES
     shared += sums
     made = Plan(
@@ -312,8 +311,8 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
     unit_tiles = made.units // (_COLUMNS * tile.across)
     passes = -(-row_tiles * unit_tiles * made.splits // _WARPS)
     blocks = _blocks(size, gates, bytes_each)
-    resident = min(blocks, made.splits * made.resident)
-    kept = min(blocks, resident + made.splits * (made.held // (gates * tile.across)))
+    in_registers = made.splits * (made.held // (gates * tile.across))
+    kept = min(blocks, in_registers + made.splits * made.resident)
     row_of_blocks = columns * BLOCK_BYTES * row_tiles / _KIB
     sums = 4 * made.splits * made.rows * columns / _KIB
     instructions = 2 * blocks * -(-made.rows // _TENSOR_ROWS) * columns // _COLUMNS
@@ -326,7 +325,7 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
         * BLOCK_BYTES
         * unit_tiles
         / _KIB,
-        resident=resident * row_of_blocks,
+        resident=(kept - in_registers) * row_of_blocks,
         streamed=(blocks - kept) * row_of_blocks,
         sums=sums * tile.tensor,
         instructions=instructions * tile.tensor / 1e3,

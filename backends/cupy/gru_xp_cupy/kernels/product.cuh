@@ -38,7 +38,8 @@ struct Part {
                           place() * lane_terms);
     }
 
-    // The registers do not hold the part of a large tile during a whole step.
+    // The registers do not hold the part of a large tile during a whole step. The bound was found
+    // by trial.
     static constexpr bool large = Tile::loads * columns > 12;
     __device__ static int settled(int x) { return large ? x : once(x); }
 
