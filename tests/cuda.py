@@ -123,9 +123,9 @@ class Counts(NamedTuple):
     """What a launch has done."""
 
     loaded: int
-    """Bytes past the first cache."""
+    """Bytes that bypass the L1 cache."""
     lines: int
-    """Lines of 128 bytes that the loads of warps past the first cache touch."""
+    """Lines of 128 bytes that loads of warps which bypass the L1 cache touch."""
     kept: int
     """Bytes of weights from shared memory."""
     read_only: int

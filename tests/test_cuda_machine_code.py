@@ -1,7 +1,8 @@
 """What NVRTC makes of the persistent kernel, instruction by instruction.
 
-It must have enough loads under way, keep its registers, read what other blocks have left behind the
-first cache, and wait for no more than it has to. Each check also sees faults that are planted.
+The kernel must keep enough loads in flight, spill no registers, bypass the L1 cache for data that
+other blocks have written, and wait no longer than it must. Each check must also detect planted
+faults.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ GATES = {"persistent_forward": 3, "persistent_backward": 1}
 ARRIVALS = {"persistent_forward": 2, "persistent_backward": 1}  # in the text: first and each step
 # In the text: the gates' inputs in one place; six arrays before the first step back and in each.
 ASKED_FOR = {"persistent_forward": 3, "persistent_backward": 12}
-LOAD, BEHIND = "LDG.E.128", "LDG.E.128.STRONG.GPU"
+LOAD, BYPASSING_L1 = "LDG.E.128", "LDG.E.128.STRONG.GPU"
 TENSOR = {
     "half": "HMMA.16816.F32",
     "bfloat16": "HMMA.16816.F32.BF16",
@@ -34,12 +35,12 @@ TENSOR = {
 
 
 class Instruction(NamedTuple):
-    """One of a kernel's, which is a list of them."""
+    """A machine instruction of a kernel."""
 
     opcode: str
     operands: tuple[str, ...]
     target: int | None
-    """Of a branch: where in the list it goes."""
+    """Index of the instruction to which a branch jumps; None for other instructions."""
 
     @property
     def loads(self) -> bool:
@@ -127,7 +128,7 @@ def count(kernel: Kernel, opcode: str) -> int:
 
 
 def after_first_barrier(kernel: Kernel) -> tuple[Kernel, Kernel]:
-    """What comes before all steps, where the weights are loaded that stay, and the rest."""
+    """Return the code before the steps, which loads the weights that stay, and the rest."""
     at = next(at for at, each in enumerate(kernel) if each.opcode.startswith("BAR"))
     return kernel[:at], kernel[at:]
 
@@ -154,14 +155,14 @@ def product_loops(kernel: Kernel, choice: Choice) -> list[Kernel]:
 
 
 def round_trips(loop: Kernel) -> list[int]:
-    """How many loads each wait of a pass through a loop is for.
+    """Return the number of loads that each wait in one iteration of a loop waits for.
 
-    It waits where what a load brings is read, and then for all loads before, as the hardware waits
-    for a counter of loads and not for one of them.
+    The code waits where the result of a load is read. It then waits for all earlier loads, because
+    the hardware waits for a counter of loads, not for a single load.
     """
     under_way: set[int] = set()
     loads = 0
-    for _ in range(2):  # the first leaves what is under way when the second begins
+    for _ in range(2):  # the first leaves the loads in flight at the start of the second
         waits: list[int] = []
         for each in loop:
             if under_way & each.read:
@@ -174,10 +175,10 @@ def round_trips(loop: Kernel) -> list[int]:
 
 
 def check_loads_are_under_way(kernel: Kernel, function: str, choice: Choice) -> None:
-    """A pass of a loop waits once, while both halves of what the registers hold are under way.
+    """An iteration of a loop waits once, while the loads of both buffer halves are in flight.
 
-    Up to 9.0 no multiplication stands between the loads of a half; from 10.0 on the compiler mixes
-    them with those of the other half, which are not waited for there.
+    Up to 9.0, no multiplication comes between the loads of a half. From 10.0 on, the compiler mixes
+    them with multiplications of the other half, which cause no wait there.
     """
     at_once = choice.tile.ahead * loads_of_a_block(choice)
     assert at_once >= 8
@@ -213,30 +214,29 @@ def check_no_local_memory(kernel: Kernel, function: str, choice: Choice) -> None
     assert not [each for each in kernel if each.opcode.startswith(("LDL", "STL"))]
 
 
-def check_what_is_read_behind_the_first_cache(
-    kernel: Kernel, function: str, choice: Choice
-) -> None:
-    """All of the state, which other blocks write; the weights, which nobody writes, as usual."""
+def check_which_loads_bypass_l1(kernel: Kernel, function: str, choice: Choice) -> None:
+    """Loads of the state, which other blocks write, bypass L1; loads of the weights do not."""
     weights, steps = after_first_barrier(kernel)
     assert count(weights, LOAD) > 0
-    assert count(weights, BEHIND) == 0
-    assert count(steps, BEHIND) >= 2 * choice.tile.ahead * loads_of_a_block(choice)
+    assert count(weights, BYPASSING_L1) == 0
+    assert count(steps, BYPASSING_L1) >= 2 * choice.tile.ahead * loads_of_a_block(choice)
     _, *streamed = product_loops(kernel, choice)
     read_again = 0
     for loop in streamed:
-        state = count(loop, BEHIND)
+        state = count(loop, BYPASSING_L1)
         again = count(loop, LOAD) - state
         columns = GATES[function] * choice.tile.across
         assert state * columns == again * loads_of_a_block(choice) > 0
         read_again += again + again // 2  # two halves in the loop, and the first before it
-    assert count(steps, LOAD) - count(steps, BEHIND) == read_again
+    assert count(steps, LOAD) - count(steps, BYPASSING_L1) == read_again
 
 
 def check_fences(kernel: Kernel, function: str, choice: Choice) -> None:
-    """One for each arrival, of the release: the count goes up after it, with nothing in between.
+    """Each arrival has one fence, that of its release, directly before it increments the counter.
 
-    What loads the count forgets the first cache. The compiler puts its first time before the loop,
-    so it is there twice. (On 8.0 an instruction without memory may come between.)
+    Each load of the counter is followed by an invalidation of the L1 cache. The compiler peels the
+    first iteration of the polling loop, so both occur twice. (On 8.0, an instruction that does not
+    access memory may come between them.)
     """
     fences = [at for at, each in enumerate(kernel) if each.opcode.startswith("MEMBAR")]
     assert [kernel[at].opcode for at in fences] == ["MEMBAR.ALL.GPU"] * ARRIVALS[function]
@@ -296,19 +296,19 @@ def check_weights_in_registers(kernel: Kernel, function: str, choice: Choice) ->
 
 
 def check_what_comes_after_the_wait(kernel: Kernel, function: str, choice: Choice) -> None:
-    """Loads of the state follow at once: a warp knows its part, but for the largest tiles."""
+    """Loads of the state follow soon, as a warp knows its part, except with the largest tiles."""
     columns = GATES[function] * choice.tile.across
     if loads_of_a_block(choice) * columns > 12:  # `large` in product.cuh
         return
     wait = max(at for at, each in enumerate(kernel) if each.opcode == "LDG.E.STRONG.GPU")
     barrier = next(at for at in range(wait, len(kernel)) if kernel[at].opcode.startswith("BAR"))
-    load = next(at for at in range(barrier, len(kernel)) if kernel[at].opcode == BEHIND)
+    load = next(at for at in range(barrier, len(kernel)) if kernel[at].opcode == BYPASSING_L1)
     assert load - barrier <= 80
     assert count(kernel[barrier:load], "MUFU") == 0  # of a division
 
 
 def check_later_rows_are_asked_for(kernel: Kernel, function: str, choice: Choice) -> None:
-    """All that a row of the next step reads comes into the second cache in the meantime."""
+    """All inputs of a later row in the next step are prefetched into the L2 cache."""
     assert count(kernel, "CCTL.E.PF2") == ASKED_FOR[function]
 
 
@@ -316,7 +316,7 @@ Check = Callable[[Kernel, str, Choice], None]
 CHECKS: tuple[Check, ...] = (
     check_loads_are_under_way,
     check_no_local_memory,
-    check_what_is_read_behind_the_first_cache,
+    check_which_loads_bypass_l1,
     check_fences,
     check_tensor_cores,
     check_registers_are_not_copied,
@@ -327,7 +327,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def choices() -> list[Choice]:
-    """All tiles, with the most rows a step ahead, wherever the weights are."""
+    """Every tile, with the most rows loaded one step ahead and every placement of the weights."""
     return [
         Choice(architecture, tile, early, held, streams)
         for architecture in ARCHITECTURES
@@ -396,13 +396,11 @@ FAULTS = {
     "more than the registers hold": Fault(
         "ahead = 4 / Down;", "ahead = 16;", check_no_local_memory
     ),
-    "the state through the first cache": Fault(
-        "__ldcg(", "*(", check_what_is_read_behind_the_first_cache
-    ),
-    "the weights behind the first cache": Fault(
+    "the state through the L1 cache": Fault("__ldcg(", "*(", check_which_loads_bypass_l1),
+    "weights that bypass the L1 cache": Fault(
         "return load_read_only(first + at);",
         "return __ldcg(reinterpret_cast<const uint4*>(first + at));",
-        check_what_is_read_behind_the_first_cache,
+        check_which_loads_bypass_l1,
         streams=True,
     ),
     "no fence before the count": Fault("red.release.gpu", "red.relaxed.gpu", check_fences),
@@ -422,7 +420,7 @@ FAULTS = {
         "    if (threadIdx.x == 0) add_release",
         check_fences,
     ),
-    "a first cache that is not forgotten": Fault("ld.acquire.gpu", "ld.relaxed.gpu", check_fences),
+    "an L1 cache that is not invalidated": Fault("ld.acquire.gpu", "ld.relaxed.gpu", check_fences),
     "numbers of another type": Fault(
         "m16n8k16.row.col.f32.f16.f16.f32",
         "m16n8k16.row.col.f32.bf16.bf16.f32",
@@ -448,7 +446,7 @@ FAULTS = {
     "weights in registers loaded in each step": Fault(
         "const typename Part<Gates>::Held& of_lane) {",
         "const typename Part<Gates>::Held&) { const auto of_lane = part.hold(s, weights);",
-        check_what_is_read_behind_the_first_cache,
+        check_which_loads_bypass_l1,
         held=True,
     ),
     "weights in registers at an index that is not constant": Fault(

@@ -317,7 +317,7 @@ def test_a_planted_race_is_found(machine: Machine, sanitizer: Sanitizer, fault: 
 
 
 @pytest.mark.parametrize("case", ["float32", "float16", "float16 streamed"])
-def test_a_read_from_the_first_cache_is_found(
+def test_a_read_from_the_l1_cache_is_found(
     machine: Machine, sanitizer: Sanitizer, case: str
 ) -> None:
     with pytest.raises(StaleReadError):

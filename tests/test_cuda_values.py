@@ -166,7 +166,7 @@ def test_every_layout_computes_the_recurrence(
 
 
 def lay_out(machine: Machine, monkeypatch: pytest.MonkeyPatch, ways: dict[int, Plan]) -> None:
-    """Have the kernels of 3 gates and of 1 launched so."""
+    """Make the forward (3 gates) and backward (1 gate) kernels use these layouts."""
     from gru_xp_cupy import persistent
 
     monkeypatch.setattr(persistent, "plan", lambda *_, gates, **__: ways[gates])
@@ -192,7 +192,7 @@ def test_any_number_of_blocks_of_terms_is_read_again(
 def check_streamed(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, rows: int, precision: str, tile: str
 ) -> None:
-    """With each number of blocks that are not resident, as a last half may be partly full."""
+    """Test every number of blocks that are read again; the last buffer may be partly full."""
     from gru_xp_cupy import persistent
 
     machine.tf32 = precision == "tf32"
@@ -261,9 +261,10 @@ def shares(
     held: int = 0,
     streams: bool = False,
 ) -> dict[int, Plan]:
-    """Layouts of a tile in one group, with so many blocks of terms in shared memory.
+    """Return layouts of a tile in one group, with `resident` blocks of terms in shared memory.
 
-    0: all that are not in registers; below 0 so many less. At least one is read again if `streams`.
+    If `resident` is 0, all blocks that are not in registers are in shared memory; if it is
+    negative, that many fewer are. If `streams`, at least one block is read again.
     """
     from gru_xp_cupy.plan import Device, plans
 
@@ -299,7 +300,7 @@ def test_tf32_rounds_the_weights_and_the_state_to_the_nearest(
 
 
 def check_tf32(machine: Machine, monkeypatch: pytest.MonkeyPatch, resident: int, held: int) -> None:
-    """Of layouts with so much in shared memory, 0: all; and so much in registers."""
+    """Check layouts with the given `resident` and `held`; see `shares`."""
     from gru_xp_cupy import persistent
 
     def rounded(array: Any) -> Any:

@@ -1,6 +1,6 @@
 """Constants of the device that the cost model in ``plan.py`` asks for, each measured alone.
 
-A line of JSON each, as it ends: the grid's barrier, 16-byte loads from the second cache of what all
+A line of JSON each, as it ends: the grid's barrier, 16-byte loads from the L2 cache of what all
 blocks read, from memory and from shared memory, what a launch and a matrix product cost the host.
 """
 

@@ -29,8 +29,8 @@ one: all steps in one launch, with the weights on the chip; one*: part of the we
 in each step
 two: one product and one kernel per step
 The numbers are microseconds per step of a long sequence; those in parentheses are for the other
-way, or - if it does not fit. They come from a cost model fitted to an H200, and the faster way is
-used. bfloat16 is like float16; float64 uses two."""
+path, or - if it does not fit. They come from a cost model fitted to an H200, and the faster path
+is used. bfloat16 is like float16; float64 uses two."""
 
 
 class Expected(NamedTuple):

@@ -11,7 +11,7 @@ from operator import mul
 from typing import Any, NamedTuple
 
 THREADS = 256
-"""Threads per block; must equal ``threads`` in ``persistent.cu``."""
+"""Threads per block; must equal ``threads`` in ``share.cuh``."""
 
 COUNT_WORDS = 32
 """Distance of the groups' arrival counters in words; must equal ``line`` in ``persistent.cu``."""
@@ -34,8 +34,8 @@ _TENSOR_ROWS = 16
 _TENSOR_TILES = dict.fromkeys(
     ("float16", "bfloat16"), ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (4, 2))
 ) | {"float32": ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (4, 1), (4, 2))}
-# 16-byte pieces of weights per thread that the registers hold in addition to a tile: of ordinary
-# cores, of tensor cores of compute capability 9.x, and of other tensor cores.
+# 16-byte pieces of weights per thread that the registers hold in addition to a tile: of CUDA cores,
+# of tensor cores of compute capability 9.x, and of other tensor cores.
 _SCALAR_HELD, _HELD, _FEWER_HELD = 12, 18, 12
 _INDEX_LIMIT = 2**31 - 1  # maximum index of a weight
 _SCALAR_ROWS = (1, 2, 4, 8)
@@ -61,7 +61,7 @@ class Costs(NamedTuple):
     round: float
     """A round of loads of the state."""
     turns: float
-    """KiB of sums that warps add, in turns, to those of other warps."""
+    """KiB of sums that warps add, one after another, to those of other warps."""
     loaded: float
     """KiB of the state, which all multiprocessors read."""
     resident: float
@@ -73,9 +73,9 @@ class Costs(NamedTuple):
     instructions: float
     """Thousands of tensor-core instructions for 16 rows and 8 columns."""
     scalar_sums: float
-    """KiB of sums that warps store, if computed by ordinary cores."""
+    """KiB of sums that warps store, if computed by CUDA cores."""
     multiply_adds: float
-    """Millions of multiply-adds of ordinary cores."""
+    """Millions of multiply-adds of CUDA cores."""
     units: float
     """Rows times units per thread: their gates, loads and stores."""
 
@@ -95,14 +95,14 @@ class StepCosts(NamedTuple):
     tensor_gigaflop: float
     scalar_gigaflop: float
     scalar_rows: int
-    """Number of rows below which the time on ordinary cores does not decrease further."""
+    """Number of rows below which the time on CUDA cores does not decrease further."""
 
 
 HOPPER_STEPS = StepCosts(13.0, 5.0, 0.25, 2.5, 25.0, 64)
 """Fitted to times on an H200 and its host."""
 
 HOPPER_START, HOPPER_START_OF_COPY = 0.6, 2.3
-"""Microseconds per megabyte of weights to load them onto the chip, as they are and from a copy."""
+"""Microseconds per megabyte of weights to load them onto the chip, without and with a copy."""
 
 
 class Plan(NamedTuple):
@@ -121,14 +121,14 @@ class Plan(NamedTuple):
     splits: int
     """Number of parts of the sums, which different warps compute."""
     slots: int
-    """Number of sums that are stored separately until they are added; splits in one slot take
-    turns."""
+    """Number of partial sums that are stored separately; splits that share a slot take turns to add
+    to it."""
     resident: int
     """Blocks of terms per split that stay in shared memory."""
     held: int
     """16-byte pieces of weights per thread that stay in registers."""
     streams: bool
-    """Whether there are further blocks of terms, which are read again in each step."""
+    """Whether some blocks of terms are not on the chip, so that each step reads them again."""
     early: int
     """Rows per thread whose values are loaded one step ahead."""
     shared_bytes: int
@@ -299,7 +299,7 @@ def _blocks(size: int, gates: int, bytes_each: int) -> int:
 
 
 def _row_sums(columns: int) -> int:
-    """Return the distance of two rows' sums in numbers; must match ``divide`` in persistent.cu."""
+    """Return the stride between rows of sums, in elements; must match ``divide`` in share.cuh."""
     return columns + (8 - columns) % 16
 
 
@@ -336,7 +336,7 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
 
 
 def loaded_rows(rows: int, /, *, tensor: bool) -> int:
-    """Return how many rows a group of so many loads; tensor cores take pairs of rows."""
+    """Return the number of rows that a group of `rows` rows loads; tensor cores load pairs."""
     if not tensor:
         return rows
     whole, rest = divmod(rows, _TENSOR_ROWS)
@@ -344,9 +344,9 @@ def loaded_rows(rows: int, /, *, tensor: bool) -> int:
 
 
 def start_of_one_launch(size: int, /, *, dtype: str, copies: bool) -> float:
-    """Return the additional microseconds to start the persistent kernel.
+    """Return the additional time to start the persistent kernel, in microseconds.
 
-    `copies` is whether it takes the weights in another order than the caller's.
+    `copies` tells whether the weights are first copied into another order.
     """
     megabytes = 3 * size**2 * _BYTES.get(dtype, 8) / 1e6
     return megabytes * (HOPPER_START_OF_COPY if copies else HOPPER_START)

@@ -11,7 +11,7 @@ __device__ inline uint4* shared_memory() {
     return memory;
 }
 
-// Returns x. The compiler computes it here, not anew wherever it is used.
+// Returns x. Makes the compiler compute x here, instead of again at each use.
 __device__ inline int once(int x) {
     asm volatile("" : "+r"(x));
     return x;
@@ -28,9 +28,9 @@ __device__ inline void fetch_ahead(const void* at) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
-// Adds to a counter in global memory. A thread that loads the new or a later count by
-// `load_acquire` sees what this thread has written before, and what this thread has seen of other
-// threads' writes.
+// Adds to a counter in global memory, with release semantics. A thread that reads the new or a
+// later count with `load_acquire` sees all earlier writes of this thread, and all writes of other
+// threads that this thread has seen.
 __device__ inline void add_release(unsigned* at, unsigned count) {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(count) : "memory");
 }

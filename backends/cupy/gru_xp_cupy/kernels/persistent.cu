@@ -1,20 +1,23 @@
 // The loop over time in one launch, with the recurrent weights on the chip.
 //
 // The rows of the batch are divided among groups of thread blocks. The groups are independent of
-// one another. A block of a group owns `units` hidden units. It keeps their weights, as far as they
-// fit, in its shared memory, and then in its registers: forward, the rows of their three gates;
-// backward, rows of the transposed weights. The others are read again in each step. In each step a
-// block reads from global memory what all blocks of its group have computed in the step before,
-// multiplies it by its weights, and computes the gates of its units. The warps share the product by
-// rows, columns and `splits` of the terms; the sums of the splits are added in a fixed order. The
-// state and the gradient of the state are kept in float32.
+// one another. Each block of a group computes `units` hidden units. Their weights are the rows of
+// the three gates in the forward pass, and rows of the transposed weights in the backward pass.
+// The block keeps them in shared memory and, if they do not fit there, in registers too. It reads
+// the remaining weights from global memory in each step.
 //
-// The other inputs of a step are loaded before a block waits for the others. The outputs for the
-// caller are stored after it has told the others to go on.
+// In each step, a block reads the results of the previous step of all blocks of its group from
+// global memory, multiplies them by its weights, and computes the gates of its units. The product
+// is divided among the warps by rows, by columns, and into `splits` of the terms. The sums of the
+// splits are added in a fixed order. The state and its gradient are kept in float32.
 //
-// The tile (see tile.cuh), `early`, `held_pieces` and `streams` are macros. size must be a multiple
-// of the number of elements in 16 bytes; weights and `exchanged` must be aligned to 16 bytes; units
-// must be a multiple of the tile's columns, and at most the number of threads per block.
+// A block loads the other inputs of a step before it waits for the other blocks. It stores the
+// outputs for the caller after it has signalled its arrival to them.
+//
+// The macros GRU_XP_TILE, GRU_XP_EARLY, GRU_XP_HELD and GRU_XP_STREAMS set the tile (see tile.cuh),
+// `early`, `held_pieces` and `streams` (see share.cuh). size must be a multiple of the number
+// of elements in 16 bytes; weights and `exchanged` must be aligned to 16 bytes; units must be a
+// multiple of the tile's columns, and at most the number of threads per block.
 #include "grid.cuh"
 #include "product.cuh"
 

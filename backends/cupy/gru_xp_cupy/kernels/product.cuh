@@ -38,8 +38,8 @@ struct Part {
                           place() * lane_terms);
     }
 
-    // The registers do not hold the part of a large tile during a whole step. The bound was found
-    // by trial.
+    // With a large tile, too few registers are free to keep the members of Part during a whole
+    // step, so each step computes them again. The bound was found by trial.
     static constexpr bool large = Tile::loads * columns > 12;
     __device__ static int settled(int x) { return large ? x : once(x); }
 
@@ -50,8 +50,8 @@ struct Part {
     }
 
     // Loads blocks of terms k, k + 1, ... of `left`, which other thread blocks have written. The
-    // loads bypass the L1 cache, which is not coherent. `a` keeps its value for rows that do not
-    // exist and for blocks from `end` on; `Whole` says that there are none of the latter.
+    // loads bypass the L1 cache, which is not coherent. Elements of `a` for rows that do not exist,
+    // and for blocks at or after `end`, keep their values. If `Whole`, all blocks are before `end`.
     template <bool Whole, int Ahead>
     __device__ void load_blocks(uint4 (&a)[Ahead][Tile::loads], const Share& s, const T* left,
                                 int k, int end) const {
@@ -108,7 +108,7 @@ struct Part {
             add_blocks<false>(sums, a, s, k);
     }
 
-    // Loads the weights that stay in registers. Every split must have so many blocks of terms.
+    // Loads the weights that stay in registers. Every split must have at least `held` blocks.
     __device__ Held hold(const Share& s, const Weights& weights) const {
         Held weights_of;
 #pragma unroll
@@ -120,8 +120,8 @@ struct Part {
         return weights_of;
     }
 
-    // Multiplies by the weights on the chip. One half of the registers for the state is loaded
-    // while the other is used.
+    // Multiplies by the weights on the chip. The registers for the state are double-buffered: one
+    // half is loaded while the other is used.
     __device__ void multiply_kept(Sums& sums, const Share& s, const T* left,
                                   const Held& of_lane) const {
         constexpr int ahead = Tile::ahead, rounds = (held + ahead - 1) / ahead;
@@ -177,7 +177,7 @@ struct Part {
         }
     }
 
-    // Multiplies by the weights in global memory, also with two halves of the registers.
+    // Multiplies by the weights in global memory, also with double buffering.
     __device__ void multiply_streamed(Sums& sums, const Share& s, const T* left,
                                       const Weights& all) const {
         // Enough blocks for at least 8 loads in each half.

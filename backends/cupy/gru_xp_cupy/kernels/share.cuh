@@ -31,7 +31,7 @@ struct Share {
     int first_row, rows;    // rows of the batch
     int size, splits, slots;
     int blocks;             // blocks of terms in a row of weights
-    int resident;           // of each split, how many blocks of terms are in shared memory
+    int resident;           // blocks of terms per split that are in shared memory
     int padded_rows;        // rows of a group, rounded up to whole tiles
     int stride;             // distance of two rows of weights in shared memory, in terms
     int columns, group;     // thread blocks per group, and the index of this block's group
@@ -67,9 +67,9 @@ __device__ Share divide(const Layout& p, int gates, int terms) {
     return s;
 }
 
-// The weights in global memory: for each gate, `size` rows of `terms` terms. If some of them are
-// read again in each step (`streams`), all of them lie in panels instead: (thread blocks, blocks of
-// terms, rows of a thread block, terms of a block), padded with zeros.
+// The weights in global memory: for each gate, `size` rows of `terms` terms. If some weights are
+// read again in each step (`streams`), all are stored as panels instead, with the shape (thread
+// blocks, blocks of terms, rows of a thread block, terms of a block), padded with zeros.
 struct Weights {
     const T* first;  // the first of all weights, or of the panels of this block
     int terms, size;

@@ -1,11 +1,12 @@
 // Tiles: the part of a product that a warp computes at once, some rows times G times Across times 8
 // columns. It is summed over blocks of terms of 64 bytes each.
 //
-// The 32 lanes form 8 groups of 4 places. A group has one of 8 columns, a place a quarter of the
-// terms of each block, which are 16 bytes. So every load is 16 bytes wide. This is possible because
-// an instruction of a tensor core may combine any terms, as long as both factors have the same
-// ones. The rows of one block of terms form a panel. Its elements are in the order in which the
-// tile loads them, so that the lanes of a warp load contiguous bytes. Every tile has these members:
+// The 32 lanes of a warp form 8 groups of 4 places. Each group handles one of 8 columns. Each place
+// handles a quarter of the terms of every block, which is 16 bytes, so every load is 16 bytes wide.
+// Tensor cores allow this, because the order of the terms does not matter as long as both factors
+// have the same order. The rows of a tile in one block of terms form a panel. Its elements are in
+// the order in which the tile loads them, so that the lanes of a warp load contiguous bytes. Every
+// tile has these members:
 //
 //     rows                      number of rows
 //     across                    number of units, divided by 8
@@ -39,7 +40,7 @@ __device__ inline int place() { return lane() % 4; }
 __device__ inline float plus(float a, float b) { return a + b; }
 __device__ inline float2 plus(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
 
-// Ordinary cores, in float32.
+// CUDA cores (no tensor cores), in float32.
 template <int Rows>
 struct Scalar {
     static constexpr int rows = Rows, across = 1, loads = Rows, ahead = 8 / Rows;
