@@ -2,8 +2,9 @@
 
 ``python paths.py PATH PRECISION ...``: "steps" runs a kernel a step, "persistent" all steps in one
 launch, laid out for a smaller device, so that blocks have several tiles of units each as they have
-at large sizes; and one size with every tile, with resident weights and with others. A line of JSON
-for each case as it ends; exit status 1 if one failed. ``--few`` runs the smallest cases alone.
+at large sizes; and one size with every tile, and with weights in each kind of memory. A line of
+JSON for each case as it ends; exit status 1 if one failed. ``--few`` runs the smallest cases alone,
+and one with weights in registers.
 """
 
 from __future__ import annotations
@@ -86,9 +87,12 @@ def known(precision: str, /) -> bool:
 
 
 def layouts(precision: str, shared: int, /) -> list[dict[int, Plan]]:
-    """Lay out `LAID_OUT` once for each tile and direction, in as many groups as there can be."""
+    """Lay out `LAID_OUT` for each tile and direction, in as many groups as there can be.
+
+    If some weights are not in shared memory, there is a layout with weights in registers, too.
+    """
     tf32 = precision == "tf32"
-    found: dict[str, dict[int, Plan]] = {}
+    found: dict[tuple[str, int], dict[int, Plan]] = {}
     for gates in (3, 1):
         device = Device(12, shared, int(cupy.cuda.Device().compute_capability))
         for each in plans(
@@ -98,7 +102,7 @@ def layouts(precision: str, shared: int, /) -> list[dict[int, Plan]]:
             tf32=tf32,
             device=device,
         ):
-            found.setdefault(each.tile, {})[gates] = each
+            found.setdefault((each.tile, each.held), {})[gates] = each
     return [each for each in found.values() if len(each) == 2]
 
 
@@ -115,10 +119,13 @@ def main(name: str, names: list[str], /, *, few: bool = False) -> int:
         persistent.plan = choose
         for size in FEW if few else SIZES:
             passed &= tell(path, precision, size)
-        if path is steps or few:
+        if path is steps:
             continue
         for shared in (227 << 10, 40 << 10):
-            for chosen in layouts(precision, shared):
+            found = layouts(precision, shared)
+            if few:
+                found = [each for each in found if each[3].held][:1]
+            for chosen in found:
                 persistent.plan = lambda *_, gates, chosen=chosen, **__: chosen[gates]
                 persistent._device = lambda number: device(number)
                 persistent._launch_on.cache_clear()
