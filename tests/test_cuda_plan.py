@@ -73,6 +73,7 @@ def test_every_layout_covers_rows_and_units_and_fits(
             held = way.held // (gates * across)
             assert way.streams == (held + way.resident < -(-blocks // way.splits))
             assert held <= blocks // way.splits  # every split has so many
+            assert not way.held or way.early == 1  # with more, registers would spill
             assert way.step > 0
 
 

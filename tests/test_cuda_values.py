@@ -207,7 +207,7 @@ def check_streamed(
 
 
 @pytest.mark.parametrize(
-    ("rows", "precision", "tile", "multiprocessors", "held"),
+    "layout",
     [
         (5, "float16", "Tensor<half,1,2>", 8, 18),
         (5, "float16", "Tensor<half,1,1>", 8, 12),
@@ -219,15 +219,9 @@ def check_streamed(
     ],
 )
 def test_weights_may_stay_in_registers(
-    machine: Machine,
-    monkeypatch: pytest.MonkeyPatch,
-    rows: int,
-    precision: str,
-    tile: str,
-    multiprocessors: int,
-    held: int,
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, layout: tuple[int, str, str, int, int]
 ) -> None:
-    check_held(machine, monkeypatch, rows, precision, tile, multiprocessors, held)
+    check_held(machine, monkeypatch, *layout)
 
 
 def check_held(
