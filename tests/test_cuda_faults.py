@@ -88,8 +88,30 @@ FAULTS = {
         "slot + 1 < s.slots; ++slot",
         "float16",
     ),
-    "no check of the lengths": ("return lengths && t >= lengths[row];", "return false;", "float32"),
-    "lengths count from one": ("t >= lengths[row]", "t > lengths[row]", "float32"),
+    "no check of the lengths": ("padding[i] = t >= lengths.of_first[i];", "padding[i] = 0;", "float32"),
+    "lengths count from one": ("t >= lengths.of_first[i]", "t > lengths.of_first[i]", "float32"),
+    "no check of the lengths after the first chunk": (
+        "padding[i] = is_padding(lengths.of_rows, t, at);",
+        "",
+        "float32",
+    ),
+    "the lengths of the first chunk for every chunk": (
+        "if (first == mine.first) {",
+        "if (true) {",
+        "float16",
+    ),
+    "the inputs of the first chunk for every chunk": ("            load(next);\n", "", "float16"),
+    "a chunk that is not stored": ("            store(chunk);\n", "", "tf32"),
+    "the last chunk not stored": (
+        "if (done + 1 < steps) arrive(of_group);\n        store_chunk(last);",
+        "if (done + 1 < steps) arrive(of_group);",
+        "float32",
+    ),
+    "the products of one row for all": (
+        "at[rows[i] * s.row_sums + g * s.units]",
+        "at[rows[0] * s.row_sums + g * s.units]",
+        "float16",
+    ),
     "the eighth row after a row where its next word belongs": (
         "word % 2 * 2 + row / 8 % 2",
         "row / 8 % 2 * 2 + word % 2",
@@ -116,7 +138,7 @@ FAULTS = {
         "float16",
     ),
     "a step past the gates that forgets z": (
-        "x.padding ? total : total * x.gates.z",
+        "padding ? total : total * widen(x.z)",
         "total",
         "float32",
     ),

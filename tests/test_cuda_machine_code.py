@@ -24,7 +24,8 @@ from tests.test_cuda_compile import RECORDED, Choice, assert_nothing_spilled, sh
 ARCHITECTURES = (80, 90, 100, 120)
 GATES = {"persistent_forward": 3, "persistent_backward": 1}
 ARRIVALS = {"persistent_forward": 2, "persistent_backward": 1}  # in the text: first and each step
-# In the text: the gates' inputs in one place; six arrays before the first step back and in each.
+INPUTS = {"persistent_forward": 3, "persistent_backward": 6}  # of a unit of a row in a step
+# In the text: forward in one place; backward before the first step and in each.
 ASKED_FOR = {"persistent_forward": 3, "persistent_backward": 12}
 LOAD, BYPASSING_L1 = "LDG.E.128", "LDG.E.128.STRONG.GPU"
 TENSOR = {
@@ -312,6 +313,33 @@ def check_later_rows_are_asked_for(kernel: Kernel, function: str, choice: Choice
     assert count(kernel, "CCTL.E.PF2") == ASKED_FOR[function]
 
 
+def check_inputs_are_not_waited_for(kernel: Kernel, function: str, choice: Choice) -> None:
+    """A thread waits for the other blocks while its loads of the first chunk are in flight."""
+    wait = next(at for at, each in enumerate(kernel) if each.opcode == "LDG.E.STRONG.GPU")
+    arrival = max(at for at in range(wait) if re.match("RED|ATOM", kernel[at].opcode))
+    under_way: set[int] = set()
+    loads = 0
+    for each in kernel[arrival:wait]:
+        assert not under_way & each.read
+        if re.fullmatch(r"LDG\.E(\.U16)?(\.CONSTANT)?", each.opcode):
+            under_way.add(int(each.operands[0].removeprefix("R")))
+            loads += 1
+    assert loads == choice.early * INPUTS[function]
+
+
+def check_rows_overlap(kernel: Kernel, function: str, choice: Choice) -> None:
+    """A thread computes the gates of all rows of a chunk without a branch between them."""
+    if function == "persistent_backward":
+        return
+    targets = {each.target for each in kernel}
+    most = now = 0
+    for at, each in enumerate(kernel):
+        now = 0 if at in targets or each.target is not None else now
+        now += each.opcode == "MUFU.EX2"
+        most = max(most, now)
+    assert most == choice.early * GATES[function]
+
+
 Check = Callable[[Kernel, str, Choice], None]
 CHECKS: tuple[Check, ...] = (
     check_loads_are_under_way,
@@ -323,6 +351,8 @@ CHECKS: tuple[Check, ...] = (
     check_weights_in_registers,
     check_what_comes_after_the_wait,
     check_later_rows_are_asked_for,
+    check_inputs_are_not_waited_for,
+    check_rows_overlap,
 )
 
 
@@ -355,6 +385,8 @@ class Fault(NamedTuple):
     tile: str = "Tensor<half,1,1>"
     streams: bool = False
     held: bool = False
+    early: int = 1
+    functions: tuple[str, ...] = tuple(GATES)
 
 
 LOAD_OF_THE_STATE = "a[j][i] = __ldcg(reinterpret_cast<const uint4*>(panel) + Tile::load_at(i));"
@@ -466,6 +498,25 @@ FAULTS = {
         "part = Part<Gates>(s, warp() + (*reinterpret_cast<const volatile int*>(left) == 77));",
         check_what_comes_after_the_wait,
     ),
+    "inputs looked at when they are loaded": Fault(
+        "return {gx[0], gx[p.size], gx[2 * p.size]};",
+        "return {gx[0].bits == 0x7e00 ? T{} : gx[0], gx[p.size], gx[2 * p.size]};",
+        check_inputs_are_not_waited_for,
+        functions=("persistent_forward",),
+    ),
+    "gradients looked at when they are loaded": Fault(
+        "p.n[at], p.gh_n[at], p.h_prev[at], p.dh[at]};",
+        "p.n[at], p.gh_n[at], p.h_prev[at], p.dh[at].bits == 0x7e00 ? T{} : p.dh[at]};",
+        check_inputs_are_not_waited_for,
+        functions=("persistent_backward",),
+    ),
+    "one row after another": Fault(
+        "    Gates<Real<T>> g = gates<",
+        "    if (padding) return {};\n    Gates<Real<T>> g = gates<",
+        check_rows_overlap,
+        early=4,
+        functions=("persistent_forward",),
+    ),
     "later rows not asked for": Fault(
         '"prefetch.global.L2 [%0];"', '""', check_later_rows_are_asked_for
     ),
@@ -480,10 +531,10 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_seen(fault: str) -> None:
-    right, wrong, check, name, streams, held = FAULTS[fault]
+    right, wrong, check, name, streams, held, early, functions = FAULTS[fault]
     tile = next(tile for kind in tiles(RECORDED) for tile in kind if tile.name == name)
-    choice = Choice(RECORDED, tile, 1, tile.held if held else 0, streams)
-    for function in GATES:
+    choice = Choice(RECORDED, tile, early, tile.held if held else 0, streams)
+    for function in functions:
         check(kernels(choice)[function], function, choice)
         faulty = kernels(choice, (right, wrong))[function]
         with pytest.raises(AssertionError):

@@ -290,6 +290,7 @@ FAULTS = {
         "",
         "float32 in turns",
     ),
+    "the state of another thread's row": ("? at : first;", "? at : 1;", "float16"),
     "weights used before all threads have kept theirs": (
         "        product<3>",
         "        if (done == 0) keep(s, weights, 3, part.held);\n        product<3>",

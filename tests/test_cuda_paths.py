@@ -20,7 +20,7 @@ from gru_xp.core.loop import Loop
 from tests.cuda import Machine
 from tests.test_cuda_values import DTYPES, TOLERANCE, assert_close, check, draw_case, exactly
 
-WRONG = (("x.padding ? total : total * x.gates.z", "total"),)
+WRONG = (("padding ? total : total * widen(x.z)", "total"),)
 
 
 def does_not_compile(*_: Any) -> Any:

@@ -204,7 +204,7 @@ def test_wrong_values_fail_the_case(folder: Path) -> None:
         "import runpy, sys, gru_xp_cupy.compiled as compiled;"
         "source = compiled.source;"
         "compiled.source = lambda name: source(name).replace("
-        "'x.padding ? total : total * x.gates.z', 'total');"
+        "'padding ? total : total * widen(x.z)', 'total');"
         f"sys.argv = ['paths.py', 'persistent', 'float32', '--few'];"
         f"runpy.run_path({str(KIT / 'paths.py')!r}, run_name='__main__')"
     )

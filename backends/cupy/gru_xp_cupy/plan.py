@@ -26,8 +26,8 @@ _KIB = 1 << 10
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _TENSOR = {"float16": "half", "bfloat16": "bfloat16", "float32": "float"}
 _TENSOR_CORES = 80  # compute capability from which tensor cores have the required instructions
-# Compute capabilities from which a tile with more rows would spill registers, and those for which
-# the largest tile does not.
+# Compute capabilities from which a tile with more rows would spill registers, and from which a wide
+# one leaves fewer; and those for which the largest tile does not spill any.
 _FEWER_ROWS, _HOPPER = 100, range(90, 100)
 _TENSOR_ROWS = 16
 # Tile sizes, in multiples of 16 rows and 8 columns, that fit into the registers without spilling.
@@ -130,7 +130,7 @@ class Plan(NamedTuple):
     streams: bool
     """Whether some blocks of terms are not on the chip, so that each step reads them again."""
     early: int
-    """Rows per thread whose values are loaded one step ahead."""
+    """Rows that a thread computes at once. The inputs of the first ones are loaded one step ahead."""
     shared_bytes: int
     counts: Costs
     """Counts of the parts of a step."""
@@ -164,7 +164,7 @@ class _Tile(NamedTuple):
     """Blocks of terms that are being loaded at the same time."""
     tensor: bool
     early: int
-    """Maximum number of rows that the registers hold in addition to the tile."""
+    """Maximum of `Plan.early`: rows that the registers hold in addition to the tile."""
     held: int
     """Maximum of `Plan.held` if `Plan.early` is 1."""
 
@@ -222,12 +222,13 @@ def _tiles(dtype: str, *, tf32: bool, device: Device) -> Iterator[_Tile]:
         hopper = device.compute_capability in _HOPPER
         for down, across in _TENSOR_TILES[dtype]:
             largest = (down, across) == _TENSOR_TILES[dtype][-1]
-            if device.compute_capability >= _FEWER_ROWS and down > 1 + single:
+            fewer = device.compute_capability >= _FEWER_ROWS
+            if fewer and down > 1 + single:
                 continue
             if largest and not hopper:
                 continue
             name = f"Tensor<{_TENSOR[dtype]},{down},{across}>"
-            large = down > 2 or min(down, across) > 1 or (single and across > 2)
+            large = down > 2 or min(down, across) > 1 or ((single or fewer) and across > 2)
             early = 1 if largest else 2 if large else 4
             held = (_HELD if hopper else _FEWER_HELD) * (down == 1 and across <= 2)
             yield _Tile(name, _TENSOR_ROWS * down, across, 4 // down, True, early, held)

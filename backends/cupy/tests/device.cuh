@@ -9,7 +9,10 @@ inline uint4* shared_memory() {
     return reinterpret_cast<uint4*>(on_cpu::launch->running->block->shared);
 }
 
-inline int once(int x) { return x; }
+template <class V>
+inline V once(V x) {
+    return x;
+}
 
 inline uint4 load_kept(const void* at) {
     on_cpu::count_kept();

@@ -11,9 +11,17 @@ __device__ inline uint4* shared_memory() {
     return memory;
 }
 
-// Returns x. Makes the compiler compute x here, instead of again at each use.
+// Returns x. Makes the compiler compute x here: not again at each use, nor in a branch.
 __device__ inline int once(int x) {
     asm volatile("" : "+r"(x));
+    return x;
+}
+__device__ inline float once(float x) {
+    asm volatile("" : "+f"(x));
+    return x;
+}
+__device__ inline double once(double x) {
+    asm volatile("" : "+d"(x));
     return x;
 }
 

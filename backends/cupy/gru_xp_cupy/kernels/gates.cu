@@ -16,12 +16,14 @@ extern "C" __global__ void forward_gates(const T* gx, const T* gh, const T* b_hn
     const Index row = blockIdx.x, unit = Index(blockIdx.y) * blockDim.x + threadIdx.x;
     if (unit >= size) return;
     const T* of_row = gh + row * 3 * size + unit;
-    const Forward<T> p{gx, b_hn, r, z, n, gh_n, lengths, rows, size};
+    const Forward<T> p{gx, b_hn, r, z, n, gh_n, rows, size};
     const Input<T> x = load(p, t, row, unit);
-    const Gates<Real<T>> g =
-        step<T>(x, widen(of_row[0]), widen(of_row[size]), widen(of_row[2 * size]) + bias(p, unit));
+    const bool padding = is_padding(lengths, t, row);
+    const Gates<Real<T>> g = step(x, padding, widen(of_row[0]), widen(of_row[size]),
+                                  widen(of_row[2 * size]) + bias(p, unit));
     const T* h = states + ((t + (reverse ? 1 : 0)) * rows + row) * size + unit;
-    states[((t + (reverse ? 0 : 1)) * rows + row) * size + unit] = narrow<T>(next(x, g, widen(*h)));
+    states[((t + (reverse ? 0 : 1)) * rows + row) * size + unit] =
+        narrow<T>(next(g, padding, widen(*h)));
     store(p, t, row, unit, g);
 }
 
@@ -44,11 +46,12 @@ extern "C" __global__ void backward_gates(const T* dh, const T* h_prev, const T*
         dh0[i] = narrow<T>(whole);
         return;
     }
-    const Backward<T> p{dh, h_prev, r, z, n, gh_n, dgx, dgh_n, lengths, rows, size};
+    const Backward<T> p{dh, h_prev, r, z, n, gh_n, dgx, dgh_n, rows, size};
     const Kept<T> x = load(p, t, row, unit);
-    const Real<T> total = x.dh + whole;
-    const GateGradients<Real<T>> d = step(x, total);
-    carried[i] = past(x, total);
+    const bool padding = is_padding(lengths, t, row);
+    const Real<T> total = widen(x.dh) + whole;
+    const GateGradients<Real<T>> d = step(x, padding, total);
+    carried[i] = past(x, padding, total);
     store(p, t, row, unit, d);
     T* of_row = dgh + row * 3 * size + unit;
     of_row[0] = narrow<T>(d.r);

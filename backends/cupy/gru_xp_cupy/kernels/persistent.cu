@@ -11,8 +11,9 @@
 // is divided among the warps by rows, by columns, and into `splits` of the terms. The sums of the
 // splits are added in a fixed order. The state and its gradient are kept in float32.
 //
-// A block loads the other inputs of a step before it waits for the other blocks. It stores the
-// outputs for the caller after it has signalled its arrival to them.
+// A thread computes the gates of one unit, for a chunk of `early` rows at a time. It loads the
+// other inputs of the first chunk before it waits for the other blocks. It stores the outputs of the
+// last chunk after it has signalled its arrival to them.
 //
 // The macros GRU_XP_TILE, GRU_XP_EARLY, GRU_XP_HELD and GRU_XP_STREAMS set the tile (see tile.cuh),
 // `early`, `held_pieces` and `streams` (see share.cuh). size must be a multiple of the number
@@ -38,18 +39,82 @@ struct Mine {
         rows = first < apart && s.first_unit + unit < s.size ? s.rows : 0;
     }
 
-    // Calls f(i, row) for the first `early` rows; i is a compile-time constant.
+    // Calls f(chunk) for each chunk, given by its first row.
     template <class F>
-    __device__ void for_each_early(const F& f) const {
-#pragma unroll
-        for (int i = 0; i < early; ++i)
-            if (first + i * apart < rows) f(i, first + i * apart);
+    __device__ void for_each_chunk(const F& f) const {
+#pragma unroll 1
+        for (int chunk = first; chunk < rows; chunk += early * apart) f(chunk);
     }
 
+    // Computes and stores all chunks, except that it does not store the last one, which it returns.
+    // The inputs of the first chunk have been loaded.
+    template <class Load, class Compute, class Store>
+    __device__ int compute_chunks(const Load& load, const Compute& compute,
+                                  const Store& store) const {
+        int chunk = first;
+#pragma unroll 1
+        while (chunk < rows) {
+            compute(chunk);
+            const int next = chunk + early * apart;
+            if (next >= rows) break;
+            store(chunk);
+            load(next);
+            chunk = next;
+        }
+        return chunk;
+    }
+
+    // Calls f(row) for each row after the first chunk.
     template <class F>
-    __device__ void for_each_later(const F& f) const {
+    __device__ void for_each_later_row(const F& f) const {
 #pragma unroll 1
         for (int row = first + early * apart; row < rows; row += apart) f(row);
+    }
+
+    // Calls f(i, row) for each row of a chunk; i is a compile-time constant.
+    template <class F>
+    __device__ void for_each_row(int chunk, const F& f) const {
+#pragma unroll
+        for (int i = 0; i < early; ++i)
+            if (chunk + i * apart < rows) f(i, chunk + i * apart);
+    }
+};
+
+// The lengths of a thread's rows. Those of the first chunk are in registers.
+struct Lengths {
+    const Index* of_rows;  // those of this block's rows, or null
+    int of_first[early];
+
+    __device__ Lengths(const Share& s, const Mine& mine, const Index* all, int steps)
+        : of_rows(all ? all + s.first_row : nullptr) {
+#pragma unroll
+        for (int& length : of_first) length = steps;
+        if (!all) return;
+        mine.for_each_row(mine.first, [&](int i, int row) { of_first[i] = int(of_rows[row]); });
+    }
+};
+
+// The rows of a chunk in a step. If there are fewer than `early`, the first stands for those that
+// do not exist. Hence code without branches can compute all of them.
+struct Chunk {
+    int row[early];
+    int padding[early] = {};  // whether the step is padding
+
+    __device__ Chunk(const Mine& mine, const Lengths& lengths, int t, int first) {
+#pragma unroll
+        for (int i = 0; i < early; ++i) {
+            const int at = first + i * mine.apart;
+            row[i] = at < mine.rows ? at : first;
+        }
+        if (first == mine.first) {
+#pragma unroll
+            for (int i = 0; i < early; ++i) padding[i] = t >= lengths.of_first[i];
+        } else {
+            mine.for_each_row(
+                first, [&](int i, int at) { padding[i] = is_padding(lengths.of_rows, t, at); });
+        }
+#pragma unroll
+        for (int& each : padding) each = once(each);
     }
 };
 
@@ -71,50 +136,61 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     Part<3> part(s, warp());
     const auto held = part.hold(s, weights);
     const Mine mine(s);
+    const Lengths of_thread(s, mine, lengths, steps);
     const Index state = Index(rows) * size;
     const int unit = s.first_unit + mine.unit;
-    const Forward<T> p{gx, b_hn, r, z, n, gh_n, lengths, rows, size};
+    const Forward<T> p{gx, b_hn, r, z, n, gh_n, rows, size};
     const float b = unit < size ? bias(p, unit) : 0.0f;
     Input<T> input[early];
-    Gates<float> kept[early];
+    Gates<float> computed[early];
     const T* h0 = states + (reverse ? steps * state : 0);
-    const auto take_state = [&](int row) {
-        const float h = widen(h0[Index(s.first_row + row) * size + unit]);
-        s.state[row * units + mine.unit] = h;
-        exchange.leave(exchange.of(0), row, unit, h);
-    };
-    mine.for_each_early([&](int, int row) { take_state(row); });
-    mine.for_each_later(take_state);
+    mine.for_each_chunk([&](int chunk) {
+        mine.for_each_row(chunk, [&](int, int row) {
+            const float h = widen(h0[Index(s.first_row + row) * size + unit]);
+            s.state[row * units + mine.unit] = h;
+            exchange.leave(exchange.of(0), row, unit, h);
+        });
+    });
     unsigned* of_group = arrived + s.group * line;
     arrive(of_group);
     for (int done = 0; done < steps; ++done) {
-        const Index t = reverse ? steps - 1 - done : done;
-        mine.for_each_early(
-            [&](int i, int row) { input[i] = load(p, t, s.first_row + row, unit); });
-        mine.for_each_later([&](int row) { fetch_ahead(p, t, s.first_row + row, unit); });
+        const int t = reverse ? steps - 1 - done : done;
+        const auto load_chunk = [&](int chunk) {
+            mine.for_each_row(
+                chunk, [&](int i, int row) { input[i] = load(p, t, s.first_row + row, unit); });
+        };
+        load_chunk(mine.first);
+        mine.for_each_later_row([&](int row) { fetch_ahead(p, t, s.first_row + row, unit); });
         wait(of_group, s.columns, done + 1);
         product<3>(s, exchange.of(done), weights, part, held);
         T* left = exchange.of(done + 1);
-        const auto gates_of = [&](const Input<T>& x, int row) {
-            const Products<3> gh(s, row, mine.unit);
-            const Gates<float> g = step<T>(x, gh.of[0], gh.of[1], gh.of[2] + b);
-            float& h = s.state[row * units + mine.unit];
-            h = next(x, g, h);
-            exchange.leave(left, row, unit, h);
-            return g;
+        const auto compute_chunk = [&](int chunk) {
+            const Chunk of(mine, of_thread, t, chunk);
+            const Products<3, early> gh(s, of.row, mine.unit);
+            float h[early];
+#pragma unroll
+            for (int i = 0; i < early; ++i) {
+                const float(&sums)[3] = gh.of[i];
+                computed[i] =
+                    step(input[i], of.padding[i], sums[0], sums[1], sums[2] + b);
+                h[i] = next(computed[i], of.padding[i], s.state[of.row[i] * units + mine.unit]);
+            }
+            mine.for_each_row(chunk, [&](int i, int row) {
+                s.state[row * units + mine.unit] = h[i];
+                exchange.leave(left, row, unit, h[i]);
+            });
         };
         T* h_next = states + (reverse ? t : t + 1) * state;
-        const auto store_step = [&](int row, const Gates<float>& g) {
-            const Index at = s.first_row + row;
-            h_next[at * size + unit] = narrow<T>(s.state[row * units + mine.unit]);
-            store(p, t, at, unit, g);
+        const auto store_chunk = [&](int chunk) {
+            mine.for_each_row(chunk, [&](int i, int row) {
+                const Index at = s.first_row + row;
+                h_next[at * size + unit] = narrow<T>(s.state[row * units + mine.unit]);
+                store(p, t, at, unit, computed[i]);
+            });
         };
-        mine.for_each_early([&](int i, int row) { kept[i] = gates_of(input[i], row); });
-        mine.for_each_later([&](int row) {
-            store_step(row, gates_of(load(p, t, s.first_row + row, unit), row));
-        });
+        const int last = mine.compute_chunks(load_chunk, compute_chunk, store_chunk);
         if (done + 1 < steps) arrive(of_group);
-        mine.for_each_early([&](int i, int row) { store_step(row, kept[i]); });
+        store_chunk(last);
     }
 }
 
@@ -136,64 +212,74 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     Part<1> part(s, warp());
     const auto held = part.hold(s, weights);
     const Mine mine(s);
+    const Lengths of_thread(s, mine, lengths, steps);
     const int unit = s.first_unit + mine.unit;
-    const Backward<T> p{dh, h_prev, r, z, n, gh_n, dgx, dgh_n, lengths, rows, size};
+    const Backward<T> p{dh, h_prev, r, z, n, gh_n, dgx, dgh_n, rows, size};
     Kept<T> kept[early];
     GateGradients<float> gradients[early];
-    bool padding[early];
-    const auto load_ahead = [&](Index t) {
-        mine.for_each_early(
-            [&](int i, int row) { kept[i] = load(p, t, s.first_row + row, unit); });
-        mine.for_each_later([&](int row) { fetch_ahead(p, t, s.first_row + row, unit); });
+    const auto load_ahead = [&](int t) {
+        mine.for_each_row(mine.first, [&](int i, int row) {
+            kept[i] = load(p, t, s.first_row + row, unit);
+        });
+        mine.for_each_later_row([&](int row) { fetch_ahead(p, t, s.first_row + row, unit); });
     };
-    const auto take_state = [&](int row) {
-        const Index at = Index(s.first_row + row) * size + unit;
-        s.state[row * units + mine.unit] = dh_last ? widen(dh_last[at]) : 0.0f;
-    };
-    mine.for_each_early([&](int, int row) { take_state(row); });
-    mine.for_each_later(take_state);
+    mine.for_each_chunk([&](int chunk) {
+        mine.for_each_row(chunk, [&](int, int row) {
+            const Index at = Index(s.first_row + row) * size + unit;
+            s.state[row * units + mine.unit] = dh_last ? widen(dh_last[at]) : 0.0f;
+        });
+    });
     load_ahead(reverse ? 0 : steps - 1);
     unsigned* of_group = arrived + s.group * line;
     for (int done = 0; done < steps; ++done) {
-        const Index t = reverse ? done : steps - 1 - done;
+        const int t = reverse ? done : steps - 1 - done;
         T* left = exchange.of(done);
-        const auto gradients_of = [&](const Kept<T>& x, int row) {
-            float& state = s.state[row * units + mine.unit];
-            const float total = x.dh + state;
-            const GateGradients<float> d = step(x, total);
-            state = past(x, total);
-            exchange.leave(left, row, unit, d.r);
-            exchange.leave(left, row, size + unit, d.z);
-            exchange.leave(left, row, 2 * size + unit, d.gh_n);
-            return d;
+        const auto load_chunk = [&](int chunk) {
+            mine.for_each_row(
+                chunk, [&](int i, int row) { kept[i] = load(p, t, s.first_row + row, unit); });
         };
-        mine.for_each_early([&](int i, int row) {
-            gradients[i] = gradients_of(kept[i], row);
-            padding[i] = kept[i].padding;
-        });
-        mine.for_each_later([&](int row) {
-            const Index at = s.first_row + row;
-            store(p, t, at, unit, gradients_of(load(p, t, at, unit), row));
-        });
+        const auto compute_chunk = [&](int chunk) {
+            const Chunk of(mine, of_thread, t, chunk);
+            float state[early];
+#pragma unroll
+            for (int i = 0; i < early; ++i) {
+                const float total = widen(kept[i].dh) + s.state[of.row[i] * units + mine.unit];
+                gradients[i] = step(kept[i], of.padding[i], total);
+                state[i] = past(kept[i], of.padding[i], total);
+            }
+            mine.for_each_row(chunk, [&](int i, int row) {
+                s.state[row * units + mine.unit] = state[i];
+                exchange.leave(left, row, unit, gradients[i].r);
+                exchange.leave(left, row, size + unit, gradients[i].z);
+                exchange.leave(left, row, 2 * size + unit, gradients[i].gh_n);
+            });
+        };
+        const auto store_chunk = [&](int chunk) {
+            mine.for_each_row(chunk, [&](int i, int row) {
+                store(p, t, s.first_row + row, unit, gradients[i]);
+            });
+        };
+        const int last = mine.compute_chunks(load_chunk, compute_chunk, store_chunk);
         arrive(of_group);
-        mine.for_each_early(
-            [&](int i, int row) { store(p, t, s.first_row + row, unit, gradients[i]); });
+        store_chunk(last);
         if (done + 1 < steps) load_ahead(reverse ? t + 1 : t - 1);
         wait(of_group, s.columns, done + 1);
         product<1>(s, left, weights, part, held);
-        // In padding the gradients are zero, but the product is not if a weight is infinite.
-        const auto add = [&](bool is_padding, int row) {
-            if (is_padding) return;
-            float& state = s.state[row * units + mine.unit];
-            state = state + Products<1>(s, row, mine.unit).of[0];
-        };
-        mine.for_each_early([&](int i, int row) { add(padding[i], row); });
-        mine.for_each_later(
-            [&](int row) { add(is_padding(lengths, t, s.first_row + row), row); });
+        mine.for_each_chunk([&](int chunk) {
+            const Chunk of(mine, of_thread, t, chunk);
+            const Products<1, early> sums(s, of.row, mine.unit);
+            mine.for_each_row(chunk, [&](int i, int row) {
+                // The gradients are zero, but the product is not if a weight is infinite.
+                if (of.padding[i]) return;
+                float& state = s.state[row * units + mine.unit];
+                state = state + sums.of[i][0];
+            });
+        });
     }
-    const auto leave_state = [&](int row) {
-        dh0[Index(s.first_row + row) * size + unit] = narrow<T>(s.state[row * units + mine.unit]);
-    };
-    mine.for_each_early([&](int, int row) { leave_state(row); });
-    mine.for_each_later(leave_state);
+    mine.for_each_chunk([&](int chunk) {
+        mine.for_each_row(chunk, [&](int, int row) {
+            const float dh_first = s.state[row * units + mine.unit];
+            dh0[Index(s.first_row + row) * size + unit] = narrow<T>(dh_first);
+        });
+    });
 }

@@ -239,17 +239,20 @@ __device__ void product(const Share& s, const T* left, const Weights& weights,
     __syncthreads();
 }
 
-// The products of all gates for one row and one unit of this block.
-template <int Gates>
+// The products of all gates for some rows and one unit of this block.
+template <int Gates, int Rows>
 struct Products {
-    float of[Gates] = {};
+    float of[Rows][Gates] = {};
 
-    __device__ Products(const Share& s, int row, int unit) {
-        const float* at = s.sums + row * s.row_sums + unit;
-#pragma unroll 4
+    __device__ Products(const Share& s, const int (&rows)[Rows], int unit) {
+        const float* at = s.sums + unit;
+#pragma unroll 4 / Rows
         for (int slot = 0; slot < s.slots; ++slot, at += s.rows * s.row_sums)
 #pragma unroll
-            for (int g = 0; g < Gates; ++g) of[g] = of[g] + at[g * s.units];
+            for (int i = 0; i < Rows; ++i)
+#pragma unroll
+                for (int g = 0; g < Gates; ++g)
+                    of[i][g] = of[i][g] + at[rows[i] * s.row_sums + g * s.units];
     }
 };
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int threads = 256, warps = threads / warp_lanes;
 constexpr int block_terms = block_bytes / sizeof(T), lane_terms = lane_bytes / sizeof(T);
-// Number of rows per thread whose inputs are loaded one step ahead.
+// Number of rows of a chunk: rows that a thread computes at once.
 constexpr int early = GRU_XP_EARLY;
 // Number of 16-byte pieces of weights that a thread keeps in registers.
 constexpr int held_pieces = GRU_XP_HELD;

@@ -1,7 +1,8 @@
 // A step of one unit of one row, forward and backward: its loads, its equations and its stores.
 //
 // These are separate functions, because the persistent kernel loads one step ahead, and stores what
-// no other block waits for after it has told the others to go on.
+// no other block waits for after it has told the others to go on. For the same reason, loads do not
+// convert what they load: a thread would have to wait for it.
 #pragma once
 
 #include "device.cuh"
@@ -21,15 +22,13 @@ struct Forward {
     const T* gx;    // (steps, rows, 3 size)
     const T* b_hn;  // (size,), or null
     T *r, *z, *n, *gh_n;  // (steps, rows, size); null if there is no tape
-    const Index* lengths;  // (rows,), or null
     Index rows, size;
 };
 
 // The inputs of a step besides the state, its products and the bias.
 template <class T>
 struct Input {
-    Real<T> gx_r, gx_z, gx_n;
-    bool padding;
+    T gx_r, gx_z, gx_n;
 };
 
 template <class T>
@@ -40,8 +39,7 @@ __device__ Real<T> bias(const Forward<T>& p, Index unit) {
 template <class T>
 __device__ Input<T> load(const Forward<T>& p, Index t, Index row, Index unit) {
     const T* gx = p.gx + (t * p.rows + row) * 3 * p.size + unit;
-    return {widen(gx[0]), widen(gx[p.size]), widen(gx[2 * p.size]),
-            is_padding(p.lengths, t, row)};
+    return {gx[0], gx[p.size], gx[2 * p.size]};
 }
 
 // Prefetches what `load` will read.
@@ -52,16 +50,21 @@ __device__ void fetch_ahead(const Forward<T>& p, Index t, Index row, Index unit)
     for (int gate = 0; gate < 3; ++gate) fetch_ahead(gx + gate * p.size);
 }
 
-// The gates of a step from the recurrent products; gh_n includes the bias. Zero in padding.
+// The gates of a step from the recurrent products; gh_n includes the bias. Zero in padding, where
+// they are computed nevertheless: without a branch, the steps of several rows overlap.
 template <class T>
-__device__ Gates<Real<T>> step(const Input<T>& x, Real<T> gh_r, Real<T> gh_z, Real<T> gh_n) {
-    if (x.padding) return {};
-    return gates<Math<Real<T>>>(x.gx_r, x.gx_z, x.gx_n, gh_r, gh_z, gh_n);
+__device__ Gates<Real<T>> step(const Input<T>& x, bool padding, Real<T> gh_r, Real<T> gh_z,
+                               Real<T> gh_n) {
+    Gates<Real<T>> g = gates<Math<Real<T>>>(widen(x.gx_r), widen(x.gx_z), widen(x.gx_n), gh_r,
+                                            gh_z, gh_n);
+    g.z = once(g.z);
+    g.n = once(g.n);
+    return padding ? Gates<Real<T>>{} : g;
 }
 
-template <class T>
-__device__ Real<T> next(const Input<T>& x, const Gates<Real<T>>& g, Real<T> h) {
-    return x.padding ? h : next_state<Math<Real<T>>>(g, h);
+template <class V>
+__device__ V next(const Gates<V>& g, bool padding, V h) {
+    return padding ? h : next_state<Math<V>>(g, h);
 }
 
 template <class T>
@@ -80,25 +83,19 @@ struct Backward {
     const T *dh, *h_prev, *r, *z, *n, *gh_n;  // (steps, rows, size)
     T* dgx;    // (steps, rows, 3 size)
     T* dgh_n;  // (steps, rows, size)
-    const Index* lengths;  // (rows,), or null
     Index rows, size;
 };
 
 // The inputs of a backward step besides the gradient from later steps.
 template <class T>
 struct Kept {
-    Gates<Real<T>> gates;
-    Real<T> h, dh;
-    bool padding;
+    T r, z, n, gh_n, h, dh;
 };
 
 template <class T>
 __device__ Kept<T> load(const Backward<T>& p, Index t, Index row, Index unit) {
     const Index at = (t * p.rows + row) * p.size + unit;
-    return {{widen(p.r[at]), widen(p.z[at]), widen(p.n[at]), widen(p.gh_n[at])},
-            widen(p.h_prev[at]),
-            widen(p.dh[at]),
-            is_padding(p.lengths, t, row)};
+    return {p.r[at], p.z[at], p.n[at], p.gh_n[at], p.h_prev[at], p.dh[at]};
 }
 
 template <class T>
@@ -111,15 +108,16 @@ __device__ void fetch_ahead(const Backward<T>& p, Index t, Index row, Index unit
 
 // Gradients of the gates of a step from `total`, the gradient of its state. Zero in padding.
 template <class T>
-__device__ GateGradients<Real<T>> step(const Kept<T>& x, Real<T> total) {
-    if (x.padding) return {};
-    return gate_gradients<Math<Real<T>>>(x.gates, x.h, total);
+__device__ GateGradients<Real<T>> step(const Kept<T>& x, bool padding, Real<T> total) {
+    const Gates<Real<T>> g{widen(x.r), widen(x.z), widen(x.n), widen(x.gh_n)};
+    const GateGradients<Real<T>> d = gate_gradients<Math<Real<T>>>(g, widen(x.h), total);
+    return padding ? GateGradients<Real<T>>{} : d;
 }
 
 // The part of the gradient that reaches the previous state without passing through the gates.
 template <class T>
-__device__ Real<T> past(const Kept<T>& x, Real<T> total) {
-    return x.padding ? total : total * x.gates.z;
+__device__ Real<T> past(const Kept<T>& x, bool padding, Real<T> total) {
+    return padding ? total : total * widen(x.z);
 }
 
 template <class T>
