@@ -397,8 +397,13 @@ def expected_on_an_h100() -> str:
 
     def step(gates: int, name: str, hidden: int, count: int) -> float:
         tf32 = name == "TF32"
-        about = {"dtype": "float32" if tf32 else name, "tf32": tf32, "device": device}
-        found = model.plan(count, hidden, gates=gates, **about)
+        about = {
+            "dtype": "float32" if tf32 else name,
+            "gates": gates,
+            "tf32": tf32,
+            "device": device,
+        }
+        found = model.plan(count, hidden, **about)
         return float(min(found.step, model.step_of_two_launches(count, hidden, **about)))
 
     measured = loops("loop")

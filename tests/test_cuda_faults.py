@@ -88,7 +88,11 @@ FAULTS = {
         "slot + 1 < s.slots; ++slot",
         "float16",
     ),
-    "no check of the lengths": ("padding[i] = t >= lengths.of_first[i];", "padding[i] = 0;", "float32"),
+    "no check of the lengths": (
+        "padding[i] = t >= lengths.of_first[i];",
+        "padding[i] = 0;",
+        "float32",
+    ),
     "lengths count from one": ("t >= lengths.of_first[i]", "t > lengths.of_first[i]", "float32"),
     "no check of the lengths after the first chunk": (
         "padding[i] = is_padding(lengths.of_rows, t, at);",

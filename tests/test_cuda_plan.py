@@ -259,6 +259,24 @@ def test_the_cost_model_has_what_a_gpu_took(machine: Machine) -> None:
     assert geometric_mean(lost) < 1.05
 
 
+def test_the_cost_model_has_what_two_launches_took(machine: Machine) -> None:
+    from gru_xp_cupy.plan import Device, step_of_two_launches
+
+    errors: dict[tuple[bool, str], list[float]] = {}
+    for line in recorded("loop"):
+        if line["path"] != "a kernel a step":
+            continue
+        precision, way = line["precision"], line["way"]
+        dtype, tf32 = ("float32", True) if precision == "tf32" else (precision, False)
+        gates = 1 if way == "backward" else 3
+        about: Any = {"dtype": dtype, "gates": gates, "tf32": tf32, "device": Device(*HOPPER)}
+        error = step_of_two_launches(line["N"], line["H"], **about) / line["us"]
+        errors.setdefault((precision == "float32", way), []).append(max(error, 1 / error))
+    assert len(errors) == 6
+    for key, each in errors.items():
+        assert geometric_mean(each) < 1.2, key
+
+
 def test_the_faster_path_is_expected_to_be(machine: Machine) -> None:
     from gru_xp_cupy.plan import Device, plan, step_of_two_launches
 
@@ -271,8 +289,9 @@ def test_the_faster_path_is_expected_to_be(machine: Machine) -> None:
             continue
         dtype, tf32 = ("float32", True) if precision == "tf32" else (precision, False)
         gates = 1 if way == "backward" else 3
-        made = plan(rows, hidden, dtype=dtype, gates=gates, tf32=tf32, device=device)
-        steps = step_of_two_launches(rows, hidden, dtype=dtype, tf32=tf32, device=device)
+        about: Any = {"dtype": dtype, "gates": gates, "tf32": tf32, "device": device}
+        made = plan(rows, hidden, **about)
+        steps = step_of_two_launches(rows, hidden, **about)
         assert made is not None
         faster = made.step < steps
         taken, other = times["persistent kernel"], times["a kernel a step"]
@@ -354,8 +373,8 @@ def test_the_table_tells_why(machine: Machine, device: str) -> None:
         dtype, tf32 = ("float32", True) if name == "TF32" else (name, False)
         gates = 3 if number <= 15 else 1
         for rows, cell in zip((1, 16, 64, 256), line[18:].split(")"), strict=False):
-            way = plan(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=properties)
-            two = step_of_two_launches(rows, size, dtype=dtype, tf32=tf32, device=properties)
+            about: Any = {"dtype": dtype, "gates": gates, "tf32": tf32, "device": properties}
+            way, two = plan(rows, size, **about), step_of_two_launches(rows, size, **about)
             one = "-" if way is None else f"{'one*' if way.streams else 'one'} {way.step:.3g}"
             first, _, other = cell.strip().partition(" (")
             taken = [f"two {two:.3g}", one]

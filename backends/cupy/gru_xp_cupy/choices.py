@@ -56,7 +56,7 @@ def expected(
     copies = gates == GATES["persistent_backward"] or (way is not None and way.streams)
     return Expected(
         None if way is None else way.step,
-        step_of_two_launches(rows, size, dtype=dtype, tf32=tf32, device=device),
+        step_of_two_launches(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device),
         start_of_one_launch(size, dtype=dtype, copies=copies),
     )
 

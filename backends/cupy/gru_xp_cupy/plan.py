@@ -96,9 +96,11 @@ class StepCosts(NamedTuple):
     scalar_gigaflop: float
     scalar_rows: int
     """Number of rows below which the time on CUDA cores does not decrease further."""
+    tensor_backward: float
+    """Time of a backward step, relative to a forward step, if tensor cores compute the product."""
 
 
-HOPPER_STEPS = StepCosts(13.0, 5.0, 0.25, 2.5, 25.0, 64)
+HOPPER_STEPS = StepCosts(13.0, 5.0, 0.25, 2.5, 25.0, 64, 1.3)
 """Fitted to times on an H200 and its host."""
 
 HOPPER_START, HOPPER_START_OF_COPY = 0.6, 2.3
@@ -130,7 +132,7 @@ class Plan(NamedTuple):
     streams: bool
     """Whether some blocks of terms are not on the chip, so that each step reads them again."""
     early: int
-    """Rows that a thread computes at once. The inputs of the first ones are loaded one step ahead."""
+    """Rows that a thread computes at once; inputs of the first ones are loaded one step ahead."""
     shared_bytes: int
     counts: Costs
     """Counts of the parts of a step."""
@@ -354,14 +356,19 @@ def start_of_one_launch(size: int, /, *, dtype: str, copies: bool) -> float:
 
 
 def step_of_two_launches(
-    rows: int, size: int, /, *, dtype: str, tf32: bool, device: Device
+    rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
 ) -> float:
-    """Return the expected microseconds of a step in `gru_xp_cupy.steps`."""
+    """Return the expected microseconds of a step in `gru_xp_cupy.steps`.
+
+    The arguments are those of `plan`.
+    """
     costs = HOPPER_STEPS
     bytes_each = _BYTES.get(dtype, 8)
-    if dtype == "float32" and not (tf32 and device.compute_capability >= _TENSOR_CORES):
-        flops = max(rows, costs.scalar_rows if rows > 1 else 1) * costs.scalar_gigaflop
-    else:
+    tensor = dtype != "float32" or (tf32 and device.compute_capability >= _TENSOR_CORES)
+    if tensor:
         flops = rows * costs.tensor_gigaflop
+    else:
+        flops = max(rows, costs.scalar_rows if rows > 1 else 1) * costs.scalar_gigaflop
     weights = 3 * size**2 * bytes_each / 1e6 * costs.megabyte
-    return max(costs.host, costs.base + weights + 6 * size**2 / 1e9 * flops)
+    step = max(costs.host, costs.base + weights + 6 * size**2 / 1e9 * flops)
+    return step * costs.tensor_backward if tensor and gates == 1 else step
