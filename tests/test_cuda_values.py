@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes
@@ -129,6 +131,19 @@ def test_the_persistent_kernel_computes_the_recurrence(
     forward, backward = machine.launched  # one launch each, whatever T is
     assert forward.startswith(f"persistent_forward {tile}<")
     assert backward.startswith(f"persistent_backward {tile}<")
+
+
+@pytest.mark.parametrize("path", ["persistent", "steps"])
+def test_a_length_greater_than_the_number_of_steps_means_all(machine: Machine, path: str) -> None:
+    kernels = importlib.import_module(f"gru_xp_cupy.{path}")
+    case = draw_case((3, 35, 136), "float16", ragged=False)
+    lengths = np.full(35, 3)
+    lengths[::2] = 2**32 + 1  # 1 in 32 bits
+    of_case = [case, case._replace(loop=replace(case.loop, lengths=lengths))]
+    expected, got = (
+        kernels.forward(*each.forward, each.loop, keep_tape=False)[0] for each in of_case
+    )
+    assert got.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("shared", [227 << 10, 40 << 10], ids=["resident", "streamed"])

@@ -90,7 +90,9 @@ struct Lengths {
 #pragma unroll
         for (int& length : of_first) length = steps;
         if (!all) return;
-        mine.for_each_row(mine.first, [&](int i, int row) { of_first[i] = int(of_rows[row]); });
+        mine.for_each_row(mine.first, [&](int i, int row) {
+            if (of_rows[row] < steps) of_first[i] = int(of_rows[row]);
+        });
     }
 };
 
@@ -141,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     const int unit = s.first_unit + mine.unit;
     const Forward<T> p{gx, b_hn, r, z, n, gh_n, rows, size};
     const float b = unit < size ? bias(p, unit) : 0.0f;
-    Input<T> input[early];
+    Input<T> input[early] = {};
     Gates<float> computed[early];
     const T* h0 = states + (reverse ? steps * state : 0);
     mine.for_each_chunk([&](int chunk) {
@@ -164,18 +166,18 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
         wait(of_group, s.columns, done + 1);
         product<3>(s, exchange.of(done), weights, part, held);
         T* left = exchange.of(done + 1);
-        const auto compute_chunk = [&](int chunk) {
-            const Chunk of(mine, of_thread, t, chunk);
-            const Products<3, early> gh(s, of.row, mine.unit);
+        const auto compute_chunk = [&](int first) {
+            const Chunk chunk(mine, of_thread, t, first);
+            const Products<3, early> gh(s, chunk.row, mine.unit);
             float h[early];
 #pragma unroll
             for (int i = 0; i < early; ++i) {
                 const float(&sums)[3] = gh.of[i];
-                computed[i] =
-                    step(input[i], of.padding[i], sums[0], sums[1], sums[2] + b);
-                h[i] = next(computed[i], of.padding[i], s.state[of.row[i] * units + mine.unit]);
+                const float before = s.state[chunk.row[i] * units + mine.unit];
+                computed[i] = step(input[i], chunk.padding[i], sums[0], sums[1], sums[2] + b);
+                h[i] = next(computed[i], chunk.padding[i], before);
             }
-            mine.for_each_row(chunk, [&](int i, int row) {
+            mine.for_each_row(first, [&](int i, int row) {
                 s.state[row * units + mine.unit] = h[i];
                 exchange.leave(left, row, unit, h[i]);
             });
@@ -215,7 +217,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     const Lengths of_thread(s, mine, lengths, steps);
     const int unit = s.first_unit + mine.unit;
     const Backward<T> p{dh, h_prev, r, z, n, gh_n, dgx, dgh_n, rows, size};
-    Kept<T> kept[early];
+    Kept<T> kept[early] = {};
     GateGradients<float> gradients[early];
     const auto load_ahead = [&](int t) {
         mine.for_each_row(mine.first, [&](int i, int row) {
@@ -238,16 +240,16 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
             mine.for_each_row(
                 chunk, [&](int i, int row) { kept[i] = load(p, t, s.first_row + row, unit); });
         };
-        const auto compute_chunk = [&](int chunk) {
-            const Chunk of(mine, of_thread, t, chunk);
+        const auto compute_chunk = [&](int first) {
+            const Chunk chunk(mine, of_thread, t, first);
             float state[early];
 #pragma unroll
             for (int i = 0; i < early; ++i) {
-                const float total = widen(kept[i].dh) + s.state[of.row[i] * units + mine.unit];
-                gradients[i] = step(kept[i], of.padding[i], total);
-                state[i] = past(kept[i], of.padding[i], total);
+                const float total = widen(kept[i].dh) + s.state[chunk.row[i] * units + mine.unit];
+                gradients[i] = step(kept[i], chunk.padding[i], total);
+                state[i] = past(kept[i], chunk.padding[i], total);
             }
-            mine.for_each_row(chunk, [&](int i, int row) {
+            mine.for_each_row(first, [&](int i, int row) {
                 s.state[row * units + mine.unit] = state[i];
                 exchange.leave(left, row, unit, gradients[i].r);
                 exchange.leave(left, row, size + unit, gradients[i].z);
@@ -265,12 +267,12 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
         if (done + 1 < steps) load_ahead(reverse ? t + 1 : t - 1);
         wait(of_group, s.columns, done + 1);
         product<1>(s, left, weights, part, held);
-        mine.for_each_chunk([&](int chunk) {
-            const Chunk of(mine, of_thread, t, chunk);
-            const Products<1, early> sums(s, of.row, mine.unit);
-            mine.for_each_row(chunk, [&](int i, int row) {
+        mine.for_each_chunk([&](int first) {
+            const Chunk chunk(mine, of_thread, t, first);
+            const Products<1, early> sums(s, chunk.row, mine.unit);
+            mine.for_each_row(first, [&](int i, int row) {
                 // The gradients are zero, but the product is not if a weight is infinite.
-                if (of.padding[i]) return;
+                if (chunk.padding[i]) return;
                 float& state = s.state[row * units + mine.unit];
                 state = state + sums.of[i][0];
             });
