@@ -397,14 +397,9 @@ def expected_on_an_h100() -> str:
 
     def step(gates: int, name: str, hidden: int, count: int) -> float:
         tf32 = name == "TF32"
-        about = {
-            "dtype": "float32" if tf32 else name,
-            "gates": gates,
-            "tf32": tf32,
-            "device": device,
-        }
-        found = model.plan(count, hidden, **about)
-        return float(min(found.step, model.step_of_two_launches(count, hidden, **about)))
+        problem = model.Problem(count, hidden, "float32" if tf32 else name, gates, tf32)
+        found = model.plan(problem, device)
+        return float(min(found.step, model.step_of_two_launches(problem, device)))
 
     measured = loops("loop")
     for (name, hidden, count), us in layers().items():

@@ -60,11 +60,11 @@ class Choice(NamedTuple):
 
 def tiles(architecture: int) -> list[list[Tile]]:
     """Tiles of each kind that the plan can choose on such a device."""
-    from gru_xp_cupy.plan import Device, _tiles
+    from gru_xp_cupy.plan import Device, Problem, _tiles
 
     device = Device(multiprocessors=132, shared_bytes=227 << 10, compute_capability=architecture)
     kinds = [("float32", False), ("float16", False), ("bfloat16", False), ("float32", True)]
-    found = [list(_tiles(dtype, tf32=tf32, device=device)) for dtype, tf32 in kinds]
+    found = [list(_tiles(Problem(1, 8, dtype, 3, tf32), device)) for dtype, tf32 in kinds]
     # Without tensor cores 16-bit numbers have no tile, and TF32 has those of float32.
     return [each for at, each in enumerate(found) if each and each not in found[:at]]
 

@@ -213,11 +213,11 @@ def run_case(
         options = [f"-DGRU_XP_{name}={value}" for name, value in macros.items()]
         return Kernel(sanitizer, sanitizer.compiled(text, *options), function)
 
-    def planned(rows: int, size: int, *, device: plan.Device, **about: Any) -> plan.Plan:
+    def planned(problem: plan.Problem, device: plan.Device) -> plan.Plan:
         device = device._replace(multiprocessors=case.blocks)
         (found,) = (
             each
-            for each in plan.plans(rows, size, device=device, **about)
+            for each in plan.plans(problem, device)
             if (each.tile, each.groups) == (TILES[case.precision], case.groups)
         )
         assert found.blocks == case.blocks

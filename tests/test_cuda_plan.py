@@ -7,12 +7,15 @@ import re
 from itertools import product
 from pathlib import Path
 from statistics import geometric_mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from tests.cuda import Machine
+
+if TYPE_CHECKING:
+    from gru_xp_cupy.plan import Problem
 
 HOPPER = (132, 227 << 10, 90)
 TURING = (40, 64 << 10, 75)
@@ -20,13 +23,10 @@ RECORD = Path(__file__).parents[1] / "backends" / "cupy" / "record" / "h200.json
 
 
 def test_sizes_whose_weights_a_hopper_device_holds(machine: Machine) -> None:
-    from gru_xp_cupy.plan import Device, plan
+    from gru_xp_cupy.plan import Device, Problem, plan
 
     def ways(rows: int, size: int, dtype: str, *, tf32: bool = False) -> list[Any]:
-        return [
-            plan(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=Device(*HOPPER))
-            for gates in (3, 1)
-        ]
+        return [plan(Problem(rows, size, dtype, gates, tf32), Device(*HOPPER)) for gates in (3, 1)]
 
     for rows in (1, 16, 64):
         for dtype in ("float16", "bfloat16"):
@@ -56,11 +56,11 @@ def tile_of(way: Any) -> tuple[int, int]:
 def test_every_layout_covers_rows_and_units_and_fits(
     machine: Machine, rows: int, size: int, dtype: str, tf32: bool
 ) -> None:
-    from gru_xp_cupy.plan import THREADS, Device, plans
+    from gru_xp_cupy.plan import THREADS, Device, Problem, plans
 
     itemsize = 2 if dtype == "float16" else 4
     for gates in (3, 1):
-        for way in plans(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=Device(*HOPPER)):
+        for way in plans(Problem(rows, size, dtype, gates, tf32), Device(*HOPPER)):
             _, across = tile_of(way)
             assert way.units % (8 * across) == 0
             assert way.units <= THREADS
@@ -78,10 +78,10 @@ def test_every_layout_covers_rows_and_units_and_fits(
 
 
 def test_what_does_not_fit_is_declined(machine: Machine) -> None:
-    from gru_xp_cupy.plan import Device, plan
+    from gru_xp_cupy.plan import Device, Problem, plan
 
     def tile(size: int, dtype: str, *device: int, tf32: bool = False, **options: bool) -> str:
-        way = plan(5, size, dtype=dtype, gates=3, tf32=tf32, device=Device(*device, **options))
+        way = plan(Problem(5, size, dtype, 3, tf32), Device(*device, **options))
         return "none" if way is None else way.tile.partition(",")[0]
 
     assert tile(1024, "float64", *HOPPER) == "none"
@@ -222,6 +222,15 @@ def test_a_warp_loads_the_state_from_whole_lines(
         assert (count.lines * 128 == count.loaded > 0) == whole
 
 
+def problem_of(line: dict[str, Any], rows: int, size: int) -> Problem:
+    """The problem of a line of the record."""
+    from gru_xp_cupy.plan import Problem
+
+    tf32 = line["precision"] == "tf32"
+    dtype = "float32" if tf32 else line["precision"]
+    return Problem(rows, size, dtype, 1 if line["way"] == "backward" else 3, tf32)
+
+
 def recorded(what: str) -> list[dict[str, Any]]:
     """Lines of a kind in the record of an H200."""
     lines = map(json.loads, RECORD.read_text(encoding="utf-8").splitlines())
@@ -232,15 +241,13 @@ def test_the_cost_model_has_what_a_gpu_took(machine: Machine) -> None:
     from gru_xp_cupy.plan import Device, plans
 
     errors: dict[tuple[str, bool], list[float]] = {}
-    chosen: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    chosen: dict[Problem, list[tuple[float, float]]] = {}
     for line in recorded("layout"):
-        precision, size = line["precision"], line["size"]
-        gates = 1 if line["way"] == "backward" else 3
-        dtype, tf32 = ("float32", True) if precision == "tf32" else (precision, False)
-        for way in plans(*size, dtype=dtype, gates=gates, tf32=tf32, device=Device(*HOPPER)):
+        problem, precision = problem_of(line, *line["size"]), line["precision"]
+        for way in plans(problem, Device(*HOPPER)):
             if way.has_layout(line["layout"]):
                 errors.setdefault((precision, way.streams), []).append(way.step / line["us"])
-                chosen.setdefault((precision, *size, gates), []).append((way.step, line["us"]))
+                chosen.setdefault(problem, []).append((way.step, line["us"]))
     assert sum(map(len, errors.values())) >= 400  # others were not laid out as the plan would now
     # In the geometric mean, the expected time of a step is within the bounds below. Of the layouts
     # that were timed, the model chooses one close to the best.
@@ -266,12 +273,10 @@ def test_the_cost_model_has_what_two_launches_took(machine: Machine) -> None:
     for line in recorded("loop"):
         if line["path"] != "a kernel a step":
             continue
-        precision, way = line["precision"], line["way"]
-        dtype, tf32 = ("float32", True) if precision == "tf32" else (precision, False)
-        gates = 1 if way == "backward" else 3
-        about: Any = {"dtype": dtype, "gates": gates, "tf32": tf32, "device": Device(*HOPPER)}
-        error = step_of_two_launches(line["N"], line["H"], **about) / line["us"]
-        errors.setdefault((precision == "float32", way), []).append(max(error, 1 / error))
+        problem = problem_of(line, line["N"], line["H"])
+        error = step_of_two_launches(problem, Device(*HOPPER)) / line["us"]
+        key = line["precision"] == "float32", line["way"]
+        errors.setdefault(key, []).append(max(error, 1 / error))
     assert len(errors) == 6
     for key, each in errors.items():
         assert geometric_mean(each) < 1.2, key
@@ -282,20 +287,16 @@ def test_the_faster_path_is_expected_to_be(machine: Machine) -> None:
 
     device, right, loops = Device(*HOPPER), [], {}
     for line in recorded("loop"):
-        key = line["precision"], line["N"], line["H"], line["way"]
+        key = problem_of(line, line["N"], line["H"]), line["way"]
         loops.setdefault(key, {})[line["path"]] = line["us"]
-    for (precision, rows, hidden, way), times in loops.items():
+    for (problem, _), times in loops.items():
         if len(times) < 2:
             continue
-        dtype, tf32 = ("float32", True) if precision == "tf32" else (precision, False)
-        gates = 1 if way == "backward" else 3
-        about: Any = {"dtype": dtype, "gates": gates, "tf32": tf32, "device": device}
-        made = plan(rows, hidden, **about)
-        steps = step_of_two_launches(rows, hidden, **about)
+        made, steps = plan(problem, device), step_of_two_launches(problem, device)
         assert made is not None
         faster = made.step < steps
         taken, other = times["persistent kernel"], times["a kernel a step"]
-        right.append(((taken if faster else other) / min(taken, other), precision, rows, hidden))
+        right.append(((taken if faster else other) / min(taken, other), problem))
     assert len(right) >= 20
     assert geometric_mean(each for each, *_ in right) < 1.05
     assert max(right)[0] < 1.3, max(right)
@@ -304,12 +305,12 @@ def test_the_faster_path_is_expected_to_be(machine: Machine) -> None:
 def test_a_copy_of_the_weights_counts_at_the_start(machine: Machine) -> None:
     """Backward always takes one, forward where weights are read again."""
     from gru_xp_cupy.choices import expected
-    from gru_xp_cupy.plan import HOPPER_START, HOPPER_START_OF_COPY, Device, plan
+    from gru_xp_cupy.plan import HOPPER_START, HOPPER_START_OF_COPY, Device, Problem, plan
 
     device = Device(*HOPPER)
     for size, gates, copies in ((2048, 3, False), (4096, 3, True), (2048, 1, True)):
-        way = plan(16, size, dtype="float16", gates=gates, tf32=False, device=device)
-        times = expected(way, 16, size, dtype="float16", gates=gates, tf32=False, device=device)
+        problem = Problem(16, size, "float16", gates, tf32=False)
+        times = expected(plan(problem, device), problem, device)
         of_megabyte = HOPPER_START_OF_COPY if copies else HOPPER_START
         assert times.start == pytest.approx(6 * size**2 / 1e6 * of_megabyte)
 
@@ -359,7 +360,13 @@ def test_the_table_tells_which_way_is_taken(
 def test_the_table_tells_why(machine: Machine, device: str) -> None:
     """The first path is the faster one; times are the model's; a dash means it does not fit."""
     from gru_xp_cupy.choices import MANY, table
-    from gru_xp_cupy.plan import Device, plan, start_of_one_launch, step_of_two_launches
+    from gru_xp_cupy.plan import (
+        Device,
+        Problem,
+        plan,
+        start_of_one_launch,
+        step_of_two_launches,
+    )
 
     properties = Device(*DEVICES[device])
     lines = table(properties).splitlines()
@@ -373,13 +380,13 @@ def test_the_table_tells_why(machine: Machine, device: str) -> None:
         dtype, tf32 = ("float32", True) if name == "TF32" else (name, False)
         gates = 3 if number <= 15 else 1
         for rows, cell in zip((1, 16, 64, 256), line[18:].split(")"), strict=False):
-            about: Any = {"dtype": dtype, "gates": gates, "tf32": tf32, "device": properties}
-            way, two = plan(rows, size, **about), step_of_two_launches(rows, size, **about)
+            problem = Problem(rows, size, dtype, gates, tf32)
+            way, two = plan(problem, properties), step_of_two_launches(problem, properties)
             one = "-" if way is None else f"{'one*' if way.streams else 'one'} {way.step:.3g}"
             first, _, other = cell.strip().partition(" (")
             taken = [f"two {two:.3g}", one]
             copies = way is not None and (way.streams or gates == 1)
-            start = start_of_one_launch(size, dtype=dtype, copies=copies)
+            start = start_of_one_launch(problem, copies=copies)
             if way is not None and way.step + start / MANY < two:
                 taken.reverse()
             assert [first, other] == taken

@@ -152,7 +152,7 @@ def test_every_layout_computes_the_recurrence(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, precision: str, shared: int
 ) -> None:
     from gru_xp_cupy import persistent
-    from gru_xp_cupy.plan import Device, plans
+    from gru_xp_cupy.plan import Device, Problem, plans
 
     tf32, dtype = precision == "tf32", "float32" if precision == "tf32" else precision
     streamed = shared < 100 << 10
@@ -163,7 +163,7 @@ def test_every_layout_computes_the_recurrence(
     layouts = {
         gates: {
             (each.tile, each.held): each
-            for each in plans(rows, hidden, dtype=dtype, gates=gates, tf32=tf32, device=device)
+            for each in plans(Problem(rows, hidden, dtype, gates, tf32), device)
             if streamed == (each.streams or each.held > 0)
         }
         for gates in (3, 1)
@@ -180,13 +180,13 @@ def test_every_layout_computes_the_recurrence(
         check(persistent, case, TOLERANCE[precision])
 
 
-def lay_out(machine: Machine, monkeypatch: pytest.MonkeyPatch, ways: dict[int, Plan]) -> None:
+def lay_out(machine: Machine, monkeypatch: pytest.MonkeyPatch, layouts: dict[int, Plan]) -> None:
     """Make the forward (3 gates) and backward (1 gate) kernels use these layouts."""
     from gru_xp_cupy import persistent
 
-    monkeypatch.setattr(persistent, "plan", lambda *_, gates, **__: ways[gates])
+    monkeypatch.setattr(persistent, "plan", lambda problem, _: layouts[problem.gates])
     persistent._launch_on.cache_clear()
-    machine.blocks_at_once = max(each.blocks for each in ways.values())
+    machine.blocks_at_once = max(each.blocks for each in layouts.values())
 
 
 @pytest.mark.parametrize(
@@ -275,22 +275,14 @@ def shares(
     If `resident` is 0, all blocks that are not in registers are in shared memory; if it is
     negative, that many fewer are. If `streams`, at least one block is read again.
     """
-    from gru_xp_cupy.plan import Device, plans
+    from gru_xp_cupy.plan import Device, Problem, plans
 
     tf32 = precision == "tf32"
+    device = Device(multiprocessors, 227 << 10, 90)
     found = {}
     for gates in (3, 1):
-        way = next(
-            each
-            for each in plans(
-                *(rows, hidden),
-                dtype="float32" if tf32 else precision,
-                gates=gates,
-                tf32=tf32,
-                device=Device(multiprocessors, 227 << 10, 90),
-            )
-            if each.tile == tile
-        )
+        problem = Problem(rows, hidden, "float32" if tf32 else precision, gates, tf32)
+        way = next(each for each in plans(problem, device) if each.tile == tile)
         across = int(tile.rpartition(",")[2].rstrip(">")) if "," in tile else 1
         most = way.resident - held // (gates * across)
         if most < 2:

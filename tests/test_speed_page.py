@@ -160,7 +160,7 @@ def test_the_numbers_of_a_sentence_are_those_of_the_files(sentence: str) -> None
 
 def test_the_table_of_ways_on_a_gpu_is_that_of_the_cost_model(machine: Machine) -> None:
     from gru_xp_cupy.choices import GATES, MANY, expected
-    from gru_xp_cupy.plan import Device, plan
+    from gru_xp_cupy.plan import Device, Problem, plan
 
     hopper, gates = Device(132, 227 << 10, 90), GATES["persistent_forward"]
     found = re.findall(
@@ -173,9 +173,8 @@ def test_the_table_of_ways_on_a_gpu_is_that_of_the_cost_model(machine: Machine) 
             ("float32", precision == "TF32") if precision != "float16" else (precision, False)
         )
         for count, cell in zip((1, 16, 64, 256), cells.split(" | "), strict=True):
-            options = {"dtype": dtype, "gates": gates, "tf32": tf32, "device": hopper}
-            way = plan(count, int(size), **options)
-            one = expected(way, count, int(size), **options).favours_one_launch(MANY)
+            problem = Problem(count, int(size), dtype, gates, tf32)
+            one = expected(plan(problem, hopper), problem, hopper).favours_one_launch(MANY)
             assert cell == ("one launch" if one else "a kernel a step"), (precision, size, count)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gru_xp_cupy.plan import HOPPER, Costs, Device, plans
+from gru_xp_cupy.plan import HOPPER, Costs, Device, Problem, plans
 
 
 def measured(paths: list[str], /) -> list[tuple[Costs, float]]:
@@ -31,13 +31,10 @@ def measured(paths: list[str], /) -> list[tuple[Costs, float]]:
         if told["what"] != "layout":
             continue
         precision = told["precision"]
-        layouts = plans(
-            *told["size"],
-            dtype="float32" if precision == "tf32" else precision,
-            gates=1 if told["way"] == "backward" else 3,
-            tf32=precision == "tf32",
-            device=device,
-        )
+        tf32 = precision == "tf32"
+        gates = 1 if told["way"] == "backward" else 3
+        problem = Problem(*told["size"], "float32" if tf32 else precision, gates, tf32)
+        layouts = plans(problem, device)
         found += [(each.counts, told["us"]) for each in layouts if each.has_layout(told["layout"])]
     return found
 

@@ -21,7 +21,7 @@ import cupy
 import numpy as np
 import precisions
 from gru_xp_cupy import blas, compiled, persistent, steps
-from gru_xp_cupy.plan import Plan, plans
+from gru_xp_cupy.plan import Plan, Problem, plans
 
 from gru_xp.accelerator_api import Loop
 from gru_xp.bench import clocks
@@ -83,19 +83,13 @@ def step_and_start(short: Callable[[], Any], long: Callable[[], Any], /) -> tupl
 
 
 def good_layouts(precision: str, rows: int, hidden: int, /) -> list[dict[int, Plan]]:
-    """Pair the best ways forward with the best ways back."""
+    """Pair the best layouts forward with the best backward."""
     number = cupy.cuda.Device().id
     device, tf32 = persistent._device(number), blas.rounds_to_tf32()
+    dtype = precisions.dtype_of(precision).name
     best = []
     for gates in (3, 1):
-        found = plans(
-            rows,
-            hidden,
-            dtype=precisions.dtype_of(precision).name,
-            gates=gates,
-            tf32=tf32,
-            device=device,
-        )
+        found = plans(Problem(rows, hidden, dtype, gates, tf32), device)
         best.append(sorted(found, key=lambda each: each.step)[:LAYOUTS])
     return [dict(zip((3, 1), pair, strict=True)) for pair in zip(*best, strict=False)]
 
@@ -119,7 +113,7 @@ def time_layouts(precision: str, sizes: list[tuple[int, int]], /) -> None:
     for size, pairs in chosen.items():
         works = [Work(precision, *size, length) for length in (SHORT, LONG)]
         for pair in pairs:
-            persistent.plan = lambda *_, gates, pair=pair, **__: pair[gates]
+            persistent.plan = lambda problem, _, pair=pair: pair[problem.gates]
             persistent._launch_on.cache_clear()
             short, long = (each.calls(persistent) for each in works)
             for way, gates in (("forward with tape", 3), ("backward", 1)):

@@ -17,7 +17,7 @@ import cupy
 import numpy as np
 import precisions
 from gru_xp_cupy import persistent, steps
-from gru_xp_cupy.plan import Device, Plan, plans
+from gru_xp_cupy.plan import Device, Plan, Problem, plans
 
 from gru_xp.accelerator_api import Loop, Place, Tape, portable
 
@@ -91,17 +91,11 @@ def layouts(precision: str, shared: int, /) -> list[dict[int, Plan]]:
 
     If some weights are not in shared memory, there is a layout with weights in registers, too.
     """
-    tf32 = precision == "tf32"
+    dtype = precisions.dtype_of(precision).name
     found: dict[tuple[str, int], dict[int, Plan]] = {}
     for gates in (3, 1):
         device = Device(12, shared, int(cupy.cuda.Device().compute_capability))
-        for each in plans(
-            *LAID_OUT[1:],
-            dtype=precisions.dtype_of(precision).name,
-            gates=gates,
-            tf32=tf32,
-            device=device,
-        ):
+        for each in plans(Problem(*LAID_OUT[1:], dtype, gates, precision == "tf32"), device):
             found.setdefault((each.tile, each.held), {})[gates] = each
     return [each for each in found.values() if len(each) == 2]
 
@@ -126,7 +120,7 @@ def main(name: str, names: list[str], /, *, few: bool = False) -> int:
             if few:
                 found = [each for each in found if each[3].held][:1]
             for chosen in found:
-                persistent.plan = lambda *_, gates, chosen=chosen, **__: chosen[gates]
+                persistent.plan = lambda problem, _, chosen=chosen: chosen[problem.gates]
                 persistent._device = lambda number: device(number)
                 persistent._launch_on.cache_clear()
                 passed &= tell(path, precision, LAID_OUT, layout=chosen[3][:-1])

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gru_xp_cupy.plan import Device, Plan, plan, start_of_one_launch, step_of_two_launches
+from gru_xp_cupy.plan import (
+    Device,
+    Plan,
+    Problem,
+    plan,
+    start_of_one_launch,
+    step_of_two_launches,
+)
 
 GATES = {"persistent_forward": 3, "persistent_backward": 1}
 """Kernels, and the number of gates whose products a block of the kernel sums separately."""
@@ -49,20 +56,22 @@ class Expected(NamedTuple):
         return own is not None and self.start + steps * own < steps * other
 
 
-def expected(
-    way: Plan | None, rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
-) -> Expected:
-    """Return the expected times of a call; `way` is the plan of the persistent kernel, or None."""
-    copies = gates == GATES["persistent_backward"] or (way is not None and way.streams)
+def expected(layout: Plan | None, problem: Problem, device: Device, /) -> Expected:
+    """Return the expected times of a call.
+
+    `layout` is the plan of the persistent kernel, or None if the kernel does not fit.
+    """
+    copies = problem.gates == GATES["persistent_backward"]
+    copies = copies or (layout is not None and layout.streams)
     return Expected(
-        None if way is None else way.step,
-        step_of_two_launches(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device),
-        start_of_one_launch(size, dtype=dtype, copies=copies),
+        None if layout is None else layout.step,
+        step_of_two_launches(problem, device),
+        start_of_one_launch(problem, copies=copies),
     )
 
 
 def table(device: Device, /) -> str:
-    """Return a table of the expected times of both ways on a device, for many sizes."""
+    """Return a table of the expected times of both paths on a device, for many sizes."""
     return "\n".join([*_lines(device), LEGEND])
 
 
@@ -73,19 +82,16 @@ def _lines(device: Device) -> Iterator[str]:
             for size in _SIZES:
                 yield _line(
                     f"{name}, H = {size}",
-                    *(
-                        _cell(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device)
-                        for rows in _ROWS
-                    ),
+                    *(_cell(Problem(rows, size, dtype, gates, tf32), device) for rows in _ROWS),
                 )
 
 
-def _cell(rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device) -> str:
-    way = plan(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device)
-    times = expected(way, rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device)
+def _cell(problem: Problem, device: Device) -> str:
+    layout = plan(problem, device)
+    times = expected(layout, problem, device)
     one, two = "-", f"two {times.two_launches:.3g}"
-    if way is not None:
-        one = f"one{'*' if way.streams else ''} {way.step:.3g}"
+    if layout is not None:
+        one = f"one{'*' if layout.streams else ''} {layout.step:.3g}"
     first, other = (one, two) if times.favours_one_launch(MANY) else (two, one)
     return f"{first} ({other})"
 

@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from gru_xp.accelerator_api import Loop, Tape
-from gru_xp_cupy import compiled
+from gru_xp_cupy import choices, compiled
 from gru_xp_cupy.arrays import (
     NULL,
     aligned,
@@ -22,8 +22,7 @@ from gru_xp_cupy.arrays import (
 )
 from gru_xp_cupy.blas import rounds_to_tf32
 from gru_xp_cupy.choices import GATES, Expected
-from gru_xp_cupy.choices import expected as expected_of
-from gru_xp_cupy.plan import BLOCK_BYTES, COUNT_WORDS, THREADS, Device, Plan, plan
+from gru_xp_cupy.plan import BLOCK_BYTES, COUNT_WORDS, THREADS, Device, Plan, Problem, plan
 from gru_xp_cupy.trust import Proof
 
 NAME = "persistent kernel"
@@ -60,11 +59,11 @@ def backward(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop, /) -
     return dgx, dgh_n, dh0
 
 
-def _weights(way: Plan, weights: Any, gates: int) -> Any:
+def _weights(layout: Plan, weights: Any, gates: int) -> Any:
     """Return the rows of all gates as the kernel takes them."""
-    if not way.streams:
+    if not layout.streams:
         return aligned(weights)
-    return in_panels(weights, gates, way.units, _block_terms(weights.dtype))
+    return in_panels(weights, gates, layout.units, _block_terms(weights.dtype))
 
 
 def _block_terms(dtype: Any) -> int:
@@ -81,19 +80,19 @@ def _run(
     *,
     terms: int,
 ) -> None:
-    way, kernel = launch
+    layout, kernel = launch
     dtype = arrays[0].dtype
     block = _block_terms(dtype)
-    exchanged = 2 * way.groups * way.padded_rows * -(-terms // block) * block
+    exchanged = 2 * layout.groups * layout.padded_rows * -(-terms // block) * block
     arguments = (
         *arrays,
         cupy.zeros(exchanged, dtype),
         contiguous(loop.lengths, np.int64),
-        cupy.zeros(way.groups * COUNT_WORDS, np.uint32),
-        *_integers(steps, rows, size, way.rows, way.units, way.splits, way.slots),
-        *_integers(way.resident, loop.reverse),
+        cupy.zeros(layout.groups * COUNT_WORDS, np.uint32),
+        *_integers(steps, rows, size, layout.rows, layout.units, layout.splits, layout.slots),
+        *_integers(layout.resident, loop.reverse),
     )
-    kernel((way.blocks,), (THREADS,), arguments, shared_mem=way.shared_bytes)
+    kernel((layout.blocks,), (THREADS,), arguments, shared_mem=layout.shared_bytes)
 
 
 def proof(rows: int, size: int, dtype: str, /) -> Proof | None:
@@ -104,8 +103,8 @@ def proof(rows: int, size: int, dtype: str, /) -> Proof | None:
 @cache
 def _proof(rows: int, size: int, dtype: str, tf32: bool, device: int) -> Proof | None:
     launches = [_launch(function, rows, size, dtype) for function in GATES]
-    ways = [way[:-1] for way, _ in filter(None, launches)]
-    return Proof((tf32, *ways), rows, size) if all(launches) else None
+    layouts = [layout[:-1] for layout, _ in filter(None, launches)]
+    return Proof((tf32, *layouts), rows, size) if all(launches) else None
 
 
 def is_faster(function: str, steps: int, rows: int, size: int, dtype: str, /) -> bool:
@@ -119,15 +118,8 @@ def is_faster(function: str, steps: int, rows: int, size: int, dtype: str, /) ->
 def expected(function: str, rows: int, size: int, dtype: str, /) -> Expected:
     """Return the expected times of a call on the current device."""
     launch = _launch(function, rows, size, dtype)
-    return expected_of(
-        launch and launch[0],
-        rows,
-        size,
-        dtype=dtype,
-        gates=GATES[function],
-        tf32=rounds_to_tf32(),
-        device=current_device(),
-    )
+    problem = _problem(function, rows, size, dtype)
+    return choices.expected(launch and launch[0], problem, current_device())
 
 
 def current_device() -> Device:
@@ -137,28 +129,31 @@ def current_device() -> Device:
 
 def _launch(function: str, rows: int, size: int, dtype: str) -> tuple[Plan, Any] | None:
     """Return plan and kernel; None if it does not fit or not all blocks can run at once."""
-    return _launch_on(cupy.cuda.Device().id, rounds_to_tf32(), function, rows, size, dtype)
+    problem = _problem(function, rows, size, dtype)
+    return _launch_on(cupy.cuda.Device().id, function, problem)
+
+
+def _problem(function: str, rows: int, size: int, dtype: str) -> Problem:
+    return Problem(rows, size, dtype, GATES[function], rounds_to_tf32())
 
 
 @lru_cache(maxsize=1024)
-def _launch_on(
-    number: int, tf32: bool, function: str, rows: int, size: int, dtype: str
-) -> tuple[Plan, Any] | None:
-    device, gates = _device(number), GATES[function]
-    way = plan(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device)
-    if way is None:
+def _launch_on(number: int, function: str, problem: Problem) -> tuple[Plan, Any] | None:
+    device = _device(number)
+    layout = plan(problem, device)
+    if layout is None:
         return None
     try:
-        macros = way.tile, way.early, way.held, way.streams
+        macros = layout.tile, layout.early, layout.held, layout.streams
         kernel = compiled.persistent(function, *macros, number)
         # Set to the maximum, because plans share a kernel and several threads may run this code.
         kernel.max_dynamic_shared_size_bytes = device.shared_bytes
         at_once = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
-            kernel.kernel.ptr, THREADS, way.shared_bytes
+            kernel.kernel.ptr, THREADS, layout.shared_bytes
         )
     except Exception as failure:  # the kernel for single steps can run after any failure
         warnings.warn(
-            f"gru_xp: CuPy's persistent kernel cannot be used ({way.tile}): "
+            f"gru_xp: CuPy's persistent kernel cannot be used ({layout.tile}): "
             f"{type(failure).__name__}: {failure}. One kernel per step runs instead. Please report "
             "this with the output of gru-xp info. Set GRU_XP_PERSISTENT_KERNEL=0 to silence this "
             "warning",
@@ -166,7 +161,7 @@ def _launch_on(
             stacklevel=2,
         )
         return None
-    return (way, kernel) if at_once * device.multiprocessors >= way.blocks else None
+    return (layout, kernel) if at_once * device.multiprocessors >= layout.blocks else None
 
 
 @cache

@@ -53,6 +53,42 @@ class Device(NamedTuple):
     """Whether it supports cooperative launches, in which blocks wait for each other."""
 
 
+class Problem(NamedTuple):
+    """The loop over time of a call, in one direction."""
+
+    rows: int
+    """N."""
+    size: int
+    """H."""
+    dtype: str
+    """Name of the arrays' dtype."""
+    gates: int
+    """Number of gates whose products a block sums separately: 3 forward, 1 backward."""
+    tf32: bool
+    """Whether float32 products may be rounded to TF32."""
+
+    @property
+    def terms(self) -> int:
+        """Number of terms of a sum."""
+        return 3 * self.size // self.gates
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of terms of a sum."""
+        return -(-self.terms * _BYTES[self.dtype] // BLOCK_BYTES)
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the weights."""
+        return 3 * self.size**2 * _BYTES.get(self.dtype, 8) / 1e6
+
+    def uses_tensor_cores(self, device: Device, /) -> bool:
+        """Whether tensor cores compute the product, if the device has them for the dtype."""
+        if self.dtype != "float32":
+            return True
+        return self.tf32 and device.compute_capability >= _TENSOR_CORES
+
+
 class Costs(NamedTuple):
     """Parts of a step on one multiprocessor: either their counts, or microseconds for each."""
 
@@ -171,55 +207,36 @@ class _Tile(NamedTuple):
     """Maximum of `Plan.held` if `Plan.early` is 1."""
 
 
-def plan(
-    rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
-) -> Plan | None:
-    """Return the plan with the least time per step; None if the kernel does not fit.
-
-    Parameters
-    ----------
-    rows, size : int
-        N and H.
-    dtype : str
-        Name of the arrays' dtype.
-    gates : int
-        Number of gates whose products a block sums separately: 3 forward, 1 backward.
-    tf32 : bool
-        Whether float32 products may be rounded to TF32.
-    device : Device
-        Properties of the device.
-    """
-    found = plans(rows, size, dtype=dtype, gates=gates, tf32=tf32, device=device)
-    return min(found, key=lambda each: each.step, default=None)
+def plan(problem: Problem, device: Device, /) -> Plan | None:
+    """Return the plan with the least time per step; None if the kernel does not fit."""
+    return min(plans(problem, device), key=lambda each: each.step, default=None)
 
 
-def plans(
-    rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
-) -> Iterator[Plan]:
-    """Yield every plan that fits. The arguments are those of `plan`."""
-    bytes_each = _BYTES.get(dtype, 0)
-    if not device.cooperative or not bytes_each or not rows or not size:
+def plans(problem: Problem, device: Device, /) -> Iterator[Plan]:
+    """Yield every plan that fits."""
+    rows, size, dtype, *_ = problem
+    if not device.cooperative or dtype not in _BYTES or not rows or not size:
         return
-    if size * bytes_each % _LANE_BYTES or 3 * size**2 > _INDEX_LIMIT:
+    if size * _BYTES[dtype] % _LANE_BYTES or 3 * size**2 > _INDEX_LIMIT:
         return
-    for tile in _tiles(dtype, tf32=tf32, device=device):
+    for tile in _tiles(problem, device):
         most = min(-(-rows // tile.rows), device.multiprocessors)
         for of_group in sorted({-(-rows // groups) for groups in range(1, most + 1)}, reverse=True):
             for held in sorted({0, tile.held}):
-                made = _lay_out(rows, size, of_group, tile, held, bytes_each, gates, device)
+                made = _lay_out(problem, of_group, tile, held, device)
                 if made is not None:
                     yield made
                     if not made.streams:
                         break  # all weights are on the chip
 
 
-def _tiles(dtype: str, *, tf32: bool, device: Device) -> Iterator[_Tile]:
-    tensor = device.compute_capability >= _TENSOR_CORES
-    if dtype == "float32" and not (tf32 and tensor):
+def _tiles(problem: Problem, device: Device) -> Iterator[_Tile]:
+    if not problem.uses_tensor_cores(device):
         for rows in _SCALAR_ROWS:
             held = _SCALAR_HELD * (rows == 1)
             yield _Tile(f"Scalar<{rows}>", rows, 1, 8 // rows, False, 4, held)
-    elif tensor:
+    elif device.compute_capability >= _TENSOR_CORES:
+        dtype = problem.dtype
         single = dtype == "float32"
         hopper = device.compute_capability in _HOPPER
         for down, across in _TENSOR_TILES[dtype]:
@@ -237,16 +254,11 @@ def _tiles(dtype: str, *, tf32: bool, device: Device) -> Iterator[_Tile]:
 
 
 def _lay_out(
-    rows: int,
-    size: int,
-    of_group: int,
-    tile: _Tile,
-    held: int,
-    bytes_each: int,
-    gates: int,
-    device: Device,
+    problem: Problem, of_group: int, tile: _Tile, held: int, device: Device
 ) -> Plan | None:
-    groups = -(-rows // of_group)
+    """Return the plan for groups of `of_group` rows; None if it does not fit."""
+    size, gates, blocks = problem.size, problem.gates, problem.blocks
+    groups = -(-problem.rows // of_group)
     columns = _COLUMNS * tile.across
     units = -(-size // (device.multiprocessors // groups * columns)) * columns
     if units > THREADS:
@@ -257,7 +269,6 @@ def _lay_out(
     splits = 1
     while splits * 2 * row_tiles * unit_tiles <= _WARPS:
         splits *= 2
-    blocks = _blocks(size, gates, bytes_each)
     whole = -(-blocks // splits)
     in_registers = held // (gates * tile.across)
     if held and (row_tiles * unit_tiles > _WARPS or in_registers > blocks // splits):
@@ -292,13 +303,7 @@ def _lay_out(
         shared,
         HOPPER,
     )
-    return made._replace(counts=_counts(made, tile, size, gates, bytes_each))
-
-
-def _blocks(size: int, gates: int, bytes_each: int) -> int:
-    """Return the number of blocks of terms of a sum."""
-    terms = 3 * size // gates
-    return -(-terms * bytes_each // BLOCK_BYTES)
+    return made._replace(counts=_counts(made, tile, problem))
 
 
 def _row_sums(columns: int) -> int:
@@ -306,14 +311,13 @@ def _row_sums(columns: int) -> int:
     return columns + (8 - columns) % 16
 
 
-def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> Costs:
+def _counts(made: Plan, tile: _Tile, problem: Problem) -> Costs:
     """Count the parts of a step."""
-    terms = 3 * size // gates
+    gates, blocks = problem.gates, problem.blocks
     columns = gates * made.units
     row_tiles = -(-made.rows // tile.rows)
     unit_tiles = made.units // (_COLUMNS * tile.across)
     passes = -(-row_tiles * unit_tiles * made.splits // _WARPS)
-    blocks = _blocks(size, gates, bytes_each)
     in_registers = made.splits * (made.held // (gates * tile.across))
     kept = min(blocks, in_registers + made.splits * made.resident)
     row_of_blocks = columns * BLOCK_BYTES * row_tiles / _KIB
@@ -333,7 +337,7 @@ def _counts(made: Plan, tile: _Tile, size: int, gates: int, bytes_each: int) -> 
         sums=sums * tile.tensor,
         instructions=instructions * tile.tensor / 1e3,
         scalar_sums=sums * (not tile.tensor),
-        multiply_adds=made.rows * columns * terms * (not tile.tensor) / 1e6,
+        multiply_adds=made.rows * columns * problem.terms * (not tile.tensor) / 1e6,
         units=made.rows * made.units / THREADS,
     )
 
@@ -346,29 +350,22 @@ def loaded_rows(rows: int, /, *, tensor: bool) -> int:
     return whole * _TENSOR_ROWS + 2 * min(rest, _TENSOR_ROWS // 2)
 
 
-def start_of_one_launch(size: int, /, *, dtype: str, copies: bool) -> float:
+def start_of_one_launch(problem: Problem, /, *, copies: bool) -> float:
     """Return the additional time to start the persistent kernel, in microseconds.
 
     `copies` tells whether the weights are first copied into another order.
     """
-    megabytes = 3 * size**2 * _BYTES.get(dtype, 8) / 1e6
-    return megabytes * (HOPPER_START_OF_COPY if copies else HOPPER_START)
+    return problem.megabytes * (HOPPER_START_OF_COPY if copies else HOPPER_START)
 
 
-def step_of_two_launches(
-    rows: int, size: int, /, *, dtype: str, gates: int, tf32: bool, device: Device
-) -> float:
-    """Return the expected microseconds of a step in `gru_xp_cupy.steps`.
-
-    The arguments are those of `plan`.
-    """
-    costs = HOPPER_STEPS
-    bytes_each = _BYTES.get(dtype, 8)
-    tensor = dtype != "float32" or (tf32 and device.compute_capability >= _TENSOR_CORES)
+def step_of_two_launches(problem: Problem, device: Device, /) -> float:
+    """Return the expected microseconds of a step in `gru_xp_cupy.steps`."""
+    costs, rows = HOPPER_STEPS, problem.rows
+    tensor = problem.uses_tensor_cores(device)
     if tensor:
         flops = rows * costs.tensor_gigaflop
     else:
         flops = max(rows, costs.scalar_rows if rows > 1 else 1) * costs.scalar_gigaflop
-    weights = 3 * size**2 * bytes_each / 1e6 * costs.megabyte
-    step = max(costs.host, costs.base + weights + 6 * size**2 / 1e9 * flops)
-    return step * costs.tensor_backward if tensor and gates == 1 else step
+    product = problem.megabytes * costs.megabyte + 6 * problem.size**2 / 1e9 * flops
+    step = max(costs.host, costs.base + product)
+    return step * costs.tensor_backward if tensor and problem.gates == 1 else step
