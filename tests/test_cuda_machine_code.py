@@ -328,7 +328,10 @@ def check_inputs_are_not_waited_for(kernel: Kernel, function: str, choice: Choic
 
 
 def check_rows_overlap(kernel: Kernel, function: str, choice: Choice) -> None:
-    """A thread computes the gates of all rows of a chunk without a branch between them."""
+    """A thread computes the gates of all rows of a chunk without a branch between them.
+
+    The short arithmetic of the backward kernel has no instruction by which it could be found.
+    """
     if function == "persistent_backward":
         return
     targets = {each.target for each in kernel}

@@ -91,13 +91,15 @@ struct Lengths {
         for (int& length : of_first) length = steps;
         if (!all) return;
         mine.for_each_row(mine.first, [&](int i, int row) {
-            if (of_rows[row] < steps) of_first[i] = int(of_rows[row]);
+            const Index length = of_rows[row];  // unchecked, so it may need 64 bits
+            if (length < steps) of_first[i] = length < 0 ? 0 : int(length);
         });
     }
 };
 
-// The rows of a chunk in a step. If there are fewer than `early`, the first stands for those that
-// do not exist. Hence code without branches can compute all of them.
+// The rows of a chunk in a step. If there are fewer than `early`, code without branches computes the
+// others too, with the sums and the state of the first row and with any inputs. Nothing uses the
+// results.
 struct Chunk {
     int row[early];
     int padding[early] = {};  // whether the step is padding

@@ -51,7 +51,9 @@ __device__ void fetch_ahead(const Forward<T>& p, Index t, Index row, Index unit)
 }
 
 // The gates of a step from the recurrent products; gh_n includes the bias. Zero in padding, where
-// they are computed nevertheless: without a branch, the steps of several rows overlap.
+// they are computed nevertheless: without a branch, the steps of several rows overlap. `once` keeps
+// the compiler from moving the arithmetic into a branch, which it does for compute capability 10.0.
+// n needs r.
 template <class T>
 __device__ Gates<Real<T>> step(const Input<T>& x, bool padding, Real<T> gh_r, Real<T> gh_z,
                                Real<T> gh_n) {
