@@ -343,6 +343,17 @@ def check_rows_overlap(kernel: Kernel, function: str, choice: Choice) -> None:
     assert most == choice.early * GATES[function]
 
 
+def check_one_instruction_rounds_to_bfloat16(kernel: Kernel, function: str, choice: Choice) -> None:
+    """Each number that a thread stores for a row takes one.
+
+    Forward, these are the state, twice, and four numbers for the backward pass. Backward, they are
+    three gradients for the other blocks and four for the caller.
+    """
+    stored = {"persistent_forward": 6, "persistent_backward": 7}[function]
+    if "bfloat16" in choice.tile.name:
+        assert count(kernel, "F2FP.BF16") >= stored * choice.early
+
+
 Check = Callable[[Kernel, str, Choice], None]
 CHECKS: tuple[Check, ...] = (
     check_loads_are_under_way,
@@ -356,6 +367,7 @@ CHECKS: tuple[Check, ...] = (
     check_later_rows_are_asked_for,
     check_inputs_are_not_waited_for,
     check_rows_overlap,
+    check_one_instruction_rounds_to_bfloat16,
 )
 
 
@@ -519,6 +531,12 @@ FAULTS = {
         check_rows_overlap,
         early=4,
         functions=("persistent_forward",),
+    ),
+    "bfloat16 by integer arithmetic": Fault(
+        "#if __CUDA_ARCH__ >= 800",
+        "#if __CUDA_ARCH__ >= 8000",
+        check_one_instruction_rounds_to_bfloat16,
+        "Tensor<bfloat16,1,1>",
     ),
     "later rows not asked for": Fault(
         '"prefetch.global.L2 [%0];"', '""', check_later_rows_are_asked_for

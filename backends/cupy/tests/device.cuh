@@ -36,6 +36,8 @@ inline unsigned short float_to_half(float x) {
     return on_cpu::bits_of<unsigned short>(static_cast<_Float16>(x));
 }
 
+inline unsigned short float_to_bfloat16(float x) { return bfloat16_bits(x); }
+
 // Rounded to 10 bits of mantissa, ties away from zero.
 inline unsigned to_tf32(float x) {
     return std::isnan(x) ? 0x7fffffffu : (__float_as_uint(x) + 0x1000u) & ~0x1fffu;

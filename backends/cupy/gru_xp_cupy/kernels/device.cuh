@@ -61,6 +61,16 @@ __device__ inline unsigned short float_to_half(float x) {
     return bits;
 }
 
+__device__ inline unsigned short float_to_bfloat16(float x) {
+#if __CUDA_ARCH__ >= 800
+    unsigned short bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+#else
+    return bfloat16_bits(x);
+#endif
+}
+
 // Tensor cores: d += a b, where a has 16 rows and b 8 columns. The elements are distributed over
 // the lanes of a warp as PTX defines it: mma.m16n8k16 for 16-bit numbers, mma.m16n8k8 for TF32. The
 // last argument only selects the overload. They need compute capability 8.0 or later.

@@ -15,6 +15,15 @@ struct bfloat16 {
 // In device.cuh.
 __device__ float half_to_float(unsigned short bits);
 __device__ unsigned short float_to_half(float x);
+__device__ unsigned short float_to_bfloat16(float x);
+
+// The bits of x rounded to bfloat16: to the nearest, ties to even.
+__device__ inline unsigned short bfloat16_bits(float x) {
+    const unsigned bits = __float_as_uint(x);
+    const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    const unsigned rounded = is_nan ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
+    return static_cast<unsigned short>(rounded >> 16);
+}
 
 template <class T>
 struct Computed {
@@ -41,11 +50,8 @@ __device__ inline half narrow<half>(float x) {
     return {float_to_half(x)};
 }
 template <>
-__device__ inline bfloat16 narrow<bfloat16>(float x) {  // to the nearest, ties to even
-    const unsigned bits = __float_as_uint(x);
-    const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-    const unsigned rounded = is_nan ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
-    return {static_cast<unsigned short>(rounded >> 16)};
+__device__ inline bfloat16 narrow<bfloat16>(float x) {
+    return {float_to_bfloat16(x)};
 }
 
 // The functions that the equations use.
