@@ -52,15 +52,14 @@ __device__ void fetch_ahead(const Forward<T>& p, Index t, Index row, Index unit)
 
 // The gates of a step from the recurrent products; gh_n includes the bias. Zero in padding, where
 // they are computed nevertheless: without a branch, the steps of several rows overlap. `once` keeps
-// the compiler from moving the arithmetic into a branch, which it does for compute capability 10.0.
-// n needs r.
+// the compiler from moving the arithmetic into a branch.
 template <class T>
 __device__ Gates<Real<T>> step(const Input<T>& x, bool padding, Real<T> gh_r, Real<T> gh_z,
                                Real<T> gh_n) {
     Gates<Real<T>> g = gates<Math<Real<T>>>(widen(x.gx_r), widen(x.gx_z), widen(x.gx_n), gh_r,
                                             gh_z, gh_n);
     g.z = once(g.z);
-    g.n = once(g.n);
+    g.n = once(g.n);  // r has been computed then
     return padding ? Gates<Real<T>>{} : g;
 }
 
@@ -108,11 +107,15 @@ __device__ void fetch_ahead(const Backward<T>& p, Index t, Index row, Index unit
     for (const T* each : arrays) fetch_ahead(each + at);
 }
 
-// Gradients of the gates of a step from `total`, the gradient of its state. Zero in padding.
+// Gradients of the gates of a step from `total`, the gradient of its state. Zero in padding, where
+// they are computed nevertheless, like the gates.
 template <class T>
 __device__ GateGradients<Real<T>> step(const Kept<T>& x, bool padding, Real<T> total) {
     const Gates<Real<T>> g{widen(x.r), widen(x.z), widen(x.n), widen(x.gh_n)};
-    const GateGradients<Real<T>> d = gate_gradients<Math<Real<T>>>(g, widen(x.h), total);
+    GateGradients<Real<T>> d = gate_gradients<Math<Real<T>>>(g, widen(x.h), total);
+    d.r = once(d.r);
+    d.z = once(d.z);
+    d.gh_n = once(d.gh_n);  // n has been computed then
     return padding ? GateGradients<Real<T>>{} : d;
 }
 
