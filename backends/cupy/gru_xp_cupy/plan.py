@@ -26,8 +26,8 @@ _KIB = 1 << 10
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _TENSOR = {"float16": "half", "bfloat16": "bfloat16", "float32": "float"}
 _TENSOR_CORES = 80  # compute capability from which tensor cores have the required instructions
-# Compute capabilities from which a tile with more rows would spill registers, and from which a wide
-# one leaves fewer; and those for which the largest tile does not spill any.
+# From the first compute capability on, tiles with more rows would spill registers, and with a wide
+# tile a thread can compute fewer rows at once. For the others, the largest tile does not spill any.
 _FEWER_ROWS, _HOPPER = 100, range(90, 100)
 _TENSOR_ROWS = 16
 # Tile sizes, in multiples of 16 rows and 8 columns, that fit into the registers without spilling.

@@ -221,10 +221,12 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     const Backward<T> p{dh, h_prev, r, z, n, gh_n, dgx, dgh_n, rows, size};
     Kept<T> kept[early] = {};
     GateGradients<float> gradients[early];
+    const auto load_chunk = [&](int t, int chunk) {
+        mine.for_each_row(
+            chunk, [&](int i, int row) { kept[i] = load(p, t, s.first_row + row, unit); });
+    };
     const auto load_ahead = [&](int t) {
-        mine.for_each_row(mine.first, [&](int i, int row) {
-            kept[i] = load(p, t, s.first_row + row, unit);
-        });
+        load_chunk(t, mine.first);
         mine.for_each_later_row([&](int row) { fetch_ahead(p, t, s.first_row + row, unit); });
     };
     mine.for_each_chunk([&](int chunk) {
@@ -238,10 +240,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     for (int done = 0; done < steps; ++done) {
         const int t = reverse ? done : steps - 1 - done;
         T* left = exchange.of(done);
-        const auto load_chunk = [&](int chunk) {
-            mine.for_each_row(
-                chunk, [&](int i, int row) { kept[i] = load(p, t, s.first_row + row, unit); });
-        };
+        const auto load_later = [&](int chunk) { load_chunk(t, chunk); };
         const auto compute_chunk = [&](int first) {
             const Chunk chunk(mine, of_thread, t, first);
             float state[early];
@@ -263,7 +262,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
                 store(p, t, s.first_row + row, unit, gradients[i]);
             });
         };
-        const int last = mine.compute_chunks(load_chunk, compute_chunk, store_chunk);
+        const int last = mine.compute_chunks(load_later, compute_chunk, store_chunk);
         arrive(of_group);
         store_chunk(last);
         if (done + 1 < steps) load_ahead(reverse ? t + 1 : t - 1);
