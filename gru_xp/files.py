@@ -15,6 +15,8 @@ from pathlib import Path
 LARGEST_HEADER = 16 << 20
 """Maximum size in bytes of the header of a safetensors file."""
 _LOCK = ".lock"
+_LONGEST_REASON = 300
+"""Maximum number of characters of a reason."""
 
 
 class LockedError(OSError):
@@ -75,6 +77,17 @@ def check_safetensors_header(path: Path, /) -> None:
         length = int.from_bytes(file.read(8), "little")
     if length > min(LARGEST_HEADER, path.stat().st_size):
         raise ValueError(f"its header is too long ({length} bytes)")
+
+
+def reason(error: Exception, /) -> str:
+    """Return the message of an error as one printable line, or its type's name if that is too long.
+
+    A message may contain names from the file that was read. Their control characters, such as a
+    line break or the escape character of a terminal, are shown as in a Python string.
+    """
+    text = str(error)[: _LONGEST_REASON + 1]  # the original may be as long as the file
+    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return text if 0 < len(text) <= _LONGEST_REASON else type(error).__name__
 
 
 def make_writable_folder(folder: Path, /) -> None:

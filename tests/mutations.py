@@ -1105,6 +1105,14 @@ MUTATIONS = [
         unseen_on=frozenset({"torch", "jax", "array_api_strict"}),  # of files, whatever computes
     ),
     Mutation(
+        "control characters from a file in a message",
+        "gru_xp.files",
+        "each if each.isprintable() else repr(each)[1:-1]",
+        "each",
+        ("tests/test_training_checkpoint.py",),
+        unseen_on=frozenset({"torch", "jax", "array_api_strict"}),  # of files, whatever computes
+    ),
+    Mutation(
         "a checkpoint's tensors not held against its configuration",
         "gru_xp.training.checkpoint",
         "            _check_tensors(file, config, characters)\n",

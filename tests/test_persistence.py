@@ -254,6 +254,17 @@ def test_a_file_that_is_cut_off_is_an_error(tmp_path: Path, ending: str) -> None
 
 
 @ENDING
+def test_the_names_in_a_file_cannot_break_the_line(tmp_path: Path, ending: str) -> None:
+    from safetensors.numpy import save as serialised
+
+    arrays = {**CELL, "bias_\n\x1b[2J": np.zeros(3, np.int32)}
+    path = tmp_path / f"bad.{ending}"
+    path.write_bytes(npz(arrays) if ending == "npz" else serialised(arrays))
+    with pytest.raises(ValueError, match=r"expected bias_\\n\\x1b\[2J to have dtype"):
+        gru_xp.load(path)
+
+
+@ENDING
 def test_damaged_bytes_are_an_error_or_numbers(tmp_path: Path, ending: str) -> None:
     data = content(gru_xp.GRU(2, 3, rng=0), ending, tmp_path)
     path = tmp_path / f"bad.{ending}"

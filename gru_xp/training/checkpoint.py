@@ -17,6 +17,7 @@ from gru_xp.files import (
     LARGEST_HEADER,
     check_regular,
     check_safetensors_header,
+    reason,
     write_whole,
 )
 from gru_xp.training.config import TrainingConfig
@@ -27,7 +28,6 @@ FILE = "checkpoint.safetensors"
 CONFIG_FILE = "config.json"
 _FORMAT = "gru_xp character model 3"
 _OF_WEIGHTS = ("model.", "adam.mean.", "adam.square.")
-_LONGEST_REASON = 200
 
 
 class Checkpoint(NamedTuple):
@@ -189,8 +189,7 @@ def load(folder: Path, /) -> Checkpoint:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check_numbers(arrays, config)
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        why = str(error) if len(str(error)) <= _LONGEST_REASON else type(error).__name__
-        raise CheckpointError(f"{path} is not a valid checkpoint: {why}") from error
+        raise CheckpointError(f"{path} is not a valid checkpoint: {reason(error)}") from error
     return Checkpoint(config, characters, arrays)
 
 
