@@ -396,8 +396,7 @@ def expected_on_an_h100() -> str:
     device = model.Device(*H100)
 
     def step(gates: int, name: str, hidden: int, count: int) -> float:
-        tf32 = name == "TF32"
-        problem = model.Problem(count, hidden, "float32" if tf32 else name, gates, tf32)
+        problem = model.Problem(count, hidden, name.replace("TF", "tf"), gates)
         found = model.plan(problem, device)
         return float(min(found.step, model.step_of_two_launches(problem, device)))
 

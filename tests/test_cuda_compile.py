@@ -63,8 +63,8 @@ def tiles(architecture: int) -> list[list[Tile]]:
     from gru_xp_cupy.plan import Device, Problem, _tiles
 
     device = Device(multiprocessors=132, shared_bytes=227 << 10, compute_capability=architecture)
-    kinds = [("float32", False), ("float16", False), ("bfloat16", False), ("float32", True)]
-    found = [list(_tiles(Problem(1, 8, dtype, 3, tf32), device)) for dtype, tf32 in kinds]
+    precisions = "float32", "float16", "bfloat16", "tf32"
+    found = [list(_tiles(Problem(1, 8, each, 3), device)) for each in precisions]
     # Without tensor cores 16-bit numbers have no tile, and TF32 has those of float32.
     return [each for at, each in enumerate(found) if each and each not in found[:at]]
 

@@ -25,24 +25,24 @@ RECORD = Path(__file__).parents[1] / "backends" / "cupy" / "record" / "h200.json
 def test_sizes_whose_weights_a_hopper_device_holds(machine: Machine) -> None:
     from gru_xp_cupy.plan import Device, Problem, plan
 
-    def ways(rows: int, size: int, dtype: str, *, tf32: bool = False) -> list[Any]:
-        return [plan(Problem(rows, size, dtype, gates, tf32), Device(*HOPPER)) for gates in (3, 1)]
+    def layouts(rows: int, size: int, precision: str) -> list[Any]:
+        return [plan(Problem(rows, size, precision, gates), Device(*HOPPER)) for gates in (3, 1)]
 
     for rows in (1, 16, 64):
-        for dtype in ("float16", "bfloat16"):
+        for precision in ("float16", "bfloat16"):
             for size in (1024, 2048):
-                assert not any(way.streams for way in ways(rows, size, dtype))
-            assert all(way.streams for way in ways(rows, 4096, dtype))
-        assert not any(way.streams for way in ways(rows, 1024, "float32", tf32=True))
-        assert all(way.streams for way in ways(rows, 2048, "float32", tf32=True))
-    assert not any(way.streams for way in ways(1, 1024, "float32"))
-    assert all(way.streams for way in ways(1, 2048, "float32"))
-    assert ways(1 << 14, 1024, "float16") == [None, None]
+                assert not any(each.streams for each in layouts(rows, size, precision))
+            assert all(each.streams for each in layouts(rows, 4096, precision))
+        assert not any(each.streams for each in layouts(rows, 1024, "tf32"))
+        assert all(each.streams for each in layouts(rows, 2048, "tf32"))
+    assert not any(each.streams for each in layouts(1, 1024, "float32"))
+    assert all(each.streams for each in layouts(1, 2048, "float32"))
+    assert layouts(1 << 14, 1024, "float16") == [None, None]
 
 
-def tile_of(way: Any) -> tuple[int, int]:
+def tile_of(layout: Any) -> tuple[int, int]:
     """Rows of a plan's tile, and its units divided by 8."""
-    name, _, numbers = way.tile.partition("<")
+    name, _, numbers = layout.tile.partition("<")
     if name == "Scalar":
         return int(numbers.rstrip(">")), 1
     _, down, across = numbers.rstrip(">").split(",")
@@ -51,45 +51,44 @@ def tile_of(way: Any) -> tuple[int, int]:
 
 @pytest.mark.parametrize("rows", [1, 5, 16, 64, 200])
 @pytest.mark.parametrize("size", [8, 256, 1000, 1024, 2048, 4096])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("precision", ["float16", "float32", "tf32"])
 def test_every_layout_covers_rows_and_units_and_fits(
-    machine: Machine, rows: int, size: int, dtype: str, tf32: bool
+    machine: Machine, rows: int, size: int, precision: str
 ) -> None:
     from gru_xp_cupy.plan import THREADS, Device, Problem, plans
 
-    itemsize = 2 if dtype == "float16" else 4
+    itemsize = 2 if precision == "float16" else 4
     for gates in (3, 1):
-        for way in plans(Problem(rows, size, dtype, gates, tf32), Device(*HOPPER)):
-            _, across = tile_of(way)
-            assert way.units % (8 * across) == 0
-            assert way.units <= THREADS
-            columns = -(-size // way.units)
-            assert way.blocks == way.groups * columns <= HOPPER[0]
-            assert way.groups * way.rows >= rows > (way.groups - 1) * way.rows
-            assert way.shared_bytes <= HOPPER[1]
-            assert way.splits % way.slots == 0
+        for layout in plans(Problem(rows, size, precision, gates), Device(*HOPPER)):
+            _, across = tile_of(layout)
+            assert layout.units % (8 * across) == 0
+            assert layout.units <= THREADS
+            columns = -(-size // layout.units)
+            assert layout.blocks == layout.groups * columns <= HOPPER[0]
+            assert layout.groups * layout.rows >= rows > (layout.groups - 1) * layout.rows
+            assert layout.shared_bytes <= HOPPER[1]
+            assert layout.splits % layout.slots == 0
             blocks = -(-3 * size // gates * itemsize // 64)
-            held = way.held // (gates * across)
-            assert way.streams == (held + way.resident < -(-blocks // way.splits))
-            assert held <= blocks // way.splits  # every split has so many
-            assert not way.held or way.early == 1  # with more, registers would spill
-            assert way.step > 0
+            held = layout.held // (gates * across)
+            assert layout.streams == (held + layout.resident < -(-blocks // layout.splits))
+            assert held <= blocks // layout.splits  # every split has so many
+            assert not layout.held or layout.early == 1  # with more, registers would spill
+            assert layout.step > 0
 
 
 def test_what_does_not_fit_is_declined(machine: Machine) -> None:
     from gru_xp_cupy.plan import Device, Problem, plan
 
-    def tile(size: int, dtype: str, *device: int, tf32: bool = False, **options: bool) -> str:
-        way = plan(Problem(5, size, dtype, 3, tf32), Device(*device, **options))
-        return "none" if way is None else way.tile.partition(",")[0]
+    def tile(size: int, precision: str, *device: int, **options: bool) -> str:
+        layout = plan(Problem(5, size, precision, 3), Device(*device, **options))
+        return "none" if layout is None else layout.tile.partition(",")[0]
 
     assert tile(1024, "float64", *HOPPER) == "none"
     assert tile(1024, "float16", *HOPPER) == "Tensor<half"
     assert tile(1020, "float16", *HOPPER) == "none"  # no multiple of 16 bytes
     assert tile(1020, "float32", *HOPPER).startswith("Scalar<")
-    assert tile(1024, "float32", *HOPPER, tf32=True) == "Tensor<float"
-    assert tile(256, "float32", *TURING, tf32=True).startswith("Scalar<")
+    assert tile(1024, "tf32", *HOPPER) == "Tensor<float"
+    assert tile(256, "tf32", *TURING).startswith("Scalar<")
     assert tile(256, "float16", *TURING) == "none"
     assert tile(1024, "float32", *HOPPER, cooperative=False) == "none"
 
@@ -155,42 +154,42 @@ def test_the_kernel_does_what_the_cost_model_counts(
     for function, count, arrivals in zip(persistent.GATES, counted, arrived, strict=True):
         launch = persistent._launch(function, rows, hidden, dtype)
         assert launch is not None
-        way, _ = launch
-        assert way.streams or way.held or shared == 227 << 10
+        layout, _ = launch
+        assert layout.streams or layout.held or shared == 227 << 10
         held = shared < 227 << 10 and precision != "float16" and rows <= 16
-        assert bool(way.held) == held
+        assert bool(layout.held) == held
         expected = {
-            name: steps * way.blocks * value for name, value in way.counts._asdict().items()
+            name: steps * layout.blocks * value for name, value in layout.counts._asdict().items()
         }
         # The last group may have fewer rows than the others, which the model ignores. All 8 columns
         # of a scalar tile load the same bytes, which a GPU reads only once.
         tensor = precision != "float32"
-        at_start = way.groups * 3 * hidden**2 * case.dh.itemsize
-        if way.streams:  # from panels, which have zeros behind the last unit and the last term
+        at_start = layout.groups * 3 * hidden**2 * case.dh.itemsize
+        if layout.streams:  # from panels, which have zeros behind the last unit and the last term
             gates = persistent.GATES[function]
-            columns = gates * tile_of(way)[1]
-            at_start = way.blocks * gates * way.units * way.splits * way.resident * 64
-            at_start += way.blocks * THREADS * (way.held // columns * columns) * 16
-        elif way.held:  # of which warps without a part load some, too
+            columns = gates * tile_of(layout)[1]
+            at_start = layout.blocks * gates * layout.units * layout.splits * layout.resident * 64
+            at_start += layout.blocks * THREADS * (layout.held // columns * columns) * 16
+        elif layout.held:  # of which warps without a part load some, too
             at_start = count.read_only
         read_again = count.read_only - at_start
-        of_groups = [min(way.rows, rows - first) for first in range(0, rows, way.rows)]
+        of_groups = [min(layout.rows, rows - first) for first in range(0, rows, layout.rows)]
         loads = [loaded_rows(each, tensor=tensor) for each in of_groups]
-        share = sum(loads) / (way.groups * loads[0])
+        share = sum(loads) / (layout.groups * loads[0])
         asked = 1 if tensor else 8
         assert count.loaded == pytest.approx(asked * share * expected["loaded"] * 1024)
         # So it may have fewer tiles of rows.
-        tiles = [-(-each // tile_of(way)[0]) for each in of_groups]
-        share = sum(tiles) / (way.groups * tiles[0])
+        tiles = [-(-each // tile_of(layout)[0]) for each in of_groups]
+        share = sum(tiles) / (layout.groups * tiles[0])
         assert count.kept == pytest.approx(share * expected["resident"] * 1024)
         assert read_again == pytest.approx(share * expected["streamed"] * 1024)
         # A tensor tile computes all of its rows, of which the model counts those in whole 16s.
-        share *= tiles[0] * tile_of(way)[0] // 16 / -(-way.rows // 16)
+        share *= tiles[0] * tile_of(layout)[0] // 16 / -(-layout.rows // 16)
         assert count.instructions == pytest.approx(share * expected["instructions"] * 1e3)
         # One barrier a step.
-        columns = way.blocks // way.groups
-        assert arrivals.reshape(way.groups, COUNT_WORDS)[:, 0].tolist() == (
-            [columns * steps] * way.groups
+        columns = layout.blocks // layout.groups
+        assert arrivals.reshape(layout.groups, COUNT_WORDS)[:, 0].tolist() == (
+            [columns * steps] * layout.groups
         )
 
 
@@ -226,9 +225,7 @@ def problem_of(line: dict[str, Any], rows: int, size: int) -> Problem:
     """The problem of a line of the record."""
     from gru_xp_cupy.plan import Problem
 
-    tf32 = line["precision"] == "tf32"
-    dtype = "float32" if tf32 else line["precision"]
-    return Problem(rows, size, dtype, 1 if line["way"] == "backward" else 3, tf32)
+    return Problem(rows, size, line["precision"], 1 if line["way"] == "backward" else 3)
 
 
 def recorded(what: str) -> list[dict[str, Any]]:
@@ -244,10 +241,10 @@ def test_the_cost_model_has_what_a_gpu_took(machine: Machine) -> None:
     chosen: dict[Problem, list[tuple[float, float]]] = {}
     for line in recorded("layout"):
         problem, precision = problem_of(line, *line["size"]), line["precision"]
-        for way in plans(problem, Device(*HOPPER)):
-            if way.has_layout(line["layout"]):
-                errors.setdefault((precision, way.streams), []).append(way.step / line["us"])
-                chosen.setdefault(problem, []).append((way.step, line["us"]))
+        for layout in plans(problem, Device(*HOPPER)):
+            if layout.has_layout(line["layout"]):
+                errors.setdefault((precision, layout.streams), []).append(layout.step / line["us"])
+                chosen.setdefault(problem, []).append((layout.step, line["us"]))
     assert sum(map(len, errors.values())) >= 400  # others were not laid out as the plan would now
     # In the geometric mean, the expected time of a step is within the bounds below. Of the layouts
     # that were timed, the model chooses one close to the best.
@@ -261,7 +258,7 @@ def test_the_cost_model_has_what_a_gpu_took(machine: Machine) -> None:
         assert len(errors[key]) >= 20, key
         mean = geometric_mean(max(each, 1 / each) for each in errors[key])
         assert mean < bound, (key, mean)
-    lost = [min(ways)[1] / min(time for _, time in ways) for ways in chosen.values()]
+    lost = [min(pairs)[1] / min(time for _, time in pairs) for pairs in chosen.values()]
     assert len(lost) >= 40
     assert geometric_mean(lost) < 1.05
 
@@ -309,7 +306,7 @@ def test_a_copy_of_the_weights_counts_at_the_start(machine: Machine) -> None:
 
     device = Device(*HOPPER)
     for size, gates, copies in ((2048, 3, False), (4096, 3, True), (2048, 1, True)):
-        problem = Problem(16, size, "float16", gates, tf32=False)
+        problem = Problem(16, size, "float16", gates)
         times = expected(plan(problem, device), problem, device)
         of_megabyte = HOPPER_START_OF_COPY if copies else HOPPER_START
         assert times.start == pytest.approx(6 * size**2 / 1e6 * of_megabyte)
@@ -376,18 +373,21 @@ def test_the_table_tells_why(machine: Machine, device: str) -> None:
         found = re.match(r"(float16|TF32|float32), H = (\d+)", line)
         if not found:
             continue
-        name, size = found[1], int(found[2])
-        dtype, tf32 = ("float32", True) if name == "TF32" else (name, False)
+        precision, size = found[1].replace("TF", "tf"), int(found[2])
         gates = 3 if number <= 15 else 1
         for rows, cell in zip((1, 16, 64, 256), line[18:].split(")"), strict=False):
-            problem = Problem(rows, size, dtype, gates, tf32)
-            way, two = plan(problem, properties), step_of_two_launches(problem, properties)
-            one = "-" if way is None else f"{'one*' if way.streams else 'one'} {way.step:.3g}"
+            problem = Problem(rows, size, precision, gates)
+            layout, two = plan(problem, properties), step_of_two_launches(problem, properties)
+            one = (
+                "-"
+                if layout is None
+                else f"{'one*' if layout.streams else 'one'} {layout.step:.3g}"
+            )
             first, _, other = cell.strip().partition(" (")
             taken = [f"two {two:.3g}", one]
-            copies = way is not None and (way.streams or gates == 1)
+            copies = layout is not None and (layout.streams or gates == 1)
             start = start_of_one_launch(problem, copies=copies)
-            if way is not None and way.step + start / MANY < two:
+            if layout is not None and layout.step + start / MANY < two:
                 taken.reverse()
             assert [first, other] == taken
             compared += 1

@@ -157,16 +157,16 @@ def test_every_layout_computes_the_recurrence(
     from gru_xp_cupy import persistent
     from gru_xp_cupy.plan import Device, Problem, plans
 
-    tf32, dtype = precision == "tf32", "float32" if precision == "tf32" else precision
+    dtype = "float32" if precision == "tf32" else precision
     streamed = shared < 100 << 10
     rows, hidden = 50, 136
-    machine.tf32 = tf32
+    machine.tf32 = precision == "tf32"
     device = Device(12, shared, 90)
     # Of each tile the layout in most groups of rows, with and without weights in registers.
     layouts = {
         gates: {
             (each.tile, each.held): each
-            for each in plans(Problem(rows, hidden, dtype, gates, tf32), device)
+            for each in plans(Problem(rows, hidden, precision, gates), device)
             if streamed == (each.streams or each.held > 0)
         }
         for gates in (3, 1)
@@ -219,8 +219,8 @@ def check_streamed(
     if whole < 6:  # not an assertion, as which a fault is found
         raise ValueError(f"{whole} blocks are too few")
     for resident in range(1, whole):
-        ways = shares(rows, 136, precision, tile, 4, resident=resident, streams=True)
-        lay_out(machine, monkeypatch, ways)
+        layouts = shares(rows, 136, precision, tile, 4, resident=resident, streams=True)
+        lay_out(machine, monkeypatch, layouts)
         check(persistent, case, TOLERANCE[precision])
 
 
@@ -257,8 +257,8 @@ def check_held(
     machine.tf32 = precision == "tf32"
     case = draw_case((2, rows, 264), "float32" if machine.tf32 else precision)
     for resident in (1, 2, 3, 4, -2, -1, 0):
-        ways = shares(rows, 264, precision, tile, multiprocessors, resident=resident, held=held)
-        lay_out(machine, monkeypatch, ways)
+        layouts = shares(rows, 264, precision, tile, multiprocessors, resident=resident, held=held)
+        lay_out(machine, monkeypatch, layouts)
         check(persistent, case, TOLERANCE[precision])
 
 
@@ -280,19 +280,18 @@ def shares(
     """
     from gru_xp_cupy.plan import Device, Problem, plans
 
-    tf32 = precision == "tf32"
     device = Device(multiprocessors, 227 << 10, 90)
     found = {}
     for gates in (3, 1):
-        problem = Problem(rows, hidden, "float32" if tf32 else precision, gates, tf32)
-        way = next(each for each in plans(problem, device) if each.tile == tile)
+        problem = Problem(rows, hidden, precision, gates)
+        layout = next(each for each in plans(problem, device) if each.tile == tile)
         across = int(tile.rpartition(",")[2].rstrip(">")) if "," in tile else 1
-        most = way.resident - held // (gates * across)
+        most = layout.resident - held // (gates * across)
         if most < 2:
-            raise ValueError(f"{way.resident} blocks are too few")
+            raise ValueError(f"{layout.resident} blocks are too few")
         kept = min(resident if resident > 0 else max(1, most + resident), most - streams)
-        early = 1 if held else way.early
-        found[gates] = way._replace(resident=kept, held=held, streams=kept < most, early=early)
+        early = 1 if held else layout.early
+        found[gates] = layout._replace(resident=kept, held=held, streams=kept < most, early=early)
     return found
 
 
@@ -312,8 +311,8 @@ def check_tf32(machine: Machine, monkeypatch: pytest.MonkeyPatch, resident: int,
         return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
     machine.tf32 = True
-    ways = shares(5, 136, "tf32", "Tensor<float,1,1>", 4, resident=resident, held=held)
-    lay_out(machine, monkeypatch, ways)
+    layouts = shares(5, 136, "tf32", "Tensor<float,1,1>", 4, resident=resident, held=held)
+    lay_out(machine, monkeypatch, layouts)
     case = draw_case((1, 5, 136), "float32", ragged=False)
     gx, h0, weight, b_hn = case.forward
     h, _ = persistent.forward(*case.forward, case.loop, keep_tape=True)

@@ -169,11 +169,8 @@ def test_the_table_of_ways_on_a_gpu_is_that_of_the_cost_model(machine: Machine) 
     rows = [each for each in found if "one launch" in each[2] or "kernel a step" in each[2]]
     assert len(rows) == 8
     for precision, size, cells in rows:
-        dtype, tf32 = (
-            ("float32", precision == "TF32") if precision != "float16" else (precision, False)
-        )
         for count, cell in zip((1, 16, 64, 256), cells.split(" | "), strict=True):
-            problem = Problem(count, int(size), dtype, gates, tf32)
+            problem = Problem(count, int(size), precision.replace("TF", "tf"), gates)
             one = expected(plan(problem, hopper), problem, hopper).favours_one_launch(MANY)
             assert cell == ("one launch" if one else "a kernel a step"), (precision, size, count)
 

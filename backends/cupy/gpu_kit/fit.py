@@ -30,10 +30,8 @@ def measured(paths: list[str], /) -> list[tuple[Costs, float]]:
     for told in lines:
         if told["what"] != "layout":
             continue
-        precision = told["precision"]
-        tf32 = precision == "tf32"
         gates = 1 if told["way"] == "backward" else 3
-        problem = Problem(*told["size"], "float32" if tf32 else precision, gates, tf32)
+        problem = Problem(*told["size"], told["precision"], gates)
         layouts = plans(problem, device)
         found += [(each.counts, told["us"]) for each in layouts if each.has_layout(told["layout"])]
     return found

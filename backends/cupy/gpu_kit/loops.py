@@ -20,7 +20,7 @@ from typing import Any
 import cupy
 import numpy as np
 import precisions
-from gru_xp_cupy import blas, compiled, persistent, steps
+from gru_xp_cupy import compiled, persistent, steps
 from gru_xp_cupy.plan import Plan, Problem, plans
 
 from gru_xp.accelerator_api import Loop
@@ -84,12 +84,10 @@ def step_and_start(short: Callable[[], Any], long: Callable[[], Any], /) -> tupl
 
 def good_layouts(precision: str, rows: int, hidden: int, /) -> list[dict[int, Plan]]:
     """Pair the best layouts forward with the best backward."""
-    number = cupy.cuda.Device().id
-    device, tf32 = persistent._device(number), blas.rounds_to_tf32()
-    dtype = precisions.dtype_of(precision).name
+    device = persistent.current_device()
     best = []
     for gates in (3, 1):
-        found = plans(Problem(rows, hidden, dtype, gates, tf32), device)
+        found = plans(Problem(rows, hidden, precision, gates), device)
         best.append(sorted(found, key=lambda each: each.step)[:LAYOUTS])
     return [dict(zip((3, 1), pair, strict=True)) for pair in zip(*best, strict=False)]
 

@@ -91,11 +91,10 @@ def layouts(precision: str, shared: int, /) -> list[dict[int, Plan]]:
 
     If some weights are not in shared memory, there is a layout with weights in registers, too.
     """
-    dtype = precisions.dtype_of(precision).name
     found: dict[tuple[str, int], dict[int, Plan]] = {}
     for gates in (3, 1):
         device = Device(12, shared, int(cupy.cuda.Device().compute_capability))
-        for each in plans(Problem(*LAID_OUT[1:], dtype, gates, precision == "tf32"), device):
+        for each in plans(Problem(*LAID_OUT[1:], precision, gates), device):
             found.setdefault((each.tile, each.held), {})[gates] = each
     return [each for each in found.values() if len(each) == 2]
 

@@ -23,11 +23,7 @@ GATES = {"persistent_forward": 3, "persistent_backward": 1}
 MANY = 1000
 """Number of steps for which the time of the start is negligible."""
 
-_PRECISIONS = {
-    "float16": ("float16", False),
-    "TF32": ("float32", True),
-    "float32": ("float32", False),
-}
+_PRECISIONS = "float16", "tf32", "float32"
 _SIZES = 256, 512, 1024, 2048, 4096
 _ROWS = 1, 16, 64, 256
 
@@ -78,11 +74,12 @@ def table(device: Device, /) -> str:
 def _lines(device: Device) -> Iterator[str]:
     for function, gates in GATES.items():
         yield _line(function.removeprefix("persistent_"), *(f"N = {rows}" for rows in _ROWS))
-        for name, (dtype, tf32) in _PRECISIONS.items():
+        for precision in _PRECISIONS:
+            name = precision.replace("tf", "TF")
             for size in _SIZES:
                 yield _line(
                     f"{name}, H = {size}",
-                    *(_cell(Problem(rows, size, dtype, gates, tf32), device) for rows in _ROWS),
+                    *(_cell(Problem(rows, size, precision, gates), device) for rows in _ROWS),
                 )
 
 

@@ -134,7 +134,8 @@ def _launch(function: str, rows: int, size: int, dtype: str) -> tuple[Plan, Any]
 
 
 def _problem(function: str, rows: int, size: int, dtype: str) -> Problem:
-    return Problem(rows, size, dtype, GATES[function], rounds_to_tf32())
+    precision = "tf32" if dtype == "float32" and rounds_to_tf32() else dtype
+    return Problem(rows, size, precision, GATES[function])
 
 
 @lru_cache(maxsize=1024)

@@ -60,12 +60,15 @@ class Problem(NamedTuple):
     """N."""
     size: int
     """H."""
-    dtype: str
-    """Name of the arrays' dtype."""
+    precision: str
+    """Name of the arrays' dtype, or "tf32" for float32 whose products may be rounded to TF32."""
     gates: int
     """Number of gates whose products a block sums separately: 3 forward, 1 backward."""
-    tf32: bool
-    """Whether float32 products may be rounded to TF32."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the arrays' dtype."""
+        return "float32" if self.precision == "tf32" else self.precision
 
     @property
     def terms(self) -> int:
@@ -84,9 +87,9 @@ class Problem(NamedTuple):
 
     def uses_tensor_cores(self, device: Device, /) -> bool:
         """Whether tensor cores compute the product, if the device has them for the dtype."""
-        if self.dtype != "float32":
-            return True
-        return self.tf32 and device.compute_capability >= _TENSOR_CORES
+        if self.precision == "tf32":
+            return device.compute_capability >= _TENSOR_CORES
+        return self.precision != "float32"
 
 
 class Costs(NamedTuple):
@@ -214,7 +217,7 @@ def plan(problem: Problem, device: Device, /) -> Plan | None:
 
 def plans(problem: Problem, device: Device, /) -> Iterator[Plan]:
     """Yield every plan that fits."""
-    rows, size, dtype, *_ = problem
+    rows, size, dtype = problem.rows, problem.size, problem.dtype
     if not device.cooperative or dtype not in _BYTES or not rows or not size:
         return
     if size * _BYTES[dtype] % _LANE_BYTES or 3 * size**2 > _INDEX_LIMIT:
