@@ -12,7 +12,7 @@ from gru_xp.core import portable
 from gru_xp.core.contract import Accelerator, NativeStream, OptionalFunctions
 from gru_xp.core.loop import ARRAYS, CONSTANTS, Loop
 from gru_xp.core.parameters import Form, GRUParams
-from gru_xp.core.tape import Tape, valid_steps
+from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 
 __all__ = [
     "ARRAYS",
@@ -28,4 +28,5 @@ __all__ = [
     "Tape",
     "portable",
     "valid_steps",
+    "zero_in_padding",
 ]

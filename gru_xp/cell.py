@@ -145,6 +145,7 @@ class GRUCell(Module[A]):
     dn = GateGradient()
 
     reset_after: bool
+    _options = Module._options | {"reset_after": parameters.flag}
     _params: GRUParams
     _tape: CellTape | None
     _delta: tuple[CellTape, Array, Array | None] | None
@@ -213,7 +214,7 @@ class GRUCell(Module[A]):
         dtype: DType | str | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        self.reset_after = parameters.flag("reset_after", reset_after)
+        self.reset_after = reset_after
         super().__init__(
             input_size, hidden_size, bias, backend=backend, device=device, dtype=dtype, rng=rng
         )

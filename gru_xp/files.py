@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -99,8 +100,11 @@ def make_writable_folder(folder: Path, /) -> None:
         If the folder cannot be created or written to.
     """
     _make(folder)
-    write_whole(folder / "trial", b"")
-    (folder / "trial").unlink()
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def gru_cell_backward(
     ------
     ValueError
         If the shape or device of `delta` differs from that of the output, or if the tape was made
-        with the other value of `reset_after`.
+        by weights of other sizes or with the other value of `reset_after`.
     TypeError
         If `delta` belongs to another library than the weights.
     """
@@ -187,7 +187,8 @@ def gru(
         arrays are not read; in them a length greater than T means T.
     masks : sequence of array, (T, N, H) or (T, N, 2H)
         Scaled dropout masks, by which the output of each layer except the last is multiplied. Time
-        is the first axis, even with `batch_first`. None means no dropout.
+        is the first axis, even with `batch_first`, and N is 1 for `x` without a batch axis. None
+        means no dropout.
     batch_first, bidirectional, reverse, reset_after : bool
         As in `gru_xp.GRU`.
     keep_tape : bool
@@ -273,7 +274,7 @@ def gru_backward(
     ------
     ValueError
         If the shape or device of a gradient differs from that of its output, or if the tape was
-        made with the other value of `reset_after`.
+        made by weights of other sizes or with other options.
     TypeError
         If a gradient belongs to another library than the weights, or both are None.
     """
@@ -306,9 +307,16 @@ def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
     -------
     GateValues
         Arrays (num_layers * directions, T, N, H), zero in padding.
+
+    Raises
+    ------
+    ValueError
+        If the tape was made with the other value of `batch_first`.
     """
     checks.check_tape(tape, GRUTape, owner="gru_gates")
     form = Form(flag("batch_first", batch_first))
+    of_tape = {"batch_first": tape.batch_first is not None}
+    checks.check_options(of_tape, form._asdict(), owner="gru_gates")
     return stack.gates(tape, form, place=Place.of(tape.tapes[0].r))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
@@ -98,6 +97,14 @@ class GRU(Module[A]):
     bidirectional: bool
     reverse: bool
     reset_after: bool
+    _options = Module._options | {
+        "num_layers": parameters.positive_size,
+        "batch_first": parameters.flag,
+        "dropout": parameters.probability,
+        "bidirectional": parameters.flag,
+        "reverse": parameters.flag,
+        "reset_after": parameters.flag,
+    }
     _params: tuple[GRUParams, ...]
     _tape: GRUTape | None
     _rng: np.random.Generator
@@ -189,15 +196,15 @@ class GRU(Module[A]):
         dtype: DType | str | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        self.num_layers = parameters.positive_size("num_layers", num_layers)
-        self.batch_first = parameters.flag("batch_first", batch_first)
-        self.dropout = _probability(dropout)
-        self.bidirectional = parameters.flag("bidirectional", bidirectional)
-        self.reverse = parameters.reverse_alone(reverse, bidirectional=self.bidirectional)
-        self.reset_after = parameters.flag("reset_after", reset_after)
+        self.num_layers = num_layers
+        self.batch_first = batch_first
+        self.dropout = dropout
+        self.bidirectional = bidirectional
+        self.reverse = reverse
+        self.reset_after = reset_after
         ends = ("", "_reverse") if self.bidirectional else ("",)
         self._suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
-        self._rng = np.random.default_rng(rng)
+        self._rng = parameters.generator_of(rng)
         super().__init__(
             input_size,
             hidden_size,
@@ -412,6 +419,8 @@ class GRU(Module[A]):
                 f"this GRU has no weight {name!r}. Its weights are {', '.join(self._weights)}"
             )
         else:
+            if name == "reverse":
+                value = parameters.reverse_alone(value, bidirectional=self.bidirectional)
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:
@@ -469,13 +478,3 @@ class GRU(Module[A]):
             transfer.from_numpy((self._rng.random(shape) < keep) / keep, self._place)
             for _ in range(self.num_layers - 1)
         )
-
-
-def _probability(value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not 0 <= number < 1 or math.isnan(number):
-        raise ValueError(f"dropout must be at least 0 and less than 1, got {value!r}")
-    return number

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar, overload
 
 import numpy as np
 
@@ -21,6 +21,8 @@ R = TypeVar("R")
 Tape = TypeVar("Tape")
 
 _DERIVED = ("_place", "_params")
+_SIZES = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
+"""Options on which the shapes of the weights depend."""
 
 
 class Module(Generic[A]):
@@ -34,6 +36,13 @@ class Module(Generic[A]):
     hidden_size: int
     bias: bool
     training: bool
+    _options: ClassVar[dict[str, Callable[[str, Any], Any]]] = {
+        "input_size": parameters.positive_size,
+        "hidden_size": parameters.positive_size,
+        "bias": parameters.flag,
+        "training": parameters.flag,
+    }
+    """Functions that check and convert the value of an option, given its name and value."""
     _weights: dict[str, Array]
     _place: Place
     """Place of the weights, updated whenever they move."""
@@ -52,9 +61,9 @@ class Module(Generic[A]):
         dtype: DType | str | None,
         rng: np.random.Generator | int | None,
     ) -> None:
-        self.input_size = parameters.positive_size("input_size", input_size)
-        self.hidden_size = parameters.positive_size("hidden_size", hidden_size)
-        self.bias = parameters.flag("bias", bias)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
         self.training = True
         self._forget()
         place = Place.named(backend, device, dtype)
@@ -63,11 +72,22 @@ class Module(Generic[A]):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute that the class declares, so that a misspelt name raises an error.
 
-        Subclasses defined in other packages may set any attribute.
+        Options are checked as in the constructor. In evaluation mode there is no tape. Subclasses
+        defined in other packages may set any attribute.
         """
         cls = type(self)
+        check = cls._options.get(name)
+        if check is not None:
+            value = check(name, value)
         if name in self.__dict__:
+            if name in _SIZES and check is not None and value != self.__dict__[name]:
+                raise AttributeError(
+                    f"{self._name}.{name} cannot be changed, because the shapes of the weights "
+                    f"depend on it. Create a new {self._name}"
+                )
             self.__dict__[name] = value
+            if name == "training" and not value:
+                self._forget_forward()
         elif not cls.__module__.startswith("gru_xp.") or _knows(cls, name):
             super().__setattr__(name, value)
         else:
@@ -144,8 +164,6 @@ class Module(Generic[A]):
             The module itself.
         """
         self.training = parameters.flag("mode", mode)
-        if not self.training:
-            self._forget_forward()
         return self
 
     def eval(self) -> Self:

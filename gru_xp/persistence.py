@@ -32,7 +32,7 @@ _OPTIONS: dict[str, type] = {
     "reverse": bool,
     "reset_after": bool,
 }
-"""Options of a GRU that its weights do not determine; a cell has only the last one."""
+"""Options of a GRU that its weights do not determine; a cell has only reset_after."""
 _CHECKPOINT, _PREFIX_THERE = "checkpoint.safetensors", "model.gru."
 """File name in a folder of ``gru-xp train``, and the prefix of the GRU's names in that file."""
 
@@ -78,7 +78,7 @@ def save(model: GRU[Any] | GRUCell[Any], path: str | os.PathLike[str], /) -> Non
         "class": _class_name(found),
         "dtype": dtype_name(model.dtype),
         **found.sizes,
-        **{name: getattr(model, name) for name in _OPTIONS if hasattr(model, name)},
+        **{name: getattr(model, name) for name in _options_of(found)},
     }
     write_whole(path, to_bytes(arrays, json.dumps(description)))
 
@@ -181,6 +181,11 @@ def _class_name(found: Described) -> str:
     return GRUCell.__name__ if found.is_cell else GRU.__name__
 
 
+def _options_of(found: Described) -> dict[str, type]:
+    """Return the options of the described class that its weights do not determine."""
+    return {"reset_after": bool} if found.is_cell else _OPTIONS
+
+
 def _options(text: str, found: Described) -> dict[str, Any]:
     """Return the options in a description, after checking it against the weights."""
     if len(text) > _LONGEST_DESCRIPTION:
@@ -190,9 +195,7 @@ def _options(text: str, found: Described) -> dict[str, Any]:
     fields = json.loads(text)
     if not isinstance(fields, dict) or fields.pop("version", None) != _VERSION:
         raise ValueError("it was not saved by this version of gru_xp")
-    wanted: dict[str, type] = {"reset_after": bool, "dtype": str}
-    if not found.is_cell:
-        wanted |= _OPTIONS
+    wanted = {**_options_of(found), "dtype": str}
     options = {name: fields.pop(name, None) for name in wanted}
     if fields != {"class": _class_name(found), **found.sizes}:
         raise ValueError("its description does not match its weights")

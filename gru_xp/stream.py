@@ -112,8 +112,9 @@ class Stream(Generic[A]):
             If a shape, library, device or dtype does not match, or `out` is not writeable. In that
             case the state is unchanged.
         RuntimeError
-            If another thread is using the stream. A stream handles one call at a time; reading
-            `state` counts as a call.
+            If another thread is using the stream and an accelerator runs it. A stream handles one
+            call at a time; reading `state` counts as a call. The portable code does not detect
+            concurrent calls.
         """
         quick = self._quick
         if quick is not None and are_on():
@@ -180,6 +181,7 @@ class Stream(Generic[A]):
 
     def _forward(self, x: Array, state: Array | None) -> tuple[Array, Array]:
         """Run a chunk through the portable code; return its outputs and the state after it."""
+        self._check_rows(x, state)
         y, state, _ = stack.forward(
             self._params,
             x,
@@ -191,6 +193,19 @@ class Stream(Generic[A]):
             place=self._place,
         )
         return y, state
+
+    def _check_rows(self, x: Array, state: Array | None) -> None:
+        """Check that the state has as many rows as the input, or neither has a batch axis."""
+        ndim = getattr(x, "ndim", None)
+        if state is None or ndim not in (2, 3):
+            return  # zeros fit, or stack.forward raises an error for x
+        rows = None if ndim == 2 else x.shape[0 if self._form.batch_first else 1]
+        own = None if state.ndim == 2 else state.shape[1]
+        if rows != own:
+            raise ValueError(
+                f"GRU.stream: expected input {_told(own)}, like the state of the stream, got input "
+                f"{_told(rows)}. Create a stream for each batch, or set the state to None first"
+            )
 
     def _own(self, owner: str, name: str, value: Array | None) -> Array | None:
         """Check the user's states and copy them."""
@@ -213,14 +228,20 @@ class Stream(Generic[A]):
         """Store a checked state that shares no memory with the caller.
 
         A state whose dtype differs from that of the weights is stored here, because the
-        accelerator's stream would cast it.
+        accelerator's stream would cast it. The state is detached, because the autograd graph of
+        torch would otherwise grow with each step.
         """
+        state = transfer.detached(state)
         native = self._native
         if native is not None and (state is None or state.dtype == self._place.dtype):
             native.state = state
             self._quick, self._state = native, None
         else:
             self._quick, self._state = None, state
+
+
+def _told(rows: int | None) -> str:
+    return "without a batch axis" if rows is None else f"with batch size {rows}"
 
 
 def _frozen(params: GRUParams, place: Place) -> GRUParams:
@@ -243,8 +264,8 @@ def _target(out: Any, shape: tuple[int, ...], call: Place) -> Array:
     _, (target,) = door.admit("Stream.step", call, {"out": out})
     if tuple(target.shape) != shape or target.dtype != call.dtype or not is_writeable(target):
         raise ValueError(
-            f"Stream.step: expected a writeable out of shape {shape} and dtype {call.dtype}, got a "
-            f"{'' if is_writeable(target) else 'read-only '}array of shape {tuple(target.shape)} "
-            f"and dtype {target.dtype}"
+            f"Stream.step: expected a writeable out of shape {shape} and dtype {call.dtype}, got "
+            f"{'an' if is_writeable(target) else 'a read-only'} array of shape "
+            f"{tuple(target.shape)} and dtype {target.dtype}"
         )
     return target

@@ -448,7 +448,7 @@ MUTATIONS = [
     Mutation(
         "a tape of the other form taken",
         "gru_xp.core.checks",
-        "if (gh_n is None) == reset_after:",
+        "if given[name] != expected:",
         "if False:",
         (
             "tests/test_functional.py::test_a_tape_of_the_other_form_is_refused",
@@ -671,7 +671,7 @@ MUTATIONS = [
     Mutation(
         "scan: padding not masked before the product",
         SCAN,
-        "inputs = (_zero_in_padding(gx, mask), mask)",
+        "inputs = (zero_in_padding(gx, mask, xp=jnp), mask)",
         "inputs = (gx, mask)",
         LOOP,
         ACCELERATED,
@@ -727,8 +727,8 @@ MUTATIONS = [
     Mutation(
         "scan: initial states that no step starts from in the way back",
         SCAN,
-        "mask, tape = _mask(loop, steps), _finite(tape, loop)",
-        "mask = _mask(loop, steps)",
+        ", tape = valid_steps(loop.lengths, steps, xp=jnp), _finite(tape, loop)",
+        " = valid_steps(loop.lengths, steps, xp=jnp)",
         DERIVATIVES,
         ACCELERATED,
     ),
@@ -751,7 +751,7 @@ MUTATIONS = [
     Mutation(
         "scan: padding in the derivative of gates",
         SCAN,
-        "gx, h = _zero_in_padding(gx, mask), _zero_in_padding(h_prev, mask)",
+        "gx, h = zero_in_padding(gx, mask, xp=jnp), zero_in_padding(h_prev, mask, xp=jnp)",
         "gx, h = gx, h_prev",
         DERIVATIVES,
         ACCELERATED,

@@ -350,10 +350,43 @@ class TestLayers:
         with pytest.raises(ValueError, match=r"masks\[0\] of shape \(5, 3, 8\), got \(5, 3, 4\)"):
             gru(params, x, h0, masks=[ones[..., :H]], **self.options)
 
+    def test_a_tape_of_other_weights_or_directions_is_refused(self, lib: Library) -> None:
+        _, _, x, h0 = self.make(lib)
+        square = [GRUParams(*(lib.array(np.zeros((3 * H, H))) for _ in range(2)))] * 2
+        y, _, tape = gru(square, h0, bidirectional=True)
+        assert tape is not None
+        with pytest.raises(
+            ValueError, match="gru_backward: expected bidirectional=True, as in the forward"
+        ):
+            gru_backward(square, tape, y)
+        for options in ({"batch_first": True}, {"reverse": True}, {"reset_after": False}):
+            h, _, tape = gru([make_params(lib)], x, **options)
+            assert tape is not None
+            (word,) = (f"{name}={value}" for name, value in options.items())
+            with pytest.raises(ValueError, match=f"gru_backward: expected {word}, as in the forw"):
+                gru_backward([make_params(lib)], tape, h)
+            gru_backward([make_params(lib)], tape, h, **options)
+        h, _, tape = gru([make_params(lib)], x)
+        assert tape is not None
+        with pytest.raises(ValueError, match="gru_gates: expected batch_first=False, as in the"):
+            gru_gates(tape, batch_first=True)
+        state, of_cell = gru_cell(make_params(lib), x[0, ...], h0[0, ...])
+        assert of_cell is not None
+        for sizes in ((I + 1, H), (I, H + 1)):
+            other = GRUParams(*(lib.array(np.zeros(shape)) for shape in shapes(*sizes).values()))
+            words = (
+                rf"input size {I} and hidden size {H}, got weights with {sizes[0]} and {sizes[1]}"
+            )
+            with pytest.raises(ValueError, match=f"gru_backward: expected the weights .* {words}"):
+                gru_backward([other], tape, h)
+            with pytest.raises(ValueError, match=f"gru_cell_backward: .* {words}"):
+                gru_cell_backward(other, of_cell, state)
+
     def test_layers_that_do_not_fit_each_other_are_refused(self, lib: Library) -> None:
         _, params, x, _ = self.make(lib)
         with pytest.raises(
-            ValueError, match=r"expected two GRUParams for each of at least one layer, got 3"
+            ValueError,
+            match=r"expected two GRUParams per layer and at least one layer, got 3 GRUParams",
         ):
             gru(params[:3], x, **self.options)
         with pytest.raises(ValueError, match="at least one layer, got 0"):

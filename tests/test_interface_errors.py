@@ -117,6 +117,10 @@ def test_a_prefix_that_nothing_has_is_told() -> None:
         ValueError, match=r"expected the names .*, each with the prefix 'rnn\.', got \[\]"
     ):
         gru.load_state_dict(gru.state_dict(), prefix="rnn.")
+    inside = {f"rnn.{name}": value for name, value in gru.state_dict().items()}
+    with pytest.raises(ValueError, match=r"\. Pass prefix='rnn\.'$"):
+        gru.load_state_dict(inside)
+    assert not any(gru.load_state_dict(inside, prefix="rnn."))
 
 
 def test_a_packed_sequence_is_refused_with_the_remedy() -> None:
@@ -128,7 +132,7 @@ def test_a_packed_sequence_is_refused_with_the_remedy() -> None:
 
 
 @pytest.mark.parametrize("name", ["bzx", "Wnh", "weight_ih", "bias_hh"])
-@pytest.mark.parametrize("value", [3, -0.5])
+@pytest.mark.parametrize("value", [3, -0.5, np.float32(0.25), np.int64(2)])
 def test_a_number_fills_the_weights_that_it_is_assigned_to(
     lib: Library, name: str, value: float
 ) -> None:
@@ -151,6 +155,32 @@ def test_the_attribute_that_was_meant_is_told() -> None:
         gru_xp.GRUCell(2, 3).Wrxx = 1  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match=r"Did you mean .*batch_first"):
         gru_xp.GRU(2, 3).batchfirst = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["training", "batch_first", "reverse", "reset_after"])
+def test_a_flag_is_checked_when_it_is_assigned(name: str) -> None:
+    gru = gru_xp.GRU(3, 5, rng=0)
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got 'no'"):
+        setattr(gru, name, "no")
+    setattr(gru, name, np.True_)
+    assert getattr(gru, name) is True
+
+
+def test_options_are_checked_when_they_are_assigned() -> None:
+    gru = gru_xp.GRU(3, 5, num_layers=2, bidirectional=True, rng=0)
+    for value in (-1, 1.5, float("nan"), "no"):
+        with pytest.raises(ValueError, match="dropout must be at least 0 and less than 1"):
+            gru.dropout = value  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="bidirectional=True and reverse=True cannot be combined"):
+        gru.reverse = True
+    for name in ("input_size", "hidden_size", "num_layers", "bias", "bidirectional"):
+        before = getattr(gru, name)
+        setattr(gru, name, before)  # as a subclass may do
+        other = not before if isinstance(before, bool) else 7
+        with pytest.raises(AttributeError, match=rf"GRU\.{name} cannot be changed, .* a new GRU"):
+            setattr(gru, name, other)
+        assert getattr(gru, name) == before
+    assert (gru.dropout, gru.reverse) == (0, False)
 
 
 def test_a_subclass_may_have_attributes_of_its_own() -> None:
@@ -190,6 +220,8 @@ def test_masked_arrays_are_refused_by_name(enabled: bool) -> None:
             lambda: layer(masked[None]),
             lambda: layer.stream().step(masked),
             lambda: gru_cell(GRUParams(masked, masked), masked),
+            lambda: layer(np.ones((2, 1, 3), np.float32), lengths=np.ma.masked_array([2])),
+            lambda: layer.eval()(np.ones((2, 1, 3), np.float32), lengths=np.ma.masked_array([2])),
             lambda: setattr(cell, "Wrx", np.ma.masked_array(np.ones((5, 3)), mask=False)),
         ):
             with pytest.raises(TypeError, match=r"numpy\.ma\.MaskedArray.*filled\(0\)"):

@@ -65,11 +65,11 @@ def test_keras_objects_that_a_gru_cannot_express_are_refused() -> None:
         from_keras(keras.Sequential([built(layers.GRU(H)), layers.Dense(1)]))
     with pytest.raises(TypeError, match="got ndarray"):
         from_keras(draw(3))
-    with pytest.raises(ValueError, match="the same reset_after in all layers, got 2"):
+    with pytest.raises(ValueError, match="the same reset_after in all layers, got True and False"):
         from_keras([built(layers.GRU(I)), built(layers.GRU(I, reset_after=False))])
     with pytest.raises(ValueError, match="from_keras: weight_ih_l1 is of shape"):
         from_keras([built(layers.GRU(H)), built(layers.GRU(H))])
-    with pytest.raises(ValueError, match=r"expected at least one layer, .* got 0"):
+    with pytest.raises(ValueError, match="expected at least one layer, got none"):
         from_keras([])
     with pytest.raises(TypeError, match="to_keras: expected a GRU or a GRUCell, got GRU"):
         to_keras(layers.GRU(H))
@@ -105,7 +105,7 @@ def test_flax_objects_that_a_gru_cannot_express_are_refused() -> None:
         from_flax(nnx.RNN(nnx.LSTMCell(I, H, rngs=rngs)))
     with pytest.raises(TypeError, match="got Linear"):
         from_flax(nnx.Sequential(nnx.RNN(cell()), nnx.Linear(H, 1, rngs=rngs)))
-    with pytest.raises(ValueError, match="the same time_major in all layers, got 2"):
+    with pytest.raises(ValueError, match="the same time_major in all layers, got True and False"):
         from_flax([nnx.RNN(cell()), nnx.RNN(cell(H), time_major=True)])
     with pytest.raises(
         ValueError, match=r"expected zeros for gate n of bias_hh, which it does not have"

@@ -168,6 +168,16 @@ def test_dropout_draws_torchs_numbers(packed: bool, batch_first: bool, bidirecti
     assert_equal(results(ours, x), results(theirs, x))
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_dropout_without_a_batch_axis_draws_torchs_numbers(bidirectional: bool) -> None:
+    modules = pair(num_layers=2, dropout=0.4, batch_first=True, bidirectional=bidirectional)
+    x, outcomes = draw(T, I), []
+    for module in modules:
+        torch.manual_seed(3)
+        outcomes.append([*results(module, x), torch.rand(1)])
+    assert_equal(*outcomes)
+
+
 class Tagger(torch.nn.Module):  # type: ignore[misc]
     """A model as scripts have them: an embedding, a GRU of two layers, a classifier."""
 

@@ -225,7 +225,7 @@ def test_lengths_that_are_no_integers_are_refused(lib: Library, lengths: Any) ->
         make_gru(lib)(lib.array(np.zeros((T, N, I))), lengths=lengths)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "uint32", "uint64"])
 def test_lengths_may_be_an_array_of_any_integer_dtype(lib: Library, dtype: str) -> None:
     gru, x = make_gru(lib, bidirectional=True), lib.array(draw(T, N, I, seed=0))
     want, _ = gru(x, lengths=LENGTHS)

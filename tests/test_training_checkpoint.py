@@ -204,6 +204,22 @@ def test_a_folder_that_is_a_file_cannot_be_written_to(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "new" / "folder") == []
 
 
+def test_the_check_of_a_folder_leaves_its_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trial").write_bytes(b"mine")
+    files.make_writable_folder(tmp_path)
+    assert os.listdir(tmp_path) == ["trial"]
+    assert (tmp_path / "trial").read_bytes() == b"mine"
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", f"{tmp_path}/tmp1234")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", fail)
+    with pytest.raises(PermissionError, match=f"Permission denied: '{tmp_path}'$"):
+        files.make_writable_folder(tmp_path)
+
+
 def spoilt(saved: Path, **arrays: object) -> None:
     """Write the checkpoint again with other arrays; None leaves one out."""
     from safetensors.numpy import load_file, save_file

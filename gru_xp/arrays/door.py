@@ -43,7 +43,7 @@ def place_of(owner: str, /, **weights: Array | None) -> Place:
     for name, array in arrays.items():
         if library_of(array) is None:
             raise TypeError(f"{owner}: {name} must be an array, got {type(array).__name__}")
-        _refuse_masked(owner, name, array)
+        refuse_masked(f"{owner}: {name}", array)
         if "float" not in dtypes.dtype_name(array.dtype):
             raise TypeError(f"{owner}: {name} must have a floating dtype, got {array.dtype}")
     first = next(iter(arrays))
@@ -104,7 +104,8 @@ def admit(
         if library_of(value) != place.library:
             raise _of_another_library(owner, place, name, value)
         if place.library == "numpy":
-            _refuse_masked(owner, name, value)
+            remedy = "Use filled(0), and pass lengths= if the mask marks padding"
+            refuse_masked(f"{owner}: {name}", value, remedy=remedy)
             value = np.asarray(value)
         plain.append(value)
         there = devices.device(value)
@@ -122,12 +123,16 @@ def admit(
     return place, plain
 
 
-def _refuse_masked(owner: str, name: str, value: Any) -> None:
+def refuse_masked(name: str, value: Any, /, *, remedy: str = "Use filled(0)") -> None:
+    """Raise an error that begins with `name` if the value is a masked array.
+
+    Raises
+    ------
+    TypeError
+        If it is one.
+    """
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{owner}: {name} is a numpy.ma.MaskedArray, whose mask would be lost. Pass "
-            f"{name}.filled(0), and lengths= if the mask marks padding"
-        )
+        raise TypeError(f"{name} is a numpy.ma.MaskedArray, whose mask would be lost. {remedy}")
 
 
 def _is_on_device(array: Array, place: Place) -> bool:
@@ -211,20 +216,21 @@ def taken_over(
     ValueError
         If the shape or the device differs.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
         value = np.full(shape, value)
     library = library_of(value)
     if library is None:
+        kinds = "NumPy" if place.library == "numpy" else f"{place.library} or NumPy"
         raise TypeError(
-            f"{name}: expected an array of {place.library} or NumPy, or a number, got "
-            f"{type(value).__name__}. Convert it with numpy.asarray(...)"
+            f"{name}: expected an array of {kinds}, or a number, got {type(value).__name__}"
+            + ("" if value is None else ". Convert it with numpy.asarray(...)")
         )
     if tuple(value.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
     if not dtypes.is_real(value.dtype):
         raise TypeError(f"{name}: expected a real dtype, got {value.dtype}")
     if library == "numpy":
-        _refuse_masked(name, "the array", value)
+        refuse_masked(name, value)
         return transfer.from_numpy(value, place)
     is_elsewhere = library != place.library or not _is_on_device(value, place)
     if foreign and is_elsewhere and library in NAMESPACES:

@@ -79,6 +79,8 @@ def namespace(name: str, /) -> Namespace:
     BackendError
         If the library is not supported, not installed, or finds no device.
     """
+    if not isinstance(name, str):
+        raise BackendError(f"expected the name of a backend, got {name!r}")
     if name not in _namespaces:
         reason = unusable(name)
         if reason:

@@ -45,7 +45,7 @@ def to_numpy(array: Array, /) -> np.ndarray[Any, Any]:
     if library == "cupy":
         return np.asarray(array.get())
     if library == "torch":
-        array = array.detach().cpu()
+        array = array.detach().cpu().resolve_conj().resolve_neg()
         if str(array.dtype) == "torch.bfloat16":
             array = array.float()
         array = array.numpy()

@@ -35,12 +35,27 @@ def check_tape(tape: Any, kind: type, /, *, owner: str) -> None:
         )
 
 
-def check_form(gh_n: Array | None, /, *, reset_after: bool, owner: str) -> None:
-    """Check that the tape with this gh_n was made with the same `reset_after`."""
-    if (gh_n is None) == reset_after:
+def check_options(of_tape: dict[str, bool], given: dict[str, bool], /, *, owner: str) -> None:
+    """Check that the options of a backward are those of the forward that made the tape."""
+    for name, expected in of_tape.items():
+        if given[name] != expected:
+            raise ValueError(
+                f"{owner}: expected {name}={expected}, as in the forward that made this tape, got "
+                f"{given[name]}"
+            )
+
+
+def check_tape_sizes(params: GRUParams, x: Array, r: Array, /, *, owner: str) -> None:
+    """Check that the weights of the first layer have the sizes of a tape's input x and gate r.
+
+    The indices of one-hot input do not have an input size, and must not be passed.
+    """
+    expected = x.shape[-1], r.shape[-1]
+    got = params.weight_ih.shape[1], params.weight_hh.shape[1]
+    if got != expected:
         raise ValueError(
-            f"{owner}: expected reset_after={not reset_after}, as in the forward that made this "
-            f"tape, got {reset_after}"
+            f"{owner}: expected the weights of the forward that made this tape, with input size "
+            f"{expected[0]} and hidden size {expected[1]}, got weights with {got[0]} and {got[1]}"
         )
 
 
@@ -48,8 +63,8 @@ def check_layers(params: Sequence[Any], form: Form, /, *, owner: str) -> Place:
     """Check that the weights of all layers and directions match, and return their place."""
     if not params or len(params) % form.directions:
         raise ValueError(
-            f"{owner}: expected {'two' if form.bidirectional else 'one'} GRUParams for each of at "
-            f"least one layer, got {len(params)} in all"
+            f"{owner}: expected {'two' if form.bidirectional else 'one'} GRUParams per layer and "
+            f"at least one layer, got {len(params)} GRUParams"
         )
     arrays: dict[str, Array | None] = {}
     for k, each in enumerate(params):
@@ -114,12 +129,7 @@ def check_step(
             f"{owner}: expected input to be 1-D ({input_size},) or 2-D (batch, {input_size}), got "
             f"{x.ndim}-D with shape {tuple(x.shape)}. A cell takes one time step per call"
         )
-    if x.shape[-1] != input_size:
-        raise ValueError(
-            f"{owner}: input has inconsistent input_size: expected {input_size}, got "
-            f"{x.shape[-1]} (shape {tuple(x.shape)}). The last axis of input must have the "
-            "input_size of the weights"
-        )
+    _check_features(x, input_size, owner)
     if h is None:
         return
     if h.ndim != x.ndim:
@@ -143,9 +153,8 @@ def check_step(
 
 def check_delta(delta: Array, shape: tuple[int, ...], /, *, owner: str) -> None:
     """Check that a gradient has the shape of the output, up to a batch axis of length 1."""
-    rows = (1, *shape) if len(shape) == 1 else shape
     allowed = [shape] + ([(1, *shape)] if len(shape) == 1 else [])
-    if len(shape) == 2 and rows[0] == 1:
+    if len(shape) == 2 and shape[0] == 1:
         allowed.append(shape[1:])
     if tuple(delta.shape) not in allowed:
         raise ValueError(
@@ -181,15 +190,19 @@ def check_sequence(
             f"{input_size}), got {x.ndim}-D with shape {tuple(x.shape)}. For a single step use "
             "GRUCell or GRU.stream"
         )
+    _check_features(x, input_size, owner)
+    if x.ndim == 2:
+        return x.shape[0], 1
+    return (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+
+
+def _check_features(x: Array, input_size: int, owner: str) -> None:
     if x.shape[-1] != input_size:
         raise ValueError(
             f"{owner}: input has inconsistent input_size: expected {input_size}, got "
             f"{x.shape[-1]} (shape {tuple(x.shape)}). The last axis of input must have the "
             "input_size of the weights"
         )
-    if x.ndim == 2:
-        return x.shape[0], 1
-    return (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
 
 
 def check_indices(indices: Array, place: Place, /, *, batch_first: bool, owner: str) -> Array:
@@ -251,11 +264,12 @@ def check_lengths(
         )
     on_host = library_of(lengths) in (None, "numpy")
     if on_host:
+        door.refuse_masked(f"{owner}: lengths", lengths)
         try:
             lengths = np.asarray(lengths)
         except ValueError:
             raise TypeError(
-                f"{owner}: expected lengths to be integers, one per row, got {lengths}"
+                f"{owner}: expected lengths to be integers, one per row, got nested sequences"
             ) from None
         if lengths.size == 0:
             lengths = lengths.astype(np.int32)
@@ -270,9 +284,11 @@ def check_lengths(
             f"{tuple(lengths.shape)}"
         )
     xp = place.xp
-    if not on_host:  # an 8- or 16-bit dtype may be too small to count T steps
-        if dtype.endswith(("t8", "16")):
+    if not on_host:
+        if dtype.endswith(("t8", "16")):  # too small to count T steps
             return xp.astype(lengths, xp.int32)
+        if place.library == "torch" and dtype.startswith("uint"):  # which torch cannot compare
+            return xp.astype(lengths, xp.int64)
         return transfer.private(lengths, place) if copies else lengths
     wrong = np.flatnonzero((lengths < 0) | (lengths > steps))
     if wrong.size:
@@ -292,5 +308,6 @@ def check_masks(
             f"{owner}: expected {layers - 1} dropout masks, one for each layer except the last, or "
             f"none, got {len(masks)}"
         )
+    remedy = "Time is the first axis, and input without a batch axis counts as one row"
     for index, mask in enumerate(masks):
-        check_shape(mask, shape, name=f"masks[{index}]", owner=owner)
+        check_shape(mask, shape, name=f"masks[{index}]", owner=owner, remedy=remedy)

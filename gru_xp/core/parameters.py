@@ -81,6 +81,27 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def probability(name: str, value: Any) -> float:
+    """Return a probability as a float; raise an error if it is not a number in [0, 1)."""
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 <= number < 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
+    return number
+
+
+def generator_of(rng: np.random.Generator | int | None) -> np.random.Generator:
+    """Return the generator for the argument `rng`; raise an error that names it if invalid."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"rng must be a non-negative integer or a numpy.random.Generator, got {rng!r}"
+        ) from None
+
+
 def reverse_alone(value: Any, *, bidirectional: bool) -> bool:
     """Return the flag `reverse` as a bool; raise an error if `bidirectional` is set as well."""
     reverse = flag("reverse", value)
@@ -115,7 +136,7 @@ def initial(
     They are drawn on the host in float64 and rounded to the dtype, so that a seed gives the same
     numbers on every backend.
     """
-    generator = np.random.default_rng(rng)
+    generator = generator_of(rng)
     bound = 1 / math.sqrt(hidden_size)
     return {
         name: transfer.from_numpy(generator.uniform(-bound, bound, shape), place)
@@ -273,12 +294,17 @@ def compare_keys(
     missing = [name for name in names if name not in given]
     unexpected = [name for name in given if name not in names]
     if strict and (missing or unexpected):
+        ends = [each.removesuffix(names[0]) for each in given if each.endswith(names[0])]
+        found = next(filter(None, ends), "")
+        remedy = "Rename the keys, or pass strict=False to load only the matching ones"
+        if found and not prefix:
+            remedy = f"Pass prefix={found!r}"
         raise ValueError(
             f"{owner}.load_state_dict: expected the names {names}"
             + (f", each with the prefix {prefix!r}" if prefix else "")
             + f", got {list(given)}"
             + (f"; missing {missing}" if missing else "")
             + (f"; unexpected {unexpected}" if unexpected else "")
-            + ". Rename the keys, or pass strict=False to load only the matching ones"
+            + f". {remedy}"
         )
     return IncompatibleKeys(missing, unexpected)

@@ -31,10 +31,8 @@ def forward(
     """Run the loop over time forward."""
     xp = place.xp
     steps, reverse = gx.shape[0], loop.reverse
-    mask = None
-    if loop.lengths is not None:
-        mask = valid_steps(loop.lengths, steps, xp=xp, device=place.device)
-        gx = zero_in_padding(gx, mask, xp=xp)
+    mask = valid_steps(loop.lengths, steps, xp=xp, device=place.device)
+    gx = zero_in_padding(gx, mask, xp=xp)
     states = [h0]
     gates = []
     for t in times(steps, reverse):
@@ -95,9 +93,7 @@ def backward(
     if steps == 0:
         dgx = xp.zeros((0, rows, 3 * size), dtype=dh.dtype, device=place.device)
         return dgx, xp.zeros_like(dh), carried + 0  # + 0: a copy
-    mask = None
-    if loop.lengths is not None:
-        mask = valid_steps(loop.lengths, steps, xp=xp, device=place.device)
+    mask = valid_steps(loop.lengths, steps, xp=xp, device=place.device)
     slopes = backward_slopes(tape, loop, xp=xp)
     totals = []
     products = []

@@ -85,9 +85,8 @@ def backward(
         dweight_ih = matmul(dgx_rows.T, _rows(x, xp=xp), place=place)
         if with_dx:
             dx = _steps(matmul(dgx_rows, params.weight_ih, place=place), x, xp=xp)
-    valid = None
-    if loop.lengths is not None:  # a state that is not finite may have passed into padding
-        valid = valid_steps(loop.lengths, dh.shape[0], xp=xp, device=place.device)
+    # A state that is not finite may have passed into padding.
+    valid = valid_steps(loop.lengths, dh.shape[0], xp=xp, device=place.device)
     h_rows = _rows(zero_in_padding(tape.h_prev, valid, xp=xp), xp=xp)
     # For r and z, the recurrent products and input projections have the same gradients. The rows
     # of dgx and dgh_n can be joined, so that one product suffices for all three gates. This is done

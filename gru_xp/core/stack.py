@@ -36,6 +36,10 @@ class GRUTape(NamedTuple):
     """Input of each layer, (T, N, K), zero in padding; for one-hot input the indices, (T, N, 1)."""
     tapes: tuple[Tape, ...]
     """One tape for each layer and direction, in the order of the weights."""
+    batch_first: tuple[()] | None
+    reverse: tuple[()] | None
+    """Options of the forward, with () for True and None for False: unlike a bool, neither is a leaf
+    of a pytree, which jax.jit would trace."""
 
     @property
     def leading(self) -> tuple[int, ...]:
@@ -130,7 +134,7 @@ def forward(
     if copies:
         x = private(x, place)
         h0 = None if h0 is None else private(h0, place)
-    valid = _valid(loop.lengths, steps, call)
+    valid = valid_steps(loop.lengths, steps, xp=xp, device=call.device)
     if h0 is None:
         states = xp.zeros((len(params), rows, size), dtype=dtype, device=call.device)
     else:
@@ -174,7 +178,20 @@ def forward(
     y = as_given(y, form, batched=batched, xp=xp)
     if not keep_tape:
         return y, h_n, None
-    return y, h_n, GRUTape(x, h0, loop.lengths, tuple(masks), tuple(inputs), tuple(tapes))
+    return (
+        y,
+        h_n,
+        GRUTape(
+            x,
+            h0,
+            loop.lengths,
+            tuple(masks),
+            tuple(inputs),
+            tuple(tapes),
+            batch_first=() if form.batch_first else None,
+            reverse=() if loop.reverse else None,
+        ),
+    )
 
 
 @runs_there
@@ -200,8 +217,16 @@ def backward(
             f"{owner}: expected the tape of a forward with {len(params)} GRUParams, got one of a "
             f"forward with {len(tape.tapes)}"
         )
-    for of_layer in tape.tapes:
-        checks.check_form(of_layer.gh_n, reset_after=loop.reset_after, owner=owner)
+    of_tape = {
+        "bidirectional": len(tape.tapes) > len(tape.inputs),
+        "batch_first": tape.batch_first is not None,
+        "reverse": tape.reverse is not None,
+        "reset_after": tape.tapes[0].gh_n is not None,
+    }
+    given = {**form._asdict(), "reverse": loop.reverse, "reset_after": loop.reset_after}
+    checks.check_options(of_tape, given, owner=owner)
+    x = params[0].weight_ih if isinstance(tape.x, OneHot) else tape.x
+    checks.check_tape_sizes(params[0], x, tape.tapes[0].r, owner=owner)
     size = params[0].weight_hh.shape[1]
     steps, rows, _ = tape.tapes[0].r.shape
     batched = len(tape.leading) == 2
@@ -209,8 +234,8 @@ def backward(
     y_shape = (*tape.leading, form.directions * size)
     if dy is None and dh_n is None:
         raise TypeError(f"{owner}: expected dy, dh_n or both, got neither")
-    given, optional = {"the tape": tape.tapes[0].r}, {"dy": dy, "dh_n": dh_n}
-    call, (_, dy, dh_n) = admit(owner, place, given, optional)
+    gradients_given = {"dy": dy, "dh_n": dh_n}
+    call, (_, dy, dh_n) = admit(owner, place, {"the tape": tape.tapes[0].r}, gradients_given)
     if dy is not None:
         remedy = "If the loss uses only the last states, pass dh_n and omit dy"
         checks.check_shape(dy, y_shape, name="dy", owner=owner, remedy=remedy)
@@ -220,7 +245,7 @@ def backward(
     dtype = tape.tapes[0].r.dtype
     call = call if call.dtype == dtype else call._replace(dtype=dtype)
     xp = call.xp
-    valid = _valid(loop.lengths, steps, call)
+    valid = valid_steps(loop.lengths, steps, xp=xp, device=call.device)
     dlast = None
     if dh_n is not None:
         dlast = cast(dh_n, dtype, xp=xp)
@@ -265,7 +290,8 @@ def backward(
 def gates(tape: GRUTape, form: Form, /, *, place: Place) -> GateValues:
     """Return the gates of every step, layer and direction from a forward's tape."""
     xp = place.xp
-    valid = _valid(tape.lengths, tape.tapes[0].r.shape[0], place)
+    steps = tape.tapes[0].r.shape[0]
+    valid = valid_steps(tape.lengths, steps, xp=xp, device=place.device)
 
     def stacked(name: str) -> Array:
         arrays = [zero_in_padding(getattr(each, name), valid, xp=xp) for each in tape.tapes]
@@ -281,13 +307,6 @@ def gates(tape: GRUTape, form: Form, /, *, place: Place) -> GateValues:
 def _loops(loop: Loop, form: Form, /) -> tuple[Loop, ...]:
     """Return the loop of each direction of a layer, in the order of the weights."""
     return (loop, replace(loop, reverse=True)) if form.bidirectional else (loop,)
-
-
-def _valid(lengths: Array | None, steps: int, place: Place, /) -> Array | None:
-    """Return a mask of the steps that are not padding, or None if there is no padding."""
-    if lengths is None:
-        return None
-    return valid_steps(lengths, steps, xp=place.xp, device=place.device)
 
 
 def time_first(array: Array, form: Form, /, *, xp: Namespace) -> Array:

@@ -11,7 +11,7 @@ from gru_xp.arrays.typing import Array, Device, Namespace
 class Tape(NamedTuple):
     """Values of the forward pass for the backward pass, each (T, N, H), where index t is time t.
 
-    In padding, r, z, n and gh_n are finite but meaningless.
+    In padding, r, z, n and gh_n are meaningless.
     """
 
     h_prev: Array
@@ -24,12 +24,14 @@ class Tape(NamedTuple):
 
 
 def valid_steps(
-    lengths: Array, steps: int, /, *, xp: Namespace, device: Device | None = None
-) -> Array:
-    """Return a boolean mask (T, N, 1) of the steps that are not padding.
+    lengths: Array | None, steps: int, /, *, xp: Namespace, device: Device | None = None
+) -> Array | None:
+    """Return a boolean mask (T, N, 1) of the steps that are not padding; None without lengths.
 
     `device` is the device of `lengths`.
     """
+    if lengths is None:
+        return None
     times = xp.arange(steps, dtype=lengths.dtype, device=device)
     return (times[:, None] < lengths[None, :])[:, :, None]
 

@@ -90,11 +90,13 @@ def from_flax(
     if not isinstance(layers, (list, tuple)) and not is_a(layers, "List", _PACKAGES):
         layers = [layers]
     weights = [[_params(cell) for cell in _cells(layer)] for layer in layers]
+    if not layers:
+        raise ValueError("from_flax: expected at least one layer, got none")
     time_first = {layer.time_major for layer in layers}
     if len(time_first) != 1:
         raise ValueError(
-            "from_flax: expected at least one layer, and the same time_major in all layers, got "
-            f"{len(time_first)} values of it. Convert the layers separately"
+            "from_flax: expected the same time_major in all layers, got True and False. Convert "
+            "the layers separately"
         )
     return model_of("from_flax", weights, batch_first=not time_first.pop(), **where)
 
@@ -211,8 +213,9 @@ def _cells(layer: Any) -> list[Any]:
             is_a(each, "RNN", _PACKAGES) and is_a(getattr(each, "cell", None), "GRUCell", _PACKAGES)
         ):
             raise TypeError(
-                "from_flax: expected an nnx.GRUCell, an nnx.RNN or nnx.Bidirectional of it, "
-                f"several of these, or the variables of a linen module, got {type(each).__name__}"
+                "from_flax: expected an nnx.GRUCell, an nnx.RNN or nnx.Bidirectional of it, a list "
+                "of several nnx.RNN or nnx.Bidirectional, or the variables of a linen module, got "
+                f"{type(each).__name__}"
             )
     if len(rnns) == 1 and layer.reverse:  # Bidirectional ignores the attribute of its parts
         raise ValueError(
@@ -234,8 +237,9 @@ def _layout(cell: Any) -> Layout:
     return FLAX_NNX_HN_BIAS if hasattr(cell, "hn_bias") else FLAX_NNX
 
 
-def _linen_weights(variables: Mapping[str, Any]) -> GRUParams | Stack:
+def _linen_weights(variables: Any) -> GRUParams | Stack:
     """Read the variables of a linen module: those of a cell or of layers."""
+    _check_mapping(variables)
     if "hn" in variables:
         return _linen_cell(variables)
     numbered = [f"{_LAYER}{number}" for number in range(len(variables))]
@@ -243,7 +247,10 @@ def _linen_weights(variables: Mapping[str, Any]) -> GRUParams | Stack:
     layers = [variables[name] for name in numbered] if several else [variables]
     weights = []
     for layer in layers:
+        _check_mapping(layer)
         rnns = [layer[name] for name in ("forward_rnn", "backward_rnn") if name in layer] or [layer]
+        for rnn in rnns:
+            _check_mapping(rnn)
         if not all("cell" in rnn for rnn in rnns):
             raise ValueError(
                 "from_flax: expected the variables of a linen.GRUCell, or of an RNN, Bidirectional "
@@ -254,13 +261,24 @@ def _linen_weights(variables: Mapping[str, Any]) -> GRUParams | Stack:
     return weights
 
 
-def _linen_cell(variables: Mapping[str, Any]) -> GRUParams:
+def _linen_cell(variables: Any) -> GRUParams:
+    _check_mapping(variables)
+    for layer in variables.values():
+        _check_mapping(layer)
     arrays = {
         f"{layer}.{name}": array
         for layer, arrays in variables.items()
         for name, array in arrays.items()
     }
     return to_params(FLAX_LINEN, arrays)
+
+
+def _check_mapping(variables: Any) -> None:
+    if not isinstance(variables, Mapping):
+        raise ValueError(
+            "from_flax: expected the variables of a linen module, which are nested mappings of "
+            f"names, got {type(variables).__name__} instead of a mapping"
+        )
 
 
 def _nested(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

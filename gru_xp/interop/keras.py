@@ -37,7 +37,8 @@ def from_keras(
     source : keras.layers.Layer or sequence of them
         A ``GRUCell``, a ``GRU``, a ``Bidirectional`` of a ``GRU``, or an ``RNN`` of a ``GRUCell``;
         or for several layers, a list or a ``Sequential`` that contains only such layers. The layer
-        must have been built or called, so that it has weights. Dropout is ignored.
+        must have been built or called, so that it has weights. Dropout and
+        ``stateful`` are ignored; `GRU.stream` keeps the state between calls.
     backend, device
         As in `gru_xp.GRUCell`.
     dtype : optional
@@ -75,12 +76,14 @@ def from_keras(
     layers = source.layers if is_a(source, "Sequential", _PACKAGES) else source
     if not isinstance(layers, (list, tuple)):
         layers = [layers]
+    if not layers:
+        raise ValueError("from_keras: expected at least one layer, got none")
     cells = [_cells(layer) for layer in layers]
     forms = {cell.reset_after for directions in cells for cell in directions}
     if len(forms) != 1:
         raise ValueError(
-            "from_keras: expected at least one layer, and the same reset_after in all layers, got "
-            f"{len(forms)} values of it. Convert the layers separately"
+            "from_keras: expected the same reset_after in all layers, got True and False. Convert "
+            "the layers separately"
         )
     return model_of(
         "from_keras",

@@ -71,6 +71,8 @@ def load(
     opset = max(
         (each.version for each in model.opset_import if _is_standard(each.domain)), default=0
     )
+    if not opset:
+        raise ValueError("onnx.load: expected an ONNX model, got one without an opset")
     if opset < _FIRST_OPSET:
         raise ValueError(
             f"onnx.load: expected a model with opset {_FIRST_OPSET} or later, got opset {opset}. "

@@ -82,7 +82,7 @@ def from_torch(
         weights = {
             name.removeprefix(prefix): value
             for name, value in source.items()
-            if name.startswith(prefix)
+            if isinstance(name, str) and name.startswith(prefix)
         }
         for name, value in weights.items():
             if not isinstance(value, torch.Tensor):

@@ -72,7 +72,10 @@ class GRU(torch.nn.GRU):  # type: ignore[misc]
         ]
         if isinstance(input, PackedSequence):
             return self._forward_packed(params, input, hx)
-        return self._run(params, input, hx, self._masks(input))
+        masks = self._masks(input)
+        if input.ndim == 2:  # masks have a batch axis, even if the input has none
+            masks = [mask[:, None] for mask in masks]
+        return self._run(params, input, hx, masks)
 
     def _is_ours(self, input: Any, hx: Any, weights: list[Any]) -> bool:
         """Whether the accelerator supports a call. For an invalid call, torch raises the error."""

@@ -22,7 +22,7 @@ from gru_xp.training.trainer import Trainer
 
 SAVE_SECONDS = 15.0
 
-FILES = (checkpoint.FILE, checkpoint.CONFIG_FILE, plot.FILE, "trial")
+FILES = (checkpoint.FILE, checkpoint.CONFIG_FILE, plot.FILE)
 """Names of the files that are written to the folder of a run."""
 
 

@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_xp.accelerator_api import ARRAYS, CONSTANTS, Loop, Tape, portable, valid_steps
+from gru_xp.accelerator_api import (
+    ARRAYS,
+    CONSTANTS,
+    Loop,
+    Tape,
+    portable,
+    valid_steps,
+    zero_in_padding,
+)
 
 OPTIONS = frozenset({"lengths", "reverse", "reset_after"})
 """Options of a `Loop` that the accelerator supports."""
@@ -51,7 +59,7 @@ def _alike(arguments: Any, /) -> Any:
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
 def _scan(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, keep_tape: bool) -> Any:
-    mask = _mask(loop, gx.shape[0])
+    mask = valid_steps(loop.lengths, gx.shape[0], xp=jnp)
 
     def one_step(h: Any, inputs: Any) -> Any:
         gx_t, valid = inputs
@@ -60,7 +68,7 @@ def _scan(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, loop: Loop, keep_tape: bo
             h_next = jnp.where(valid, h_next, h)
         return h_next, (h_next, (h, *gates) if keep_tape else None)
 
-    inputs = (_zero_in_padding(gx, mask), mask)
+    inputs = (zero_in_padding(gx, mask, xp=jnp), mask)
     _, (h_all, kept) = lax.scan(one_step, h0, inputs, reverse=loop.reverse)
     return h_all, Tape(*kept) if keep_tape else None
 
@@ -117,15 +125,15 @@ def _recurrent_products(tape: Tape, weight_hh: Any, b_hn: Any, loop: Loop) -> An
 def _tape(gx: Any, h0: Any, weight_hh: Any, b_hn: Any, h: Any, *, loop: Loop) -> Tape:
     """Return the tape of all steps from their states, for the derivative of the gates."""
     h_prev = jnp.concatenate([h[1:], h0[None]] if loop.reverse else [h0[None], h[:-1]])
-    mask = _mask(loop, gx.shape[0])
-    gx, h = _zero_in_padding(gx, mask), _zero_in_padding(h_prev, mask)
+    mask = valid_steps(loop.lengths, gx.shape[0], xp=jnp)
+    gx, h = zero_in_padding(gx, mask, xp=jnp), zero_in_padding(h_prev, mask, xp=jnp)
     _, gates = portable.step(gx, h, weight_hh, b_hn, loop, xp=jnp)
     return Tape(h_prev, *gates)
 
 
 def _back(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop) -> Any:
     steps, rows, size = dh.shape
-    mask, tape = _mask(loop, steps), _finite(tape, loop)
+    mask, tape = valid_steps(loop.lengths, steps, xp=jnp), _finite(tape, loop)
     slopes = portable.backward_slopes(tape, loop, xp=jnp)
     carried = jnp.zeros_like(dh[0]) if dh_last is None else dh_last
 
@@ -145,19 +153,10 @@ def _back(dh: Any, dh_last: Any, tape: Tape, weight_hh: Any, loop: Loop) -> Any:
 _backward = jax.jit(_back)
 
 
-def _mask(loop: Loop, steps: int) -> Any:
-    """Return a mask of the steps that are not padding, or None if there is no padding."""
-    return None if loop.lengths is None else valid_steps(loop.lengths, steps, xp=jnp)
-
-
 def _finite(tape: Tape, loop: Loop) -> Tape:
     """Set a tape to zero in padding, where it may contain an initial state that is not finite.
 
     The product of such a state and a derivative of zero would not be zero.
     """
-    mask = _mask(loop, tape.r.shape[0])
-    return Tape(*(None if each is None else _zero_in_padding(each, mask) for each in tape))
-
-
-def _zero_in_padding(array: Any, mask: Any) -> Any:
-    return array if mask is None else jnp.where(mask, array, jnp.zeros_like(array))
+    mask = valid_steps(loop.lengths, tape.r.shape[0], xp=jnp)
+    return Tape(*(None if each is None else zero_in_padding(each, mask, xp=jnp) for each in tape))
