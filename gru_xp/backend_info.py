@@ -65,7 +65,7 @@ def _version(name: str) -> str | None:
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         try:
             return str(importlib.import_module(name).__version__)
-        except Exception:
+        except (Exception, SystemExit):
             pass  # installed but broken; unusable() reports the reason
     try:
         return version(name.replace("_", "-"))

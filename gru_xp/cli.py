@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shlex
 import signal
 import sys
 import textwrap
@@ -34,7 +35,8 @@ from gru_xp.bench.command import bench
 from gru_xp.bench.errors import BenchError
 from gru_xp.core import accelerators
 from gru_xp.core.threads import get_num_threads, set_num_threads
-from gru_xp.files import locked
+from gru_xp.files import check_regular, locked
+from gru_xp.messages import printable, reason_of
 from gru_xp.training.config import SEED_LIMIT, TrainingConfig
 from gru_xp.training.errors import SessionError, TrainingError
 
@@ -171,7 +173,9 @@ def _train(
 
     given = {name: value for name, value in options.items() if value is not None}
     if texts:
-        given["texts"] = tuple(str(path.resolve()) for path in texts)
+        for path in texts:
+            check_regular(path)
+        given["texts"] = tuple(map(os.path.realpath, texts))
     reason = "as in the run" if resume else ""
     if not resume or "backend" in given:
         asked = given.get("backend")
@@ -198,12 +202,18 @@ def _train(
             raise  # otherwise the progress bar failed because its terminal is gone
     if number is not None and number == getattr(signal, "SIGHUP", None):
         _drop_output()  # the terminal is gone
-    plot.save_loss_curve(trainer.losses, trainer.held_out, out)
+    if trainer.steps_done == 0:
+        print("stopped before the first step, so nothing was saved")
+        return 128 + (number or signal.SIGINT)
+    try:
+        plot.save_loss_curve(trainer.losses, trainer.held_out, out)
+    except (ImportError, OSError, ValueError) as error:  # such as an unknown MPLBACKEND
+        print(f"the loss curve was not plotted: {reason_of(error)}", file=sys.stderr)
     if trainer.steps_done < trainer.config.steps:
         print(
             f"stopped after step {trainer.steps_done} of {trainer.config.steps} and saved the run"
         )
-        print(f"to continue, run: gru-xp train --resume --out {out}")
+        print(f"to continue, run: gru-xp train --resume --out {shlex.quote(str(out))}")
         return 128 + (number or signal.SIGINT)
     print(report.end(trainer, out))
     return None
@@ -333,14 +343,17 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 
 def main() -> int:
     """Run the command line. User errors are printed as one line on stderr, with exit status 2."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before Python started
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - used until the end
+        getattr(sys, name).reconfigure(errors="replace")
+    status = None
     try:
         status = cli.main(prog_name="gru-xp", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # for example from `| head`; click returns the same status
         _drop_output()
-        return 1
+        return status if isinstance(status, int) and status else 1
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except click.ClickException as error:
@@ -353,8 +366,8 @@ def main() -> int:
 
 
 def _failed(message: str) -> int:
-    print(f"gru-xp: error: {' '.join(message.split())}", file=sys.stderr)
     try:
+        print(f"gru-xp: error: {printable(' '.join(message.split()))}", file=sys.stderr)
         sys.stdout.flush()
     except OSError:
         _drop_output()

@@ -16,8 +16,6 @@ from pathlib import Path
 LARGEST_HEADER = 16 << 20
 """Maximum size in bytes of the header of a safetensors file."""
 _LOCK = ".lock"
-_LONGEST_REASON = 300
-"""Maximum number of characters of a reason."""
 
 
 class LockedError(OSError):
@@ -28,19 +26,29 @@ def write_whole(path: Path, data: bytes, /) -> None:
     """Replace a file atomically, and return once the data is on the disk.
 
     The data is first written to a temporary file in the same folder, which is removed on failure. A
-    temporary file left by a killed process is deleted; if it is a link, it is not followed.
+    temporary file left by a killed process is deleted; if it is a link, it is not followed. The new
+    file has the permissions of the old one. If `path` is a link, the file that it refers to is
+    replaced.
 
     Raises
     ------
     OSError
-        If the file cannot be written; the error names it. The old file is then unchanged.
+        If the file cannot be written, or something other than a file has this name; the error names
+        it. The old file is then unchanged.
     """
+    path = Path(os.path.realpath(path))
+    permissions = None
+    if path.exists():
+        check_regular(path)
+        permissions = stat.S_IMODE(path.stat().st_mode)
     part = _part(path)
     try:
         with suppress(FileNotFoundError):
             part.unlink()
         try:
             with open(part, "xb") as file:  # x fails if a file or a link exists
+                if permissions is not None:
+                    os.chmod(part, permissions)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -78,17 +86,6 @@ def check_safetensors_header(path: Path, /) -> None:
         length = int.from_bytes(file.read(8), "little")
     if length > min(LARGEST_HEADER, path.stat().st_size):
         raise ValueError(f"its header is too long ({length} bytes)")
-
-
-def reason(error: Exception, /) -> str:
-    """Return the message of an error as one printable line, or its type's name if that is too long.
-
-    A message may contain names from the file that was read. Their control characters, such as a
-    line break or the escape character of a terminal, are shown as in a Python string.
-    """
-    text = str(error)[: _LONGEST_REASON + 1]  # the original may be as long as the file
-    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-    return text if 0 < len(text) <= _LONGEST_REASON else type(error).__name__
 
 
 def make_writable_folder(folder: Path, /) -> None:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gru_xp.files import check_safetensors_header, reason
+from gru_xp.files import check_safetensors_header
+from gru_xp.messages import reason_of
 
 _KEY = "gru_xp"
 """Key of the description in a safetensors file's metadata, or name of its entry in an npz file."""
@@ -210,4 +211,4 @@ def explained(path: Path, /) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         # All other exceptions are converted, since a parser may raise anything for hostile input.
-        raise ValueError(f"load: cannot read a model from {path}: {reason(error)}") from error
+        raise ValueError(f"load: cannot read a model from {path}: {reason_of(error)}") from error

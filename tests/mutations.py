@@ -1106,7 +1106,7 @@ MUTATIONS = [
     ),
     Mutation(
         "control characters from a file in a message",
-        "gru_xp.files",
+        "gru_xp.messages",
         "each if each.isprintable() else repr(each)[1:-1]",
         "each",
         ("tests/test_training_checkpoint.py",),

@@ -227,6 +227,8 @@ def test_the_memory_of_torch_is_beside_that_of_gru_xp() -> None:
         ("--json file/below", "the folder file does not exist"),
         ("--plot file/below.png", "the folder file does not exist"),
         ("--plot plot.txt", ".png, .svg"),
+        ("--json a.svg --plot a.svg", "must not name the same file"),
+        ("--json folder", "File 'folder' is a directory"),
         ("--random 0", "0 is not in the range 1<=x<=1000"),
         ("--random 5 --sizes 1x1x1x1", "--sizes and --random cannot be combined"),
         ("--seed 5", "--seed requires --random"),
@@ -243,6 +245,19 @@ def test_what_cannot_be_used_is_one_line_before_anything_is_measured(
     assert len(ran.err.splitlines()) == 1
     assert ran.err.startswith("gru-xp: error: ")
     assert words in ran.err
+
+
+def test_times_are_shown_even_if_they_cannot_be_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, data: bytes, /) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("gru_xp.files.write_whole", fail)
+    ran = run(*TINY, "--peers", "none", "--no-memory", "--json", "a.json")
+    assert ran.status == 2
+    assert "No space left on device: 'a.json'" in ran.err
+    assert "5x2x8x6" in ran.out
 
 
 def test_a_backend_that_is_not_here_is_told_with_the_reason(

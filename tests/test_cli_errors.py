@@ -31,6 +31,7 @@ def refused(
     Path("bytes").write_bytes(b"\xff\xfe\x00a" * 900)
     Path("zeros").write_bytes(b"\0" * 900)
     Path("folder").mkdir()
+    Path("loop").symlink_to("loop")
     Path("odd").mkdir()
     Path("odd", checkpoint.FILE).write_bytes(b"no checkpoint")
 
@@ -52,12 +53,13 @@ def refused(
     ("arguments", "words"),
     [
         ("train nowhere", "nowhere"),
-        ("train empty", "empty, got an empty file"),
+        ("train empty", "empty, got an empty or blank file"),
         ("train short", "expected a training text of at least"),
         ("train text --batch-size 300", "expected a training text of at least"),
         ("train bytes", "bytes, got invalid start byte at byte "),
         ("train zeros", "zeros, got NUL characters"),
-        ("train folder", "folder"),
+        ("train folder", "folder is not a regular file"),
+        ("train loop", "loop"),
         ("train text --out text", "text"),
         ("train text --out text/below", "text"),
         ("train text --resume", "got gru-xp-model, which"),

@@ -137,7 +137,7 @@ def test_a_signal_that_comes_twice_does_not_end_the_save(
 
 def test_a_hangup_that_is_ignored_stays_so(text: str, tmp_path: Path) -> None:
     code = MAIN.replace("SIG_DFL", "SIG_IGN")
-    arguments = ("train", text, *SMALL, "--steps", "300", "--out", str(tmp_path / "out"))
+    arguments = ("train", text, *SMALL, "--steps", "5000", "--out", str(tmp_path / "out"))
     running = start(*arguments, code=code)
     assert running.stderr is not None
     running.stderr.readline()
@@ -147,7 +147,7 @@ def test_a_hangup_that_is_ignored_stays_so(text: str, tmp_path: Path) -> None:
 
 
 def test_two_trainings_into_one_folder_the_second_is_told(text: str, tmp_path: Path) -> None:
-    arguments = ("train", text, *SMALL, "--steps", "100000", "--out", str(tmp_path / "out"))
+    arguments = ("train", text, *SMALL, "--steps", "1000000", "--out", str(tmp_path / "out"))
     first = start(*arguments)
     assert first.stderr is not None
     first.stderr.readline()
@@ -244,3 +244,87 @@ def test_a_full_disk_is_told_in_one_line() -> None:
         )
     assert ran.returncode == 2
     assert ran.stderr == "gru-xp: error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("redirected", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_error(redirected: str) -> None:
+    ran = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -c "$0" --version {redirected}', MAIN],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_ctrl_c_has_its_status_even_if_the_reader_of_the_output_has_gone(
+    text: str, tmp_path: Path
+) -> None:
+    """As in ``gru-xp train | tee``, where Ctrl-C ends tee first."""
+    out = tmp_path / "out"
+    with start("train", text, *SMALL, "--steps", "1000000", "--out", str(out)) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stderr.readline()
+        running.stdout.close()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) == 130
+        assert "Traceback" not in running.stderr.read()
+    assert checkpoint.exists(out)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full stands for a full disk")
+def test_a_run_goes_on_if_its_progress_cannot_be_written(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", MAIN, "train", text, *SMALL, "--steps", "5", "--out", str(out)],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert "files in" in ran.stdout
+    assert len(checkpoint.load(out).arrays["losses"]) == 5
+
+
+def test_a_plot_that_fails_is_told_after_the_training(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    out = tmp_path / "my model"
+    running = start("train", text, *SMALL, "--steps", "5", "--out", str(out))
+    told, err = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "the loss curve was not plotted: " in err
+    assert "Traceback" not in err
+    assert "loss.png" not in told
+    assert told.endswith(f"gru-xp sample --model '{out}'\n")
+
+
+def test_a_library_that_breaks_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jax.py").write_text("raise SystemExit('one\\n\\x1b[31mtwo')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    told, err = start("info").communicate(timeout=60)
+    assert r"fails to start: SystemExit: one\n\x1b[31mtwo" in told, err
+    assert "processors: " in told
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="Linux tells the children")
+def test_a_terminated_benchmark_leaves_no_process() -> None:
+    arguments = ("bench", "--sizes", "1000x64x512x512", "--threads", "1", "--peers", "none")
+    running = start(*arguments, start_new_session=True)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    until = time.monotonic() + 60
+    while not (listed := children.read_text().split()) and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    running.terminate()
+    running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert listed
+    assert not any(Path("/proc", each).exists() for each in listed)

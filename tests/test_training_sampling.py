@@ -9,6 +9,7 @@ import pytest
 
 from gru_xp.arrays import transfer
 from gru_xp.arrays.place import Place
+from gru_xp.training.errors import DivergenceError
 from gru_xp.training.model import CharModel
 from gru_xp.training.sampling import sample
 from gru_xp.training.text import Vocabulary
@@ -32,6 +33,15 @@ def write(model: CharModel, **options: Any) -> str:
 
 def test_every_library_writes_the_same(lib: Library) -> None:
     assert write(build(lib)) == write(build())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [3e38, np.inf, np.nan])
+def test_a_model_whose_outputs_are_not_finite_is_an_error(value: float) -> None:
+    params = build().params
+    large = {name: np.full_like(params[name], value) for name in ("output.weight", "output.bias")}
+    with pytest.raises(DivergenceError, match="an output of the model is not finite"):
+        write(CharModel(params | large))
 
 
 def test_temperature_zero_takes_the_likeliest_of_the_whole_past() -> None:

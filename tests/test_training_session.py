@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +148,78 @@ def test_an_option_that_contradicts_the_run_is_refused(
     assert session.resume(out, {name: getattr(config, name)}).steps_done == 1
     with pytest.raises(SessionError, match=name.replace("_", " ")):
         session.resume(out, {name: value})
+
+
+@pytest.mark.parametrize("name", ["config.json", "loss.png"])
+def test_a_file_of_the_user_is_not_replaced(config: TrainingConfig, out: Path, name: str) -> None:
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(SessionError, match=f"already contains a file {name}, .*--overwrite"):
+        session.begin(config, out, overwrite=False)
+    assert (out / name).read_text() == "mine"
+    session.run(session.begin(config, out, overwrite=True), out, on_step=ignore)
+    assert checkpoint.load(out)
+
+
+def test_a_run_that_is_stopped_before_its_first_step_leaves_the_old_model(
+    config: TrainingConfig, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.run(session.begin(config, out, overwrite=False), out, on_step=ignore)
+    old = (out / checkpoint.FILE).read_bytes()
+    trainer = session.begin(replace(config, seed=5), out, overwrite=True)
+
+    @contextmanager
+    def stopped() -> Iterator[Callable[[], int]]:
+        yield lambda: signal.SIGINT
+
+    monkeypatch.setattr(session, "_signals", stopped)
+    assert session.run(trainer, out, on_step=ignore) == signal.SIGINT
+    assert (out / checkpoint.FILE).read_bytes() == old
+
+
+def test_a_finished_run_needs_no_folder_that_can_be_written_to(
+    config: TrainingConfig, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.run(session.begin(config, out, overwrite=False), out, on_step=ignore)
+
+    def fail(path: Path, /) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(session, "make_writable_folder", fail)
+    assert session.resume(out, {}).finished
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("hidden_size", 0, "an integer from 1 to"),
+        ("batch_size", 2.0, "an integer from 1 to"),
+        ("layers", True, "an integer from 1 to"),
+        ("dropout", 1.0, "a number from 0 to less than 1"),
+        ("dropout", "0.5", "a number from 0 to less than 1"),
+        ("learning_rate", -0.1, "a positive number"),
+        ("learning_rate", float("nan"), "a positive number"),
+        ("seed", 1 << 200, "an integer below"),
+        ("backend", "auto", "numpy or cupy"),
+        ("dtype", "float8", "float16 or|float32 or"),
+        ("texts", "text", "a sequence of paths"),
+        ("texts", ("a\0b",), "a sequence of paths"),
+    ],
+)
+def test_a_configuration_is_checked_when_it_is_made(field: str, value: Any, expected: str) -> None:
+    name = field.replace("_", " ")
+    with pytest.raises(ValueError, match=f"an invalid {name}: expected {expected}.*, got "):
+        TrainingConfig(**{field: value})
+
+
+def test_a_configuration_holds_what_its_file_can_hold() -> None:
+    config = TrainingConfig(
+        hidden_size=np.int64(8),  # type: ignore[arg-type]
+        dropout=0,
+        learning_rate=1,
+        texts=[Path("a"), "b"],  # type: ignore[arg-type]
+    )
+    assert TrainingConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
 def test_a_text_that_has_changed_is_refused(config: TrainingConfig, out: Path) -> None:

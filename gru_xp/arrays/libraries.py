@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from gru_xp.arrays.typing import Array, Namespace
+from gru_xp.messages import printable
 
 NAMESPACES = {
     "numpy": "array_api_compat.numpy",
@@ -50,8 +51,9 @@ def unusable(name: str, /) -> str:
             return _unusable_cuda()
         if name == "jax":
             importlib.import_module("jax").devices()  # raises if JAX cannot start any platform
-    except Exception as error:  # a broken installation can raise any exception
-        return f"{name} is installed but fails to start: {type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # a broken installation can raise any exception
+        told = printable(str(error))
+        return f"{name} is installed but fails to start: {type(error).__name__}: {told}"
     return ""
 
 

@@ -183,7 +183,9 @@ def bench(
         dtype_of,
         random_sizes,
     )
+    from gru_xp.bench.errors import BenchError
     from gru_xp.files import write_whole
+    from gru_xp.messages import reason_of
 
     if stream:
         if sizes is not None or random is not None:
@@ -213,6 +215,8 @@ def bench(
         raise click.UsageError(
             f"expected at most {usable} --threads, the number of usable CPUs, got {max(threads)}."
         )
+    if json_path is not None and json_path == plot_path:
+        raise click.UsageError("--json and --plot must not name the same file.")
     _check_writable("--json", json_path)
     _check_writable("--plot", plot_path)
     if plot_path is not None:
@@ -240,19 +244,23 @@ def bench(
     elif memory:
         weighed = parent.measure_memory(job, max(threads))
     document = report.document(measured, weighed, job=job, notes=notes, arguments=sys.argv[1:])
-    if json_path is not None:
-        write_whole(json_path, f"{json.dumps(document, indent=1)}\n".encode())
-    if plot_path is not None:
-        from gru_xp.bench import plot
+    try:
+        if json_path is not None:
+            write_whole(json_path, f"{json.dumps(document, indent=1)}\n".encode())
+        if plot_path is not None:
+            from gru_xp.bench import plot
 
-        plain = plot.save if random is None else plot.save_map
-        (plot.save_histograms if stream else plain)(document, plot_path)
-    tables.show(document, worst_first=random is not None)
+            plain = plot.save if random is None else plot.save_map
+            (plot.save_histograms if stream else plain)(document, plot_path)
+    except ValueError as error:  # such as an unknown MPLBACKEND
+        raise BenchError(f"the plot was not saved: {reason_of(error)}") from error
+    finally:  # the times are shown even if they cannot be written
+        tables.show(document, worst_first=random is not None)
 
 
 def _check_writable(option: str, path: Path | None) -> None:
     """Check that a file can be written before minutes are spent on a measurement."""
-    from gru_xp.files import make_writable_folder
+    from gru_xp.files import check_regular, make_writable_folder
 
     if path is None:
         return
@@ -261,6 +269,8 @@ def _check_writable(option: str, path: Path | None) -> None:
             f"{option} {path}: the folder {path.parent} does not exist. Create it, or choose "
             "another."
         )
+    if path.exists():
+        check_regular(path)
     make_writable_folder(path.parent)
 
 

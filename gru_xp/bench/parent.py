@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 from gru_xp.bench import machine
@@ -62,15 +66,16 @@ def run(job: Job, /) -> dict[str, Any]:
     # With a GPU, all CPUs are used: the host does not compute, but torch's backward launches
     # kernels from a thread of its own.
     cpus = machine.cpus()[: None if job.backend == "cupy" else job.threads]
-    done = subprocess.run(
-        # -P keeps files in the current folder from shadowing modules.
-        [sys.executable, "-P", "-c", _START, *map(str, cpus)],
-        input=job.to_json(),
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(job),
-        check=False,
-    )
+    with _raising_on_sigterm():
+        done = subprocess.run(
+            # -P keeps files in the current folder from shadowing modules.
+            [sys.executable, "-P", "-c", _START, *map(str, cpus)],
+            input=job.to_json(),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(job),
+            check=False,
+        )
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
@@ -78,6 +83,20 @@ def run(job: Job, /) -> dict[str, Any]:
     if "error" in answer:
         raise BenchError(answer["error"])
     return answer
+
+
+@contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """Raise SystemExit on SIGTERM, on which subprocess.run ends the measuring process."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def environment(job: Job, /) -> dict[str, str]:

@@ -17,9 +17,9 @@ from gru_xp.files import (
     LARGEST_HEADER,
     check_regular,
     check_safetensors_header,
-    reason,
     write_whole,
 )
+from gru_xp.messages import reason_of
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import CheckpointError, DivergenceError
 from gru_xp.training.model import CharModel, weight_shapes
@@ -189,7 +189,7 @@ def load(folder: Path, /) -> Checkpoint:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check_numbers(arrays, config)
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a valid checkpoint: {reason(error)}") from error
+        raise CheckpointError(f"{path} is not a valid checkpoint: {reason_of(error)}") from error
     return Checkpoint(config, characters, arrays)
 
 

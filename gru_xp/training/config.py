@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from gru_xp.arrays import dtypes, libraries
+from gru_xp.messages import printable
 
 LIMIT = 10**6
 """Maximum of each size and of the number of steps."""
@@ -45,6 +48,11 @@ class TrainingConfig:
         Paths of the training files. An empty tuple means Python's language reference.
     text_sha256 : str
         SHA-256 hash of the text, by which a resumed run checks that the text is unchanged.
+
+    Raises
+    ------
+    ValueError
+        If a value has the wrong type or is out of range.
     """
 
     hidden_size: int = 256
@@ -60,6 +68,22 @@ class TrainingConfig:
     texts: tuple[str, ...] = ()
     text_sha256: str = ""
 
+    def __post_init__(self) -> None:
+        """Convert the values to the types of the fields, and check them."""
+        for name, field in _FIELDS.items():
+            value = getattr(self, name)
+            try:
+                converted = field.convert(value)
+                valid = field.allows(converted)
+            except (TypeError, ValueError, OverflowError):
+                valid = False
+            if not valid:
+                raise ValueError(
+                    f"the configuration has an invalid {name.replace('_', ' ')}: expected "
+                    f"{field.expected}, got {printable(repr(value)[:80])}"
+                )
+            object.__setattr__(self, name, converted)
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-compatible values."""
         return {**asdict(self), "texts": list(self.texts)}
@@ -70,22 +94,48 @@ class TrainingConfig:
         kinds = {name: type(value) for name, value in cls().to_json().items()}
         if not isinstance(fields, dict) or kinds != {name: type(fields[name]) for name in fields}:
             raise ValueError("its configuration has unexpected fields or types of fields")
-        for name, allowed in _ALLOWED.items():
-            if not allowed(fields[name]):
-                raise ValueError(f"its configuration has an invalid {name.replace('_', ' ')}")
-        return cls(**{**fields, "texts": tuple(fields["texts"])})
+        return cls(**fields)
 
 
-def _is_size(value: int) -> bool:
-    return 1 <= value <= LIMIT
+class _Field(NamedTuple):
+    """What a field of the configuration may be."""
+
+    convert: Callable[[Any], Any]
+    allows: Callable[[Any], bool]
+    expected: str
 
 
-_ALLOWED: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("hidden_size", "layers", "steps", "batch_size", "seq_len"), _is_size),
-    "dropout": lambda value: 0 <= value < 1,
-    "learning_rate": lambda value: 0 < value < math.inf,
-    "seed": lambda value: 0 <= value < SEED_LIMIT,
-    "backend": lambda value: value in libraries.NAMESPACES,
-    "dtype": lambda value: value in dtypes.NAMES,
-    "texts": lambda value: all(isinstance(each, str) and "\0" not in each for each in value),
+def _integer(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, (bool, str)):
+        raise TypeError
+    return float(value)
+
+
+def _paths(values: Any) -> tuple[str, ...]:
+    if isinstance(values, (str, bytes)):
+        raise TypeError
+    return tuple(map(os.fspath, values))
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and b"\0" not in os.fsencode(value)
+
+
+_SIZE = _Field(_integer, lambda value: 1 <= value <= LIMIT, f"an integer from 1 to {LIMIT}")
+_FIELDS = {
+    **dict.fromkeys(("hidden_size", "layers", "steps", "batch_size", "seq_len"), _SIZE),
+    "dropout": _Field(_number, lambda value: 0 <= value < 1, "a number from 0 to less than 1"),
+    "learning_rate": _Field(_number, lambda value: 0 < value < math.inf, "a positive number"),
+    "seed": _Field(_integer, lambda value: 0 <= value < SEED_LIMIT, "an integer below 2**128"),
+    "backend": _Field(
+        str, lambda value: value in libraries.NAMESPACES, " or ".join(libraries.NAMESPACES)
+    ),
+    "dtype": _Field(str, lambda value: value in dtypes.NAMES, " or ".join(dtypes.NAMES)),
+    "texts": _Field(_paths, lambda values: all(map(_is_path, values)), "a sequence of paths"),
 }

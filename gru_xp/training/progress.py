@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from gru_xp.training.trainer import Trainer
 
@@ -78,7 +78,8 @@ def _lines(meter: _Meter) -> Iterator[Callable[[], None]]:
     def show() -> None:
         nonlocal shown_at
         if time.monotonic() - shown_at > _LINE_SECONDS or meter.done == meter.steps:
-            print(f"step {meter.done}/{meter.steps}: {meter}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # a run goes on if nobody reads its progress
+                print(f"step {meter.done}/{meter.steps}: {meter}", file=sys.stderr, flush=True)
             shown_at = time.monotonic()
 
     yield show

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 
+from gru_xp.messages import printable
 from gru_xp.training import checkpoint, memory, plot, sampling
 from gru_xp.training.compression import compressed_bits
 from gru_xp.training.trainer import Trainer
@@ -19,7 +21,7 @@ _WORSE = 0.02
 def beginning(trainer: Trainer, /) -> str:
     """Describe the text, the model and the run."""
     config, corpus = trainer.config, trainer.corpus
-    source = ", ".join(config.texts) or "Python's language reference"
+    source = printable(", ".join(config.texts)) or "Python's language reference"
     weights = sum(math.prod(array.shape) for array in trainer.model.params.values())
     needed = memory.needed(config, len(trainer.vocabulary))
     return (
@@ -51,9 +53,9 @@ def end(trainer: Trainer, out: Path, /) -> str:
         f"\nbits per character of {_judged(trainer)}:\n  {'this GRU':<10}{bits:.3f}\n{others}"
         f"{_advice(trainer)}\n"
         f"a sample:\n{written}\n\n"
-        f"files in {out}: {checkpoint.FILE} (weights and state), {checkpoint.CONFIG_FILE}, "
-        f"{plot.FILE}\n"
-        f"to write more text, run: gru-xp sample --model {out}"
+        f"files in {out}: {checkpoint.FILE} (weights and state), {checkpoint.CONFIG_FILE}"
+        f"{f', {plot.FILE}' if (out / plot.FILE).exists() else ''}\n"
+        f"to write more text, run: gru-xp sample --model {shlex.quote(str(out))}"
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gru_xp import to_numpy
 from gru_xp.arrays.typing import Array
+from gru_xp.training.errors import DivergenceError
 from gru_xp.training.model import CharModel
 from gru_xp.training.text import Vocabulary
 
@@ -47,6 +48,11 @@ def sample(
     ------
     str
         One character, never the unknown character.
+
+    Raises
+    ------
+    DivergenceError
+        If an output of the model is not finite.
     """
     generator = np.random.default_rng(rng)
     state = model.start(1)
@@ -55,13 +61,20 @@ def sample(
         """Run one step and return the state of the last layer, (1, H)."""
         nonlocal state
         inputs = model.indices(np.full((1, 1), number))
-        h, state, _ = model.forward(inputs, state, keep_tape=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            h, state, _ = model.forward(inputs, state, keep_tape=False)
         return h[0, ...]
 
     for number in vocabulary.encode(prompt or "\n"):
         h = read(int(number))
     for _ in range(length):
-        logits = to_numpy(model.logits(h))[0].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = to_numpy(model.logits(h))[0].astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise DivergenceError(
+                "an output of the model is not finite, because its weights are too large. Train it "
+                "with a smaller learning rate"
+            )
         logits[Vocabulary.UNKNOWN] = -np.inf
         number = _draw(logits, temperature, generator)
         yield vocabulary.character(number)

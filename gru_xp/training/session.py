@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gru_xp.files import make_writable_folder
+from gru_xp.messages import printable
 from gru_xp.training import checkpoint, memory, plot, text
 from gru_xp.training.config import TrainingConfig
 from gru_xp.training.errors import DivergenceError, SessionError
@@ -41,7 +42,8 @@ def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
     Raises
     ------
     SessionError
-        If `out` contains a model that may not be overwritten, or the memory is not sufficient.
+        If `out` contains a model, or another file that the run would replace, and `overwrite` is
+        False; or if the memory is not sufficient.
     TextError
         If the text cannot be used.
     BackendError
@@ -54,6 +56,13 @@ def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
             f"{out} already contains a model. Continue it with --resume, replace it with "
             "--overwrite, or choose another --out"
         )
+    if not overwrite:
+        for name in FILES:
+            if (out / name).exists():
+                raise SessionError(
+                    f"{out} already contains a file {name}, which the run would replace. Choose "
+                    "another --out, or replace the file with --overwrite"
+                )
     content = text.read_texts([Path(path) for path in config.texts])
     corpus = text.split(content)
     if config.batch_size * config.seq_len < len(corpus.training):  # else Trainer raises TextError
@@ -103,18 +112,21 @@ def resume(out: Path, given: dict[str, Any], /) -> Trainer:
             )
     content = text.read_texts([Path(path) for path in stored.config.texts])
     if _sha256(content) != stored.config.text_sha256:
-        source = ", ".join(stored.config.texts) or "this Python's language reference"
+        source = _shown(stored.config.texts)
         raise SessionError(
             f"expected the text with which the run in {out} was started, got a different text from "
             f"{source}"
         )
     trainer = Trainer.resume(stored, text.split(content))
-    make_writable_folder(out)
+    if not trainer.finished:
+        make_writable_folder(out)
     return trainer
 
 
 def run(trainer: Trainer, out: Path, /, *, on_step: Callable[[float], None]) -> int | None:
     """Train to the end or until a signal arrives. Save every 15 seconds and at the end.
+
+    A run that is stopped before its first step is not saved.
 
     Parameters
     ----------
@@ -156,7 +168,8 @@ def run(trainer: Trainer, out: Path, /, *, on_step: Callable[[float], None]) -> 
                 on_step(trainer.step())
                 if time.monotonic() - saved > SAVE_SECONDS:
                     save()
-            save()
+            if trainer.steps_done > last:
+                save()
         except DivergenceError as error:
             kept = (
                 f"{out} contains the run at step {last}" if last else "No checkpoint has been saved"
@@ -211,5 +224,5 @@ def _sha256(content: str) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
-        return ", ".join(value) or "the language reference"
+        return printable(", ".join(value)) or "this Python's language reference"
     return str(value)

@@ -45,7 +45,7 @@ def _read(path: Path) -> str:
             f"expected UTF-8 text in {path}, got {error.reason} at byte {error.start}"
         ) from None
     if not text.strip():
-        raise TextError(f"expected text in {path}, got an empty file")
+        raise TextError(f"expected text in {path}, got an empty or blank file")
     if "\0" in text:
         raise TextError(f"expected text in {path}, got NUL characters")
     return text
