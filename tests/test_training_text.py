@@ -42,8 +42,8 @@ def test_files_are_joined_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "got an empty file"),
-        (b" \n\n", "got an empty file"),
+        (b"", "got an empty or blank file"),
+        (b" \n\n", "got an empty or blank file"),
         (b"abc\xff", "expected UTF-8 text .* at byte 3"),
         (b"abc\0", "got NUL characters"),
     ],
