@@ -47,7 +47,8 @@ void product(const Product<T>& p) {
     const double work = 2.0 * double(p.rows) * double(p.depth) * double(p.columns);
     const Wanted wanted(work, worth_sharing);
     Team team(wanted.threads());
-    // By columns nothing is packed twice. A matrix that is interleaved is so by whoever reads it.
+    // If the columns are divided, no part of b is packed twice. But if a must be interleaved, each
+    // share interleaves the rows that it reads, here all of them.
     const bool by_rows = p.rows >= 64 * team.size() && (p.a_step != 1 || vectors < 24 * team.size());
     must(team.run(team.size(), 1, 0, [&](int share, ptrdiff_t) {
         if (by_rows) return k.product(p, part(p.rows, share, team.size(), tile_rows), {0, vectors});

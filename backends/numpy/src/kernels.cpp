@@ -1,4 +1,4 @@
-// Compiled once for every instruction set, GRU_XP_ISA, with the compiler's options for it.
+// Compiled once for each instruction set, with its name in GRU_XP_ISA and its compiler options.
 #include "backward.hpp"
 #include "elementary.hpp"
 #include "forward.hpp"
@@ -29,11 +29,12 @@ void sigmoid_of(const T* x, T* out, index count) {
         [](Vec<T> v) __attribute__((always_inline)) { return gru_xp::sigmoid<Math<T>>(v); });
 }
 
-// As many multiply-adds as the processor can, in as many chains as hide their latency.
+// Does multiply-adds as fast as the processor can, in enough independent chains to hide their
+// latency. Returns the number of floating-point operations.
 template <class T>
 double multiply_adds(index rounds) {
     constexpr int chains = registers == 32 ? 24 : 12;
-    Vec<T> acc[chains];  // all different, or one would be computed for all
+    Vec<T> acc[chains];  // all different, or the compiler would merge them
     for (int c = 0; c < chains; ++c) acc[c] = splat(T(c));
     const Vec<T> x = splat(T(0.999)), y = splat(T(0.001));
     for (index i = 0; i < rounds; ++i) {
@@ -42,7 +43,8 @@ double multiply_adds(index rounds) {
     }
     Vec<T> total{};
     for (int c = 0; c < chains; ++c) total = total + acc[c];
-    // The sum goes into the result, so that no compiler leaves it out; it is far below one.
+    // The result includes the sum, so that the compiler cannot remove the loop. The factor makes it
+    // far smaller than one.
     return 2.0 * double(rounds) * chains * width<T> + double(total[0]) * 1e-30;
 }
 

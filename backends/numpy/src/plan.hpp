@@ -1,4 +1,4 @@
-// How a call is shared among threads.
+// How many threads a call uses, and how they divide its work.
 #pragma once
 
 #include <algorithm>
@@ -10,48 +10,56 @@
 
 namespace gru_xp {
 
-// What there was memory for; throws std::bad_alloc if there was none.
+// Returns `result`. Throws std::bad_alloc if it is null or false, which means out of memory.
 template <class R>
 R must(R result) {
     if (!result) throw std::bad_alloc();
     return result;
 }
 
+// count / by, rounded up.
 inline ptrdiff_t divided(ptrdiff_t count, ptrdiff_t by) { return (count + by - 1) / by; }
 
-// Share `share` of [0, count) in pieces of `unit`, as even as they go.
+// Range number `share` when [0, count) is divided into `shares` ranges. They are multiples of
+// `unit`, except for the end of the last one, and as equal as that allows.
 inline Range part(ptrdiff_t count, int share, int shares, ptrdiff_t unit = 1) {
     const ptrdiff_t units = divided(count, unit);
     const auto at = [&](int i) { return std::min(units * i / shares * unit, count); };
     return {at(share), at(share + 1)};
 }
 
-// Floating operations below which a second thread costs more than it saves.
+// Fewest floating-point operations in a call for which a second thread saves more than it costs.
 constexpr double worth_sharing = 5e6;
-// Of one round, below which waiting for one another at its end does; of few rows those of ten, as
-// reading the weights takes so long.
+// Fewest floating-point operations in one round for which threads may share its columns. With
+// fewer, waiting for each other at the end of the round costs more than sharing saves. Fewer than
+// ten rows count as ten, because reading the weights takes that long.
 constexpr double worth_meeting = 1e6;
-// Weights read once a call are bound by memory: numbers below which one thread reads them.
+// Fewest numbers to read, as counted by `reading`, for which several threads share a call that
+// reads each weight once. Memory bandwidth limits such a call.
 constexpr double worth_reading = 2.5e5;
 
-// Numbers that are read for so many weights, and for so many rows by who computes as fast as some ten
-// rows' weights are read.
+// Cost of multiplying `rows` rows by so many weights, as a count of numbers read. Up to about ten
+// rows, reading the weights takes longer than computing; beyond that, the cost grows with the rows.
 inline double reading(double weights, ptrdiff_t rows) {
     return weights * std::max(1.0, double(rows) / 10);
 }
-// Packed weights that a core keeps in its own cache.
+// Bytes of packed weights that stay in a core's own cache.
 constexpr double core_cache = 1 << 20;
-// Rows that a tile takes at most, whatever the instruction set.
+// Most rows of a tile, over all instruction sets.
 constexpr ptrdiff_t tile_rows = 8;
 
-// When the last call that several threads could have shared ended, by the steady clock.
+// When the last call ended that had enough work for several threads, whether or not it was shared:
+// nanoseconds of the steady clock.
 inline std::atomic<int64_t> last_end{0};
 
-// How many threads a call wants, of so much work, of which `least` is worth sharing.
+// How many threads to use for a call with `work` units of work. With less than `least`, the answer
+// is one; otherwise each thread gets at least least / 2.
 //
-// Twice that takes one thread some 100 microseconds. So short a call is shared only if it follows
-// another: after a pause the workers sleep, to wake them takes much of what they save, and where
-// other threads take the processors, as torch's do that wait for their next work, more.
+// One thread does 2 * least in about 100 microseconds. A call shorter than that is shared only if
+// it starts within `pause` of the end of the last call that could be shared. After a longer pause
+// the workers are asleep, and waking them costs much of the time that sharing saves. It costs more
+// than that where other threads occupy the processors, such as torch's, which spin while they wait
+// for work.
 class Wanted {
   public:
     Wanted(double work, double least) {
@@ -74,26 +82,29 @@ class Wanted {
     static int64_t now() {
         return std::chrono::nanoseconds(clock::now().time_since_epoch()).count();
     }
-    static constexpr int64_t pause = 200'000;
+    static constexpr int64_t pause = 200'000;  // nanoseconds
 
     int threads_ = 1;
     bool alone_ = false;
 };
 
+// How a recurrence is divided: into `shares` ranges of its rows, or else of its columns.
 struct Plan {
     int shares;
     bool by_rows;
 };
 
-// Floating operations of one step of a recurrence.
+// Floating-point operations in one step of a recurrence.
 inline double work_of_step(ptrdiff_t rows, ptrdiff_t size) {
     return 6.0 * double(rows) * double(size) * double(size);
 }
 
-// How so many threads share a recurrence whose weights have 3 size^2 numbers of `bytes` bytes.
+// Divides a recurrence among at most `threads` threads. Its weights are 3 size^2 numbers of `bytes`
+// bytes each, its columns can be divided into `vectors` vectors, and a step has `rounds_of_step`
+// rounds.
 inline Plan plan(int threads, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors, size_t bytes,
                  int rounds_of_step) {
-    // Twenty operations a number that is read: two for each of ten rows.
+    // 20 operations for each number read: two for each of ten rows.
     const double of_round = 20 * reading(3.0 * double(size) * double(size), rows) / rounds_of_step;
     if (threads == 1) return {1, true};
     const bool in_cache = 3.0 * double(size) * double(size) * double(bytes) <= core_cache;
@@ -102,16 +113,18 @@ inline Plan plan(int threads, ptrdiff_t rows, ptrdiff_t size, ptrdiff_t vectors,
     return {int(std::min(ptrdiff_t(threads), rows)), true};
 }
 
-// Rounds of a share of rows that are one stage: some 200 microseconds, after which another thread
-// may go on where the first is kept from running.
+// Rounds in one stage of a recurrence that is divided by rows. With one round per step, a stage
+// takes about 200 microseconds; with two, about half of that. After each stage another thread can
+// continue the share, in case the scheduler keeps its thread from running.
 inline ptrdiff_t rounds_at_once(ptrdiff_t rows, int shares, ptrdiff_t size) {
     constexpr double operations = 1e7;
     const double of_step = work_of_step(divided(rows, shares), size);
     return std::max(ptrdiff_t(1), ptrdiff_t(operations / of_step));
 }
 
-// How the shares of a recurrence go through it: first they prepare, then so many rounds a stage. Those
-// of rows do not wait for one another any more then, those of columns do at every round.
+// The stages of a recurrence, for `Team::run`. Stage 0 prepares; each later stage does `of_each` of
+// the `all` rounds. Shares of rows wait for each other only after stage 0. Shares of columns wait
+// for each other after every stage, which is then one round.
 struct Stages {
     ptrdiff_t all, of_each, count, together;
 
@@ -123,12 +136,14 @@ struct Stages {
           count(1 + divided(rounds, of_each)),
           together(way.by_rows ? 1 : count) {}
 
-    // Those of a stage after the first.
+    // The rounds of a stage other than stage 0.
     Range rounds(ptrdiff_t stage) const {
         return {(stage - 1) * of_each, std::min(stage * of_each, all)};
     }
 };
 
+// Rows of one share: whole tiles if each share has at least two of them, otherwise as equal as
+// possible.
 inline Range rows_of(ptrdiff_t rows, int share, int shares) {
     return part(rows, share, shares, rows >= 2 * tile_rows * shares ? tile_rows : 1);
 }

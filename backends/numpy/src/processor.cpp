@@ -1,5 +1,5 @@
-// By the instructions themselves: the compilers' own question needs a part of their run-time library
-// that clang does not link on Windows.
+// Uses the instructions cpuid and xgetbv directly. The compilers' built-in test needs a part of
+// their run-time library that clang does not link on Windows.
 #include "processor.hpp"
 
 #ifdef GRU_XP_X86
@@ -11,7 +11,7 @@
 namespace gru_xp {
 namespace {
 
-// Intel's Software Developer's Manual, volume 2, CPUID, and volume 1, chapter 13.
+// See Intel's Software Developer's Manual, volume 2 (CPUID) and volume 1, chapter 13.
 struct Features {
     uint32_t leaf1_ecx = 0, leaf7_ebx = 0, saved = 0;
 
@@ -19,10 +19,12 @@ struct Features {
         uint32_t a, b, c, d;
         if (__get_cpuid(1, &a, &b, &c, &d)) leaf1_ecx = c;
         if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) leaf7_ebx = b;
-        // Which registers a switch of threads keeps, if the operating system has said so.
+        // The registers that the operating system saves when it switches threads (XCR0), if it has
+        // enabled xgetbv.
         if (leaf1_ecx >> 27 & 1) asm volatile("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
 #ifdef __APPLE__
-        // It keeps those of AVX-512 too, but says so only once a thread has used them.
+        // macOS also saves the AVX-512 registers, but reports this only after a thread has used
+        // them.
         if ((saved & 0x6) == 0x6) saved |= 0xE0;
 #endif
     }

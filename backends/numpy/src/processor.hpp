@@ -1,9 +1,9 @@
-// What the processor can do, and the operating system lets it.
+// Instruction sets that both the processor and the operating system support.
 #pragma once
 
 namespace gru_xp {
 
-bool has_avx2();    // and fused multiply-adds
-bool has_avx512();  // F, VL, BW and DQ, and what AVX2 asks for
+bool has_avx2();    // AVX2 and fused multiply-adds
+bool has_avx512();  // AVX-512 F, VL, BW and DQ, and all that has_avx2 requires
 
 }  // namespace gru_xp

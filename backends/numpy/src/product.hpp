@@ -1,4 +1,5 @@
-// The large products: a block of a matrix's rows at a time, packed, for all rows of the other.
+// The large products. They pack a block of b's rows at a time and use it for all rows of a. Some
+// small products use b unpacked.
 #pragma once
 
 #include "kernels.hpp"
@@ -11,9 +12,11 @@ namespace GRU_XP_ISA {
 using gru_xp::Product;
 using gru_xp::Range;
 
-constexpr index rows_in_cache = 256;  // whose terms of a block stay in the second cache
+constexpr index rows_in_cache = 256;  // rows of a whose terms of one block stay in the L2 cache
 
-// A tile's sums are added up in the result, where all of it lies there.
+// Adds `depth` terms to one tile of the result, and the bias after the last terms. A tile that lies
+// completely inside the result is accumulated there; any other one in a local array. If
+// Interleaved, only the first `rows` of the R rows exist when `rows` < R.
 template <int R, int NV, bool Interleaved, class T>
 __attribute__((noinline)) void product_tile(const Product<T>& p, const T* a, const Columns<T>& b,
                                             index k, index depth, index row, index rows,
@@ -48,7 +51,7 @@ __attribute__((noinline)) void product_tile(const Product<T>& p, const T* a, con
     });
 }
 
-// One group of vectors for one tile of rows, of which the last `R - rows` are not there.
+// The same for one group of vectors, in tiles as wide as R rows allow.
 template <int R, bool Interleaved, class T>
 inline void product_rows(const Product<T>& p, const T* a, const Columns<T>& b, index k, index depth,
                          index row, index rows, index vector, int vectors) {
@@ -58,7 +61,7 @@ inline void product_rows(const Product<T>& p, const T* a, const Columns<T>& b, i
     });
 }
 
-// Rows [k, k + depth) of a group of vectors of b's columns.
+// Packs rows [k, k + depth) of a group of vectors of b's columns into `packed`.
 template <class T>
 inline Columns<T> pack_group(const Product<T>& p, T* packed, index k, index depth, index vector,
                              int vectors) {
@@ -74,7 +77,8 @@ inline Columns<T> pack_group(const Product<T>& p, T* packed, index k, index dept
     return {packed, step};
 }
 
-// A column times a row: each number of the result is one term, written once and row by row.
+// A column times a row: each number of the result is a single term. The result is written once, row
+// by row.
 template <class T>
 inline void product_of_column(const Product<T>& p, Range rows, Range vectors) {
     constexpr int w = width<T>;
@@ -83,7 +87,7 @@ inline void product_of_column(const Product<T>& p, Range rows, Range vectors) {
         T* out = p.out + row * p.columns;
         for (index v = vectors.begin; v < vectors.end; ++v) {
             const index column = v * w, left = p.columns - column;
-            // From zero on, as every sum: of -0 it makes 0.
+            // Add to zero, as in all other sums: this turns -0 into 0.
             Vec<T> value = fma(x, load_upto(p.b + column, left), Vec<T>{});
             if (p.bias) value = value + load_upto(p.bias + column, left);
             store_upto(out + column, value, left);
@@ -91,7 +95,7 @@ inline void product_of_column(const Product<T>& p, Range rows, Range vectors) {
     }
 }
 
-// One row times a matrix whose rows lie whole.
+// One row times a matrix with contiguous rows, which is used unpacked. False if out of memory.
 template <class T>
 inline bool product_of_row_straight(const Product<T>& p, Range vectors) {
     const index column = vectors.begin * width<T>, end = vectors.end * width<T>;
@@ -110,7 +114,7 @@ inline bool product_of_row_straight(const Product<T>& p, Range vectors) {
     return true;
 }
 
-// R rows times a transposed matrix, where it lies.
+// R rows, from number `row` on, times a transposed matrix, which is used unpacked.
 template <int R, class T>
 inline void product_of_rows(const Product<T>& p, index row, Range vectors) {
     Vec<T> sums[R];
@@ -144,9 +148,10 @@ inline bool product(const Product<T>& p, Range rows, Range vectors) {
     const index all = rows.end - rows.begin, at_once = all < rows_in_cache ? all : rows_in_cache;
     const index most_depth = p.depth < block ? p.depth : block;
     const Groups groups{vectors.end - vectors.begin, widest_group(all)};
-    // Where all rows come at once, a group is used up before the next one is packed.
+    // If all rows are taken at once, a group is no longer needed when the next one is packed, so
+    // there is memory for one group. It may have one vector more than `most` (see Groups).
     const index packed = all == at_once ? groups.most + 1 : groups.vectors;
-    // A cache line more, so that the tiles' beginnings do not fall onto the same lines of a cache.
+    // One extra cache line, so that the beginnings of the tiles fall into different cache sets.
     const index tile_stride = most_rows * most_depth + 64 / index(sizeof(T));
     gru_xp::Scratch scratch;
     T* packed_b = scratch.take<T>(packed * most_depth * width<T>);

@@ -1,4 +1,4 @@
-// The input projection of a few rows, whose weights are packed.
+// The input projection with packed weights.
 #pragma once
 
 #include "forward.hpp"
@@ -7,6 +7,7 @@ namespace GRU_XP_ISA {
 
 using gru_xp::Projection;
 
+// Adds the bias to the sums of a `sweep` and stores them in gx.
 template <class T>
 struct ToGx {
     const Projection<T>& p;

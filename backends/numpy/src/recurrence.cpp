@@ -5,7 +5,7 @@
 
 namespace gru_xp {
 
-// Rows of the largest share, which the weights are packed for.
+// The width of the groups in which to pack the weights: the best one for the largest share's rows.
 template <class T>
 int group_of(const Kernels<T>& k, const Plan& way, int shares, ptrdiff_t rows) {
     return k.group(way.by_rows ? divided(rows, shares) : rows);
@@ -22,8 +22,8 @@ void forward(Forward<T> p, const Kernels<T>& k) {
     Team team(way.shares);
     const int shares = team.size();
     if (!p.reset_after) p.reset_h = must(scratch.take<T>(p.rows * p.size));
-    // There is nothing to prepare where the weights have been packed, or are those of one step, which
-    // are packed where they are used.
+    // Stage 0 packs the weights. It is left out if they are packed already, and for a single step,
+    // which packs them where it uses them or, for a few rows, uses them unpacked.
     T* packed = nullptr;
     if (!p.packed) {
         p.group = group_of(k, way, shares, p.rows);
@@ -57,7 +57,7 @@ void backward(Backward<T> p, const T* weight_hh) {
     Team team(way.shares);
     const int shares = team.size();
     p.group = group_of(k, way, shares, p.rows);
-    // Weights that are used once are not worth packing.
+    // For one step of one row, each weight is used once, and packing does not pay.
     const bool once = p.steps == 1 && p.rows == 1;
     T* packed = once ? nullptr : must(scratch.take<T>(3 * vectors * k.width * p.size));
     p.packed = packed;
@@ -75,7 +75,7 @@ void backward(Backward<T> p, const T* weight_hh) {
     }));
 }
 
-// What all recurrences of these weights have in common.
+// A forward recurrence with the fields set that follow from the weights and the extents.
 template <class T>
 Forward<T> recurrence_of(const Weights<T>& w, ptrdiff_t steps, ptrdiff_t rows, ptrdiff_t size,
                          bool reset_after) {
@@ -89,6 +89,7 @@ Forward<T> recurrence_of(const Weights<T>& w, ptrdiff_t steps, ptrdiff_t rows, p
     return f;
 }
 
+// The input projection of `rows` rows x, without packing the weights beforehand.
 template <class T>
 Product<T> projection_of(const Weights<T>& w, const T* x, ptrdiff_t rows, ptrdiff_t size,
                          const T* bias, T* gx) {
@@ -134,7 +135,8 @@ void sequence(const Sequence<T>& p) {
     Scratch scratch;
     T* gx = must(scratch.take<T>(p.steps * p.rows * columns + columns));
     T* states = two ? must(scratch.take<T>(all + state)) : nullptr;
-    // A layer's output takes turns with its input; the last one's is the result.
+    // Layers alternate between two buffers, since a layer reads the output of the one before. The
+    // last layer writes to p.y.
     const ptrdiff_t output = two ? 2 * all : all + state;
     T* between = several ? must(scratch.take<T>(2 * output)) : nullptr;
     const T* x = p.x;

@@ -1,4 +1,4 @@
-// The product of one step: rows times packed weights, tile by tile, and its schedule.
+// The product of one step, rows times packed weights, and the order of its tiles.
 #pragma once
 
 #include "kernels.hpp"
@@ -9,41 +9,42 @@ namespace GRU_XP_ISA {
 
 using gru_xp::Range;
 
-// Terms that are added for all rows before the next ones: three vectors of so many weights stay close
-// while the rows go by. A multiple of `chain`.
+// Number of terms that are added for all rows before the next terms. Three vectors of so many
+// weights stay in a near cache while all rows use them. A multiple of `chain`.
 constexpr index block = 512;
 
-// The rows of a product: their first `count` numbers from `first` on, the others from `rest` on.
+// The left operand of a product. The first `count` numbers of each row are in the matrix at
+// `first`, the other `rest_count` numbers in the matrix at `rest`.
 template <class T>
 struct Operand {
     const T* first;
-    index first_row, count;  // numbers from one row to the next; numbers of a row
+    index first_row, count;  // distance between rows, numbers per row
     const T* rest;
     index rest_row, rest_count;
 
     index depth() const { return count + rest_count; }
 };
 
-// Packed weights, all vectors of columns from their row `row` on, of `depth` rows.
+// Packed weights with `depth` rows, of which the product uses those from number `row` on.
 template <class T>
 struct Packed {
     using Kind = Columns<T>;
     const T* numbers;
     index depth, row;
 
-    // Some vectors of a group from number `vector` on.
+    // The vectors of a group from number `vector` on.
     Kind columns(Range group, index vector, int) const {
         const index step = (group.end - group.begin) * width<T>;
         const Kind all{numbers + group.begin * depth * width<T> + row * step, step};
         return all.from(0, int(vector - group.begin));
     }
-    // The same, for who has them fetched before they are used.
+    // The same, for prefetching.
     Kind next(Range group, index vector, int vectors) const {
         return columns(group, vector, vectors);
     }
 };
 
-// Apart, so that each tile has the registers for itself.
+// add_terms as a function of its own, so that each tile can use all registers.
 template <int R, int NV, bool Ahead, class T, class Weights>
 __attribute__((noinline)) void tile(const T* a, index a_row, const Weights& b, index count,
                                     bool first, T* sums, index sums_row, const Weights& soon,
@@ -51,13 +52,15 @@ __attribute__((noinline)) void tile(const T* a, index a_row, const Weights& b, i
     add_terms<R, NV, false, Ahead>(a, a_row, b, count, first, sums, sums_row, soon, ahead);
 }
 
-// R rows times n vectors.
+// Adds `count` terms to the sums of R rows and n vectors. Unless `soon` is null, the tile may
+// prefetch vector `ahead` of `count` rows of *soon.
 template <int R, class T, class Weights>
 inline void tiles(const T* a, index a_row, const Weights& b, int n, index count, bool first, T* sums,
                   const Weights* soon, int ahead) {
     split_vectors<R>(n, [&](auto nv, int v) __attribute__((always_inline)) {
         constexpr int NV = decltype(nv)::value;
-        // Only where the weights are used for many rows does who computes have the time.
+        // Only where the weights are used for many rows is there time to prefetch, so only tiles of
+        // this size do.
         constexpr bool can_fetch = R == most_rows && NV == 3;
         T* kept = sums + v * width<T>;
         if (can_fetch && soon)
@@ -68,13 +71,13 @@ inline void tiles(const T* a, index a_row, const Weights& b, int n, index count,
     });
 }
 
-// Numbers of sums that a sweep over so many rows keeps, whatever the groups.
+// Size of the `sums` buffer that `sweep` needs for so many rows, for groups of any width.
 template <class T>
 constexpr index kept_sums(index rows) {
     return rows * 12 * width<T>;
 }
 
-// f(i, v, sum) for the sums of a tile's rows i and vectors v, as `sweep` hands them out.
+// Calls f(i, v, sum) for each row i and vector v of the sums that `sweep` passes to `finish`.
 template <class T, class F>
 GRU_XP_ALWAYS void each_sum(index rows, int vectors, const T* sums, F f) {
     for (int v = 0; v < vectors; ++v)
@@ -82,16 +85,18 @@ GRU_XP_ALWAYS void each_sum(index rows, int vectors, const T* sums, F f) {
         for (index i = 0; i < rows; ++i) f(i, v, load(sums + (i * vectors + v) * width<T>));
 }
 
-// For each tile of rows and group of vectors of columns, the sums of all terms, handed to
+// Multiplies `rows` of a by the weights. For each tile of rows and each group of vectors of
+// columns, passes the complete sums to
 //
 //     step.finish(row, rows, vector, vectors, sums)
 //
-// where the sum of row + i and vector + v is at sums + (i * vectors + v) * width. Before the last
-// terms are added it is told by step.fetch(row, rows, vector, vectors).
+// The sum of row + i and vector + v is at sums + (i * vectors + v) * width. Before the last terms
+// of a tile are added, calls step.fetch(row, rows, vector, vectors), which may prefetch what
+// `finish` uses.
 //
-// `columns` are the vectors wanted, from a multiple of three on. `back` goes through the groups from
-// the last one, so that a step starts with the weights that the one before ended with, which are still
-// in the cache.
+// `columns` is the range of vectors to compute; it begins at a multiple of three. With `back`, the
+// groups are taken from last to first. The recurrences reverse the order at every step, so that a
+// step begins with the weights that the previous one ended with, which are still in the cache.
 template <class T, class Weights, class Step>
 inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Range rows,
                   Range columns, bool back, T* sums, const Step& step) {
@@ -100,7 +105,7 @@ inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Ra
     const index depth = a.depth();
     const bool many = rows.end - rows.begin > most_rows;
     const index first = groups.of(columns.begin), last_one = groups.of(columns.end - 1);
-    // What is wanted of a group.
+    // The vectors of group g that are in `columns`.
     const auto part = [&](index g) {
         const index begin = groups.begin(g), end = groups.begin(g + 1);
         return Range{begin < columns.begin ? columns.begin : begin,
@@ -119,7 +124,8 @@ inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Ra
             count = many && left > block ? block : left;
             const bool last = k + count == depth;
             auto soon = here.from(k + count, 0);
-            // Who has them fetched does so a vector of each row at a time, for three tiles.
+            // The weights needed next are prefetched by the first three tiles of rows: each tile
+            // prefetches one vector of every row.
             bool fetches = many && n <= 4 && !last;
             if (many && n <= 4 && last && i < last_one) {
                 const index after = back ? g - 1 : g + 1;
@@ -142,7 +148,7 @@ inline void sweep(const Operand<T>& a, const Weights& weights, Groups groups, Ra
                                               number);
                 });
                 if (last) step.finish(row, R, vector, n, kept);
-                // Sums that wait for more terms each have their place.
+                // Incomplete sums of different tiles must not share memory.
                 if (depth > block || a.rest_count > 0) offset += R * n * w;
             }
         }

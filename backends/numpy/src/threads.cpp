@@ -37,14 +37,15 @@ inline void relax() {
 #endif
 }
 
-// A number that threads wait for: awake for a while, then asleep until somebody adds to it. Who
-// sleeps is woken by the kernel alone, which no thread can delay by not running, as it can with a
-// mutex that it holds.
+// A counter that threads can wait on. A waiting thread first spins, then sleeps until another
+// thread increments the counter. Only the kernel is needed to wake a sleeping thread. With a mutex,
+// a thread that holds it and is not running could delay the others.
 class Event {
   public:
     uint32_t value() const { return value_.load(std::memory_order_acquire); }
 
-    // Returns once the number is not `seen`, or once `done`, which is looked at while awake.
+    // Returns when the counter differs from `seen`, or when done() is true. done() is checked only
+    // while spinning.
     template <class Done>
     void wait(uint32_t seen, Done done) {
         using clock = std::chrono::steady_clock;
@@ -61,10 +62,11 @@ class Event {
         sleepers_.fetch_sub(1);
     }
 
-    // Adds one, and wakes so many of those who sleep.
+    // Increments the counter and wakes `wake_up` sleeping threads (without futexes: all of them).
     void add(int wake_up) {
         value_.fetch_add(1);
-        // Who goes to sleep says so first and looks at the number then; both see one of the two.
+        // A waiting thread increments sleepers_ first and reads value_ after that; here it is the
+        // other way round. So at least one of the two threads sees the change by the other.
         if (wake_up > 0 && sleepers_.load() > 0) wake(wake_up);
     }
 
@@ -89,8 +91,9 @@ static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t), "a futex is 32 
 #ifdef __linux__
 int processor() { return sched_getcpu(); }
 
-// Moves the calling thread off a processor, if it may run on another. The scheduler likes to wake a
-// thread where it was woken from, and takes milliseconds to see that both are busy there.
+// Moves the calling thread off `busy_processor` if it may run on another one. The scheduler tends
+// to wake a thread on the processor of the thread that woke it, and takes milliseconds to notice
+// that both are busy there.
 void leave(int busy_processor) {
     cpu_set_t all, others, now;
     if (busy_processor < 0 || sched_getcpu() != busy_processor ||
@@ -99,7 +102,8 @@ void leave(int busy_processor) {
     others = all;
     CPU_CLR(busy_processor, &others);
     if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
-    // Back to every processor where that was it, as those of a container may become more.
+    // Restore the affinity. If it was all available processors, set a full mask: a container may
+    // get more processors later.
     std::memset(&now, 0xFF, sizeof now);
     if (sched_setaffinity(0, sizeof now, &now) != 0 ||
         sched_getaffinity(0, sizeof now, &now) != 0 || !CPU_EQUAL(&now, &all))
@@ -110,10 +114,11 @@ int processor() { return -1; }
 void leave(int) {}
 #endif
 
-thread_local int caller_limit = 0;  // of a `ThreadLimit`, or 0
+thread_local int caller_limit = 0;  // the count of the thread's `ThreadLimit`, or 0
 
-// Where a piece of work is: the turn that it belongs to, its next stage, and whether it is taken: as
-// somebody has it, or it is done. In one word, so that a claim that is late by a turn fails.
+// State of a piece of work: the turn (the number of the `run` call) that it belongs to, its next
+// stage, and whether it is taken. A piece is taken while a thread works on it and once it is done.
+// All of this is in one word, so that a thread that is late by a turn fails to claim the piece.
 class Place {
   public:
     explicit Place(uint64_t word) : word_(word) {}
@@ -131,7 +136,8 @@ class Place {
 };
 constexpr ptrdiff_t most_stages = INT32_MAX;
 
-// Workers, and the work that they have. Never destroyed: they may outlive everything static.
+// The workers and their current work. A pool is never destroyed once in use, because workers may
+// outlive all static objects.
 class Pool {
   public:
     Pool() : places_(new Aligned[size_t(most_threads())]) {}
@@ -139,13 +145,13 @@ class Pool {
     bool try_take() { return !taken_.exchange(true, std::memory_order_acquire); }
     void give_back() { taken_.store(false, std::memory_order_release); }
 
-    // Grows to `count` workers if it can; returns how many there are.
+    // Grows to `count` workers if possible. Returns the number of workers.
     int grow(int count) {
-        while (workers_ < count && take_leave()) ++workers_;  // one who was to go stays
+        while (workers_ < count && take_leave()) ++workers_;  // one that was to end stays
         if (workers_ >= count) return workers_;
 #if defined(__unix__) || defined(__APPLE__)
-        // Signals are for the threads of the program: workers inherit that they are blocked, but
-        // for those that a worker's own fault raises.
+        // The program's own threads handle signals. Workers inherit a mask that blocks all signals
+        // but those raised by a fault of the worker itself.
         sigset_t all, before;
         sigfillset(&all);
         for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&all, fault);
@@ -154,7 +160,7 @@ class Pool {
         try {
             for (; workers_ < count; ++workers_)
                 std::thread([this, seen = turn_.value()] { work(seen); }).detach();
-        } catch (const std::exception&) {  // no thread, or no memory for one: fewer do
+        } catch (const std::exception&) {  // out of threads or memory: use fewer
         }
 #if defined(__unix__) || defined(__APPLE__)
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -162,7 +168,7 @@ class Pool {
         return workers_;
     }
 
-    // Lets workers beyond `count` end.
+    // Makes the workers beyond `count` end.
     void shrink(int count) {
         if (workers_ <= count) return;
         leaving_.fetch_add(workers_ - count);
@@ -170,7 +176,8 @@ class Pool {
         turn_.add(INT_MAX);
     }
 
-    // On workers of its own, or on threads that are lent.
+    // Runs the work on the calling thread and the pool's workers or, with a lender, on lent
+    // threads. Returns false if a body did.
     bool run(const Team::Work& work, Lender lender) {
         const uint32_t turn = turn_.value() + 1;
         body_.store(work.body, std::memory_order_relaxed);
@@ -184,7 +191,7 @@ class Pool {
         for (int piece = 0; piece < work.pieces; ++piece)
             places_[piece].word.store(Place(turn, 0).word(), std::memory_order_relaxed);
         const int own_workers = lender ? 0 : std::min(work.pieces - 1, workers_);
-        const int given = lender ? work.pieces - 1 : 0;  // of the workers' tickets: all, or none
+        const int given = lender ? work.pieces - 1 : 0;  // tickets already issued: all or none
         tickets_.store(uint64_t(turn) << 32 | uint64_t(given), std::memory_order_relaxed);
         turn_.add(own_workers);
         if (lender)
@@ -200,7 +207,8 @@ class Pool {
     };
     enum class Found { work, nothing, end };
 
-    // Whether there was one worker too many; then there is one less.
+    // If workers are still due to end, takes one off their number and returns true: the caller
+    // ends, or one worker stays after all.
     bool take_leave() {
         int left = leaving_.load();
         while (left > 0)
@@ -220,7 +228,8 @@ class Pool {
         }
     }
 
-    // Number of the piece that a worker is to try first, from 1 on; 0 if there are workers enough.
+    // Issues the number of the piece that a worker tries first, from 1 on. Returns 0 if the turn
+    // has enough workers or is over.
     int ticket(uint32_t turn) {
         uint64_t given = tickets_.load(std::memory_order_acquire);
         do {
@@ -230,10 +239,10 @@ class Pool {
         return int(given & 0xFFFFFFFF) + 1;
     }
 
-    // Works as long as a turn's work is not done.
+    // Does stages of a turn's work until all of it is done, starting with the piece `own`.
     void help(uint32_t turn, int own) {
         for (;;) {
-            // Before the search: what is done during it ends the wait that follows.
+            // Read before the search, so that stages finished during the search end the wait below.
             const uint32_t seen = stage_.value();
             const uint64_t done = done_.load(std::memory_order_acquire);
             switch (search(turn, own, done)) {
@@ -247,9 +256,10 @@ class Pool {
         }
     }
 
-    // The same on threads that are lent, at most one for each piece; all have left it afterwards.
-    // As many are asked for as the lender's own work has: an OpenMP library ends those that a call
-    // leaves over, and has to make them again.
+    // The same on lent threads, at most one per piece. All of them have finished on return.
+    //
+    // Asks for as many threads as the lender's own work uses: an OpenMP library ends the threads
+    // that a smaller call does not need, and later has to create them again.
     void help_on_lent(uint32_t turn, Lender lender, int pieces) {
         struct Borrowed {
             Pool& pool;
@@ -264,7 +274,8 @@ class Pool {
         lender(body, &borrowed, unsigned(caller_limit), 0);
     }
 
-    // Does a stage of a piece, if there is one to do.
+    // Does one stage of one piece, if any is ready. `end` means that the turn is over, `nothing`
+    // that no stage was ready.
     Found search(uint32_t turn, int own, uint64_t done) {
         const int pieces = pieces_.load(std::memory_order_relaxed);
         const uint64_t stages = stages_.load(std::memory_order_relaxed);
@@ -280,7 +291,7 @@ class Pool {
             if (!word.compare_exchange_strong(expected, place.as_taken().word(),
                                               std::memory_order_acquire))
                 continue;
-            // From here on the turn cannot end, and the numbers above are its own.
+            // The turn cannot end before this stage is done, so the values read above belong to it.
             do_stage(piece, ptrdiff_t(stage));
             const Place after = stage + 1 < stages ? place.after() : place.as_taken();
             word.store(after.word(), std::memory_order_release);
@@ -301,12 +312,13 @@ class Pool {
     }
 
     std::atomic<bool> taken_{false};
-    Event turn_;   // a new piece of work, or workers to leave
-    Event stage_;  // a stage that all had to do is done, or all of the work
-    alignas(64) std::atomic<uint64_t> done_{0};  // stages of all pieces
+    Event turn_;   // new work has come, or workers are to end
+    Event stage_;  // all pieces have finished a common stage, or all work is done
+    alignas(64) std::atomic<uint64_t> done_{0};  // finished stages, summed over all pieces
     alignas(64) std::atomic<uint64_t> tickets_{0};
-    // Of the work: set by the caller before the turn, and atomic as workers that are late by a turn
-    // read them too, whose claims then fail.
+    // The current work. The caller sets these values before the turn starts. They are atomic
+    // because workers that are late by a turn also read them; the claims of those workers then
+    // fail.
     std::atomic<bool (*)(const void*, int, ptrdiff_t)> body_{nullptr};
     std::atomic<const void*> context_{nullptr};
     std::atomic<int> pieces_{0}, caller_{-1}, leaving_{0};
@@ -319,11 +331,11 @@ class Pool {
 std::atomic<Pool*> current_pool{nullptr};
 std::atomic<Lender> current_lender{nullptr};
 
-// What follows is set when the library is loaded, not when it is first asked for: a fork in the
-// middle of that would leave the child with a value that nobody finishes.
+// The variables below are initialised when the library is loaded, not at first use. If another
+// thread forked during an initialisation at first use, it would never complete in the child.
 
-// A fork has the pool's memory, but not its threads: the child starts with a new one. Nor does it
-// have the lender's, which would wait for them.
+// A forked child has the pool's memory but not its threads, so it starts with a new pool. It does
+// not have the lender's threads either, for which the lender would wait.
 #if defined(__unix__) || defined(__APPLE__)
 [[maybe_unused]] const int watched =
     pthread_atfork(nullptr, nullptr, [] {
@@ -345,8 +357,8 @@ Pool& pool() {
 
 std::atomic<int> chosen_count{0};
 
-// OMP_NUM_THREADS, of a list for nested levels the first, or 0. Later another thread may be changing
-// the environment.
+// The value of OMP_NUM_THREADS, or the first value of a list for nested levels; 0 if there is none.
+// It is read at load, because another thread may be changing the environment later.
 const int wanted_by_environment = [] {
     const char* text = std::getenv("OMP_NUM_THREADS");
     return text ? std::atoi(text) : 0;
@@ -359,7 +371,8 @@ std::string content(const std::string& path) {
     return text.str();
 }
 
-// Threads that the container's quota feeds, or 0. Files are read once, or by two callers at once.
+// Number of threads for which the container's CPU quota suffices, rounded up; 0 if there is no
+// quota. The files are read once, or by several first callers at the same time.
 int fed_by_quota() {
     int fed = 0;
 #ifdef __linux__
@@ -404,7 +417,7 @@ void set_thread_count(int count) {
     chosen_count.store(std::min(count, most_threads()), std::memory_order_relaxed);
     const int workers = thread_count() - 1;
     Pool* found = current_pool.load(std::memory_order_acquire);
-    if (!found || !found->try_take()) return;  // the call that has them lets them end
+    if (!found || !found->try_take()) return;  // the call that has the workers ends them
     found->shrink(workers);
     found->give_back();
 }
@@ -417,23 +430,24 @@ double cpu_quota(const char* groups, const char* root) {
     };
     std::istringstream lines(groups);
     for (std::string line; std::getline(lines, line);) {
-        // Number, controllers (none in version 2), path within the mount.
+        // A line is number:controllers:path. Version 2 has no controllers; the path starts at root.
         const size_t first = line.find(':'), second = line.find(':', first + 1);
         if (first == std::string::npos || second == std::string::npos) continue;
         const std::string controllers = line.substr(first + 1, second - first - 1);
         const bool unified = controllers.empty();
         if (!unified && ("," + controllers + ",").find(",cpu,") == std::string::npos) continue;
-        // A group's limit holds for those below it. In a container the path may be the host's,
-        // and the mount the container's own group.
+        // A group's limit also holds for the groups below it, so check all groups up to the root.
+        // In a container the path may be that of the host, while the mount is the container's own
+        // group.
         std::string path = line.substr(second + 1);
         for (;;) {
             if (unified) {
-                double quota = 0, period = 0;  // "max 100000" is no number
+                double quota = 0, period = 0;  // "max 100000" (no limit) is not read as a number
                 std::istringstream text(content(root + path + "/cpu.max"));
                 if (text >> quota >> period) limit(quota, period);
             } else {
                 const std::string folder = root + std::string("/cpu") + path;
-                double quota = 0, period = 0;  // a quota of -1 is none
+                double quota = 0, period = 0;  // a quota of -1 means no limit
                 std::istringstream one(content(folder + "/cpu.cfs_quota_us"));
                 std::istringstream other(content(folder + "/cpu.cfs_period_us"));
                 if (one >> quota && other >> period) limit(quota, period);
@@ -457,7 +471,7 @@ Team::Team(int wanted) {
 
 Team::~Team() {
     if (size_ == 1) return;
-    // The count may have been set to less meanwhile.
+    // The thread count may have been reduced during the call.
     if (const int chosen = chosen_count.load()) pool().shrink(std::max(chosen, caller_limit) - 1);
     pool().give_back();
 }

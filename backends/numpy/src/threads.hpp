@@ -1,22 +1,25 @@
-// Threads that wait for work, and memory to work in.
+// The worker threads, and scratch memory.
 #pragma once
 
 #include <cstddef>
 
 namespace gru_xp {
 
-// Upper bound on the threads of one call, the calling thread included. As long as it has not been
-// set it is what the calling thread may run on (CPU affinity, a container's quota), and at most
-// OMP_NUM_THREADS. Workers may run where the thread whose call made them might.
-// A `ThreadLimit` takes its place.
+// The most threads that a call may use, including the calling thread.
+//
+// A `ThreadLimit` of the calling thread takes precedence over the count set by `set_thread_count`.
+// Without either, it is the number of processors that the calling thread may use (CPU affinity, a
+// container's quota), but at most OMP_NUM_THREADS. A worker has the CPU affinity of the thread
+// whose call created it.
 int thread_count();
-// Sets it, 0 for the default again, but at most `most_threads`. Threads beyond it end, after the
-// call that they are in.
+// Sets the thread count, at most `most_threads`; 0 restores the default. Workers beyond the new
+// count end. If a call is using the workers, they end after that call, but a change to 0 then ends
+// none.
 void set_thread_count(int count);
 int most_threads();
 
-// While it lives, the calling thread's calls use at most so many threads, whatever has been set for
-// all; 0 changes nothing. No two may live at a time.
+// Limits the calls of the current thread to `count` threads while the object exists, whatever count
+// is set globally. A count of 0 changes nothing. A thread may have only one such object at a time.
 class ThreadLimit {
   public:
     explicit ThreadLimit(int count);
@@ -25,26 +28,29 @@ class ThreadLimit {
     ThreadLimit& operator=(const ThreadLimit&) = delete;
 };
 
-// Runs body(context) on `count` threads, the calling thread among them, or on fewer, and returns once
-// all have come back from it; `flags` are 0. GOMP_parallel of an OpenMP library is such a function.
+// A function that lends threads: it runs body(context) on `count` threads or fewer, including the
+// calling thread, and returns when all of them have finished. `flags` is 0. GOMP_parallel of an
+// OpenMP library is such a function.
 using Lender = void (*)(void (*body)(void*), void* context, unsigned count, unsigned flags);
-// From then on calls within a `ThreadLimit` run on the lender's threads, which wait awake for its
-// own work and would keep workers from the processors; null: on workers again, as in a fork's child.
+// Makes later calls under a `ThreadLimit` (other than 0) run on the lender's threads instead of
+// workers. The lender's threads spin while they wait for its own work, and would keep workers off
+// the processors. Null selects workers again, which is also the state of a forked child.
 void set_lender(Lender lender);
 
-// CPUs' worth of time that a control group, of /proc/self/cgroup's text, may use; 0 for no limit.
-// `root` is where control groups are mounted.
+// CPU time that the process may use, as a number of CPUs; 0 means no limit. `groups` is the text of
+// /proc/self/cgroup, and `root` the directory where control groups are mounted.
 double cpu_quota(const char* groups, const char* root);
 
-// The calling thread and as many workers, or lent threads, as are to be had, at most `wanted`
-// together. While another caller has them, a team is the calling thread alone. No team may be made
-// within a team's work.
+// A team of at most `wanted` threads: the calling thread, and as many workers or lent threads as
+// are available. Only one caller at a time has the workers or lent threads; meanwhile, the team of
+// any other caller is the calling thread alone. A team's work must not create another team.
 //
-// Work is pieces, each of which goes through stages, one after another. Who is free takes a piece
-// that nobody has and does its next stage, its own piece before others'. So nobody waits for a
-// thread that the scheduler keeps from running, unless it was stopped in the middle of a stage:
-// where other processes want the processors too, the caller does what no worker comes to do. Of
-// lent threads the lender waits until each has come, though there may be nothing left for it to do.
+// The work consists of pieces, and each piece goes through the same stages in order. A free thread
+// claims a piece that no other thread is working on, preferably its own, and does the next stage of
+// that piece. So no thread waits for one that the scheduler keeps from running, unless that one was
+// stopped in the middle of a stage. If other processes occupy the processors, the calling thread
+// does the work that no worker comes to do. A lender, however, waits until each of its threads has
+// run, even if no work is left for it.
 class Team {
   public:
     explicit Team(int wanted);
@@ -54,12 +60,14 @@ class Team {
 
     int size() const { return size_; }
 
-    // body(piece, stage) for every piece and stage. A stage from 1 to `together` begins once all
-    // pieces have done the one before it; a later one, once its own piece has. What was written in
-    // stages that must be done is seen. At most `most_threads` pieces.
+    // Calls body(piece, stage) for every piece and stage. A stage from 1 to `together` starts when
+    // all pieces have finished the stage before it; a later stage starts when its own piece has.
+    // A stage sees everything that was written in the stages it had to wait for. If there are more
+    // than `most_threads` pieces, the calling thread does all of them.
     //
-    // False if a body returned that, and then some of the rest is not done. No body may throw: the
-    // first exception of a thread needs memory, without which the process ends.
+    // Returns false if any call of body does; some of the remaining calls are then left out. body
+    // must not throw: the first exception of a thread allocates memory, and if there is none, the
+    // process ends.
     template <class F>
     [[nodiscard]] bool run(int pieces, ptrdiff_t stages, ptrdiff_t together, const F& body) {
         return run({pieces, stages, together,
@@ -83,8 +91,8 @@ class Team {
     Lender lender_ = nullptr;
 };
 
-// Memory aligned to 64 bytes and not initialised, given back at the end of the scope; at most four
-// blocks. Small ones are kept for the next calls on this processor.
+// Allocates up to four blocks of uninitialised memory, aligned to 64 bytes. The destructor releases
+// them. Blocks that are not too large are kept for later calls on the same processor.
 class Scratch {
   public:
     Scratch();
@@ -92,7 +100,7 @@ class Scratch {
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
 
-    // Null where there is no memory.
+    // Memory for `count` objects; null if there is none.
     template <class T>
     __attribute__((always_inline)) T* take(ptrdiff_t count) {
         return static_cast<T*>(bytes(size_t(count) * sizeof(T)));
