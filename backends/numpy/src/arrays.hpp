@@ -1,9 +1,9 @@
-// NumPy's arrays in C++.
+// Access to NumPy arrays from C++.
 #pragma once
 
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #define PY_ARRAY_UNIQUE_SYMBOL gru_xp_numpy_api
-#ifndef GRU_XP_IMPORTS_NUMPY  // as one source does for all
+#ifndef GRU_XP_IMPORTS_NUMPY  // defined by the one source that imports NumPy's C API
 #define NO_IMPORT_ARRAY
 #endif
 #include <nanobind/nanobind.h>
@@ -28,7 +28,8 @@ inline PyArrayObject* as_array(nb::handle object) {
 template <class T>
 constexpr int type_number = sizeof(T) == sizeof(float) ? NPY_FLOAT32 : NPY_FLOAT64;
 
-// The common dtype of arrays, None left out: float32 or float64 in the machine's order, else -1.
+// Returns the type number that all arrays share, ignoring None: NPY_FLOAT32 or NPY_FLOAT64, in
+// native byte order. Returns -1 if there is no such type, or if an object is not an array.
 inline int common_type(std::initializer_list<nb::handle> objects) {
     int common = -1;
     for (nb::handle object : objects) {
@@ -44,7 +45,8 @@ inline int common_type(std::initializer_list<nb::handle> objects) {
     return common;
 }
 
-// An array's numbers, row-major and aligned: its own where they are so, else a copy.
+// Read access to an array's elements in row-major order and aligned. Uses the array's own memory if
+// it has that layout, and a copy otherwise. None gives a null pointer.
 template <class T>
 class Input {
   public:
@@ -71,6 +73,7 @@ class Input {
     nb::object array_;
 };
 
+// A new, uninitialized array.
 template <class T>
 class Output {
   public:
@@ -87,9 +90,9 @@ class Output {
     nb::object array_;
 };
 
-// Arrays side by side in one piece of memory, which lives as long as one of them: a large piece has
-// large pages, and arrays of the same size are a few cache lines off the places where, with sizes
-// that are powers of two, all of them would fall onto the same lines of the cache.
+// Several arrays in one allocation, which lives as long as any of them. A single large allocation
+// can have huge pages. Nine cache lines of padding separate the arrays: without it, arrays whose
+// size is a power of two would all map to the same cache sets.
 template <class T>
 class Outputs {
   public:
@@ -97,7 +100,7 @@ class Outputs {
         : spacing_((numbers_of_each * ptrdiff_t(sizeof(T)) + 63) / 64 * 64 + 9 * 64),
           memory_({ptrdiff_t(arrays * spacing_ / ptrdiff_t(sizeof(T)))}) {}
 
-    // The `number`th array; its shape has at most the numbers that each was said to have.
+    // Returns array `number` as a view. The shape must have at most `numbers_of_each` elements.
     nb::object array(ptrdiff_t number, std::initializer_list<npy_intp> shape) const {
         nb::object view = nb::steal(PyArray_New(
             &PyArray_Type, int(shape.size()), const_cast<npy_intp*>(shape.begin()), type_number<T>,
@@ -123,7 +126,8 @@ inline ptrdiff_t extent(nb::handle array, int axis) {
     return PyArray_DIM(as_array(array), axis);
 }
 
-// Whether an array can be read where it is.
+// Returns whether an array can be read in place: row-major, aligned, native byte order. True for
+// None.
 inline bool in_place(nb::handle object) {
     return object.is_none() || PyArray_ISCARRAY_RO(as_array(object));
 }
@@ -143,7 +147,7 @@ inline bool shape_is(nb::handle object, std::initializer_list<ptrdiff_t> shape) 
     return true;
 }
 
-// f(T()) for the arrays' common dtype, or NotImplemented.
+// Calls f(T()) for the type with this type number; returns NotImplemented for any other type.
 template <class F>
 nb::object by_type(int type, F f) {
     if (type == NPY_FLOAT32) return f(float());
@@ -151,7 +155,8 @@ nb::object by_type(int type, F f) {
     return not_implemented();
 }
 
-// Whether weights can be read where they are; None for both biases if there are none.
+// Returns whether the weights can be read in place and their shapes fit together. The biases are
+// both arrays or both None.
 inline bool are_plain_weights(nb::handle weight_ih, nb::handle weight_hh, nb::handle bias_ih,
                               nb::handle bias_hh) {
     for (nb::handle object : {weight_ih, weight_hh, bias_ih, bias_hh})
@@ -171,8 +176,9 @@ Weights<T> weights_of(nb::handle weight_ih, nb::handle weight_hh, nb::handle bia
             data_of<T>(bias_hh)};
 }
 
-// dtype of the weights (weight_ih, weight_hh, bias_ih, bias_hh) of each layer and direction, as
-// common_type; -1 if they are none.
+// `params` holds a tuple (weight_ih, weight_hh, bias_ih, bias_hh) for each layer and direction.
+// Returns the type number of the first weight_ih, like `common_type`, or -1 if there is none.
+// Whether the other arrays have this type is checked by the `weights_of` below.
 inline int type_of(nb::tuple params) {
     if (params.size() == 0) return -1;
     const nb::handle first = params[0];
@@ -180,8 +186,8 @@ inline int type_of(nb::tuple params) {
     return common_type({PyTuple_GetItem(first.ptr(), 0)});
 }
 
-// Of all layers and directions; false if some cannot be read where they are, are not of type T or do
-// not fit the others.
+// Collects the weights of all layers and directions, and sets `size` to the number of hidden units.
+// Returns false if any array cannot be read in place, is not of type T or does not fit the others.
 template <class T>
 bool weights_of(nb::tuple params, ptrdiff_t directions, std::vector<Weights<T>>& weights,
                 ptrdiff_t& size) {

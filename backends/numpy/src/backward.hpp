@@ -1,5 +1,5 @@
-// The recurrence backward: the gates' gradients of a step from the gradient of its state, and the
-// products that take them to the step before.
+// The backward pass of the recurrence: the gradients of a step's gates from the gradient of its
+// state, and the products that propagate them to the previous step.
 #pragma once
 
 #include "elementary.hpp"
@@ -9,7 +9,7 @@ namespace GRU_XP_ISA {
 
 using gru_xp::Backward;
 
-// Weights (3 size, size) as vectors of columns.
+// Packs share `own` of weights (3 size, size) into groups of vectors of columns.
 template <class T>
 inline void pack_backward(T* packed, const T* weight_hh, index size, int group, Share own) {
     constexpr int w = width<T>;
@@ -23,13 +23,14 @@ inline void pack_backward(T* packed, const T* weight_hh, index size, int group, 
     }
 }
 
-// One step back, over time t, on to the step `next`, or with -1 to the initial state.
+// One step of the backward pass, from time t to time `next`. If `next` is -1, the initial state is
+// reached.
 template <class T>
 struct BackwardStep {
     const Backward<T>& p;
     index t, next;
 
-    // The step number `number` in the order of the way back.
+    // `number` counts the steps in the order of the backward pass.
     BackwardStep(const Backward<T>& of, index number)
         : p(of), t(of.reverse ? number : of.steps - 1 - number),
           next(number + 1 == of.steps ? -1 : t + (of.reverse ? 1 : -1)) {}
@@ -43,7 +44,8 @@ struct BackwardStep {
     T* carried(index row, index unit) const { return p.carried + row * p.size + unit; }
     bool is_padding(index time, index row) const { return p.lengths && time >= p.lengths[row]; }
 
-    // What `through_gates` of the next step will read and write.
+    // Prefetches what `through_gates` will read and write for the next step. Does nothing if all of
+    // it fits into the L1 cache.
     GRU_XP_ALWAYS void fetch(index row, index rows, index vector, int vectors) const {
         if (next < 0 || p.rows * p.size * 10 * index(sizeof(T)) <= first_cache) return;
         const index unit = vector * width<T>, units = vectors * width<T>;
@@ -60,13 +62,15 @@ struct BackwardStep {
         }
     }
 
-    // Of the sums that take the gradients of step t to the state that it started from.
+    // Takes the sums of step t's products: the part of the gradient of the state before it that
+    // comes through the gates. Completes that gradient and continues with the gates of step `next`,
+    // or leaves it in `carried` if there is none.
     void finish(index row, index rows, index vector, int vectors, const T* sums) const {
         each_sum(rows, vectors, sums, [&](index i, int v, Vec<T> sum)
                                           __attribute__((always_inline)) {
             const index unit = (vector + v) * width<T>, left = p.size - unit;
             Vec<T> past = load_upto(carried(row + i, unit), left);
-            // In padding the product is of zeros, yet not zero where a weight is infinite.
+            // In padding, the gradients are zero, but times an infinite weight they give NaN.
             if (!is_padding(t, row + i)) past = past + sum;
             if (next >= 0)
                 through_gates(next, row + i, unit, past);
@@ -75,8 +79,10 @@ struct BackwardStep {
         });
     }
 
-    // Gradients of one row's gates in a vector of units from that of the state after step `time`, all
-    // but r's where its gate acts before the product. Leaves in `carried` what goes past the gates.
+    // Computes the gradients of one row's gates, for a vector of units, from the gradient of the
+    // state after step `time`: dh there plus `past`. If the reset gate acts before the product, the
+    // gradient of r is left to `BackToReset`. Stores the part of the gradient that bypasses the
+    // gates in `carried`.
     GRU_XP_ALWAYS void through_gates(index time, index row, index unit, Vec<T> past) const {
         const index size = p.size, left = size - unit, here = at(time, row, unit);
         const Vec<T> total = load_upto(p.dh + here, left) + past;
@@ -103,7 +109,8 @@ struct BackwardStep {
     }
 };
 
-// Reset gate before the product, first half of a step back: the sums are the gradients of r * h_prev.
+// First half of a backward step with the reset gate before the product. The sums are the gradients
+// of r * h_prev.
 template <class T>
 struct BackToReset : BackwardStep<T> {
     using BackwardStep<T>::BackwardStep;
@@ -132,6 +139,7 @@ struct BackToReset : BackwardStep<T> {
     }
 };
 
+// Computes the gradients of the gates of the first step of the backward pass.
 template <class T>
 inline void backward_start(const Backward<T>& p, Range rows, Share own) {
     constexpr int w = width<T>;
@@ -143,7 +151,8 @@ inline void backward_start(const Backward<T>& p, Range rows, Share own) {
                                load_upto(step.carried(row, v * w), p.size - v * w));
 }
 
-// What a round of a step back multiplies, and with which rows of the weights from number `row` on.
+// The product of one round of a backward step: its operand, and the first row of the weights that
+// it multiplies.
 template <class T>
 struct BackwardProduct {
     Operand<T> operand;
@@ -152,7 +161,7 @@ struct BackwardProduct {
     BackwardProduct(const Backward<T>& p, index t, bool of_candidate) {
         const index size = p.size;
         const T* dgx = p.dgx + t * p.rows * 3 * size;
-        if (p.reset_after)  // n's recurrent product has other gradients than dgx
+        if (p.reset_after)  // the gradient of n's recurrent product is dgh_n, not dgx's n
             operand = {dgx, 3 * size, 2 * size, p.dgh_n + t * p.rows * size, size, size};
         else if (of_candidate)
             operand = {dgx + 2 * size, 3 * size, size, nullptr, 0, 0};
@@ -162,7 +171,8 @@ struct BackwardProduct {
     }
 };
 
-// The product of the only step of one row, whose weights are multiplied where they are.
+// Computes the product of a single row's only step, multiplying by the unpacked weights. Returns
+// false if there is not enough memory.
 template <class T, class Step>
 inline bool backward_of_row(const Backward<T>& p, Share own, const BackwardProduct<T>& product,
                             const Step& step) {

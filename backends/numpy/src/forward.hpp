@@ -1,4 +1,4 @@
-// The recurrence forward: the products of a step, and its gates from their sums.
+// The forward pass of the recurrence: the products of each step, and its gates from their sums.
 #pragma once
 
 #include "elementary.hpp"
@@ -12,17 +12,19 @@ namespace GRU_XP_ISA {
 using gru_xp::Forward;
 using gru_xp::Share;
 
+// Returns the number of vectors that `size` units take.
 template <class T>
 inline index unit_vectors(index size) {
     return (size + width<T> - 1) / width<T>;
 }
 
-// As many numbers as a vector has, or where there are fewer, `left`.
+// Loads a whole vector, or without Whole the first `left` < width elements; the others are zero.
 template <bool Whole, class T>
 GRU_XP_ALWAYS Vec<T> get(const T* p, index left) {
     return Whole ? load(p) : load_first(p, int(left));
 }
 
+// Stores a whole vector, or without Whole the first `left` < width elements.
 template <bool Whole, class T>
 GRU_XP_ALWAYS void put(T* p, Vec<T> v, index left) {
     if (Whole)
@@ -31,7 +33,7 @@ GRU_XP_ALWAYS void put(T* p, Vec<T> v, index left) {
         store_first(p, v, int(left));
 }
 
-// One step, at time t.
+// One step, at time t, from state h to state h_next.
 template <class T>
 struct ForwardStep {
     const Forward<T>& p;
@@ -53,12 +55,14 @@ struct ForwardStep {
     bool is_padding(index row) const { return p.lengths && t >= p.lengths[row]; }
 };
 
-// Reset gate after the product. The three gates of the same units are neighbours.
+// A whole step with the reset gate after the product. The vectors of the three gates of the same
+// units are neighbours.
 template <class T>
 struct GatesAfter : ForwardStep<T> {
     using ForwardStep<T>::ForwardStep;
 
-    // What the gates will read and write, while their product is made.
+    // Prefetches what the gates will read and write, while their product is being computed. Does
+    // nothing if all of it fits into the L1 cache.
     GRU_XP_ALWAYS void fetch(index row, index rows, index vector, int vectors) const {
         const auto& p = this->p;
         if (p.rows * p.size * (p.r ? 8 : 4) * index(sizeof(T)) <= first_cache) return;
@@ -73,7 +77,8 @@ struct GatesAfter : ForwardStep<T> {
         }
     }
 
-    // Two at a time where that can be, of whole vectors that are no padding.
+    // Computes the gates from their sums. Takes vectors in pairs where both are whole and neither
+    // is padding.
     void finish(index row, index rows, index vector, int vectors, const T* sums) const {
         Spot waiting{};
         bool waits = false;
@@ -113,7 +118,7 @@ struct GatesAfter : ForwardStep<T> {
 
     GRU_XP_ALWAYS void of_two(const Spot& s, const Spot& other) const { compute(Both{}, s, other); }
 
-    // Numbers of a spot alone, of which `left` are there if it is not whole.
+    // Access to the numbers of a single spot. Without Whole, only `left` < width of them exist.
     template <bool Whole>
     struct One {
         index left;
@@ -122,7 +127,7 @@ struct GatesAfter : ForwardStep<T> {
         GRU_XP_ALWAYS Vec<T> sum(const T* at, index) const { return load(at); }
     };
 
-    // Of a spot and of another one, whose numbers are so far `apart`.
+    // Access to the numbers of a spot and of another one, which lie `apart` numbers further on.
     struct Both {
         GRU_XP_ALWAYS Two<T> read(const T* at, index apart) const {
             return {load(at), load(at + apart)};
@@ -162,8 +167,8 @@ struct GatesAfter : ForwardStep<T> {
     }
 };
 
-// Reset gate before the product, first half: r and z, all vectors of r before those of z. The update
-// gate waits in the place of the next state.
+// First half of a step with the reset gate before the product: r and z, with all vectors of r
+// before those of z. Stores z in the place of the next state until the second half.
 template <class T>
 struct ResetAndUpdate : ForwardStep<T> {
     using ForwardStep<T>::ForwardStep;
@@ -194,7 +199,7 @@ struct ResetAndUpdate : ForwardStep<T> {
     }
 };
 
-// Second half: the candidate and the next state.
+// Second half of that step: the candidate and the next state.
 template <class T>
 struct Candidate : ForwardStep<T> {
     using ForwardStep<T>::ForwardStep;
@@ -225,7 +230,8 @@ struct Candidate : ForwardStep<T> {
     }
 };
 
-// f(first, vectors) for the products of a step: number of the first vector of columns, and how many.
+// Calls f(first, vectors) for each product of a step, with the number of its first vector of
+// columns and the number of vectors.
 template <class T, class F>
 GRU_XP_ALWAYS void for_each_product(index size, bool reset_after, F f) {
     const index units = unit_vectors<T>(size);
@@ -237,7 +243,7 @@ GRU_XP_ALWAYS void for_each_product(index size, bool reset_after, F f) {
     }
 }
 
-// Weights (3 size, depth).
+// Packs share `own` of weights (3 size, depth) into groups of vectors of columns.
 template <class T>
 inline void pack_forward(T* packed, const T* weights, index size, index depth, bool reset_after,
                          int group, Share own) {
@@ -252,13 +258,13 @@ inline void pack_forward(T* packed, const T* weights, index size, index depth, b
     });
 }
 
-// Weights that are used once: packed group by group, where they are needed.
+// Weights that are used only once. Packs each group right before its use.
 template <class T>
 struct PackedNow {
     using Kind = Columns<T>;
     const Forward<T>& p;
     T* own;
-    index from;  // the first vector, of those of all gates
+    index from;  // first vector, counted over all gates
 
     Kind columns(Range, index vector, int vectors) const {
         pack_gates(own, p.weight_hh, p.size, p.size, p.reset_after, from + vector, vectors);
@@ -267,8 +273,9 @@ struct PackedNow {
     Kind next(Range, index, int vectors) const { return {own, vectors * width<T>}; }
 };
 
-// Half a step where the reset gate acts before the product, else a step, of these rows: the sums of
-// vectors of columns from number `from` on.
+// Computes one round for these rows and share `own` of the columns: a step, or half a step if the
+// reset gate acts before the product. The round's product has `vectors` vectors of columns from
+// number `from` on.
 template <class T, class Step>
 inline void go_forward(const Forward<T>& p, const Step& step, const T* operand, index from,
                        index vectors, Range rows, Share own, bool back, T* sums, T* packing) {
@@ -282,7 +289,7 @@ inline void go_forward(const Forward<T>& p, const Step& step, const T* operand, 
               back, sums, step);
 }
 
-// The same of R rows from `row` on, whose weights are multiplied where they lie.
+// Computes one round for R rows from `row` on, multiplying by the unpacked weights.
 template <int R, class T>
 inline void forward_of_rows(const Forward<T>& p, index row, Share own, index round) {
     constexpr int w = width<T>;

@@ -1,9 +1,10 @@
-// The extension module: NumPy arrays in and out, the GIL released while it computes, but for steps
-// that take less time than releasing it may cost.
+// The extension module. Its functions take and return NumPy arrays. They release the GIL while
+// computing, except for steps and sequences so short that releasing it may cost more time.
 //
-// A function returns NotImplemented for arguments that it does not take. `threads` are those that the
-// call may use at most, 0 for as many as have been set for all. Shapes have been checked
-// where they entered the package, and are checked again here only where memory depends on it.
+// A function returns NotImplemented for arguments that it does not support. `threads` is the
+// largest number of threads that the call may use; 0 means the number set for all calls. Shapes are
+// checked at the entrance of the package, and checked again here only where memory safety depends
+// on them.
 #define GRU_XP_IMPORTS_NUMPY
 #include "arrays.hpp"
 
@@ -21,6 +22,7 @@ using namespace gru_xp;
 
 namespace {
 
+// Returns the lengths as a contiguous int64 array (rows,), or an invalid object for None.
 nb::object lengths_of(nb::handle lengths, ptrdiff_t rows) {
     if (lengths.is_none()) return nb::object();
     nb::object array = nb::steal(PyArray_FROM_OTF(lengths.ptr(), NPY_INT64,
@@ -36,7 +38,8 @@ const int64_t* numbers(const nb::object& lengths) {
                               : nullptr;
 }
 
-// Steps [from, from + steps) of a stack (steps + 1, N, H).
+// Returns a view of entries [from, from + steps) along the first axis of a stack of states, such as
+// (steps + 1, N, H).
 nb::object steps_of(const nb::object& stack, ptrdiff_t from, ptrdiff_t steps) {
     return stack[nb::slice(nb::int_(from), nb::int_(from + steps), nb::int_(1))];
 }
@@ -92,7 +95,7 @@ nb::object backward_of(nb::handle dh, nb::handle dh_last, nb::handle h_prev, nb:
     if (gh_n.is_none() == reset_after)
         throw nb::value_error("gru_xp_numpy.backward: this tape is of the other reset_after");
     const Output<T> dgx({steps, rows, 3 * size}), dh0({rows, size});
-    // Where the reset gate acts before the product, its gradient is that of dgx's n.
+    // If the reset gate acts before the product, the gradient of n's product is dgx's part for n.
     const Output<T> dgh_n({reset_after ? steps : 0, rows, size});
     if (last_in.data())
         std::copy_n(last_in.data(), rows * size, dh0.data());
@@ -124,7 +127,8 @@ nb::object backward_of(nb::handle dh, nb::handle dh_last, nb::handle h_prev, nb:
     return nb::make_tuple(dgx.object(), of_n, dh0.object());
 }
 
-// A matrix as it lies, if along one of its axes the numbers are neighbours, else a copy.
+// A matrix and its strides, in elements. Uses the matrix in place if its elements are contiguous
+// along one of the axes, and a copy otherwise.
 template <class T>
 struct Matrix {
     explicit Matrix(nb::handle object) : array(nb::borrow(object)) {
@@ -139,7 +143,7 @@ struct Matrix {
         if (!fits()) {
             array = nb::steal(PyArray_FROM_OTF(array.ptr(), type_number<T>, NPY_ARRAY_CARRAY_RO));
             if (!array.is_valid()) throw nb::python_error();
-            // NumPy may give an axis of one element any stride.
+            // Not from the copy's strides: NumPy may give an axis of one element any stride.
             stride[0] = extent(array, 1);
             stride[1] = 1;
         }
@@ -202,8 +206,8 @@ nb::object step_of(nb::handle x, nb::handle h, nb::handle weight_ih, nb::handle 
     return out;
 }
 
-// Whether `step` can be computed right away; whatever is unusual about its arguments is left to
-// the portable path, which also knows what to say about a wrong one.
+// Returns whether `step` can be computed directly. Unusual arguments are left to the portable path,
+// which also reports invalid ones.
 bool is_plain_step(nb::handle x, nb::handle h, nb::handle weight_ih, nb::handle weight_hh,
                    nb::handle bias_ih, nb::handle bias_hh) {
     if (!in_place(x) || !in_place(h) || !are_plain_weights(weight_ih, weight_hh, bias_ih, bias_hh))
@@ -219,7 +223,8 @@ bool is_plain_step(nb::handle x, nb::handle h, nb::handle weight_ih, nb::handle 
     }
 }
 
-// x (steps, rows, input size), in this order of the axes, h0 as the user gave it.
+// Computes whole sequences. x and h0 are as the user gave them: x is (steps, rows, input size),
+// with `batch_first` (rows, steps, input size), or (steps, input size).
 template <class T>
 nb::object sequence_of(nb::handle x, nb::handle h0, const std::vector<Weights<T>>& weights,
                        ptrdiff_t size, int directions, bool reset_after, bool batch_first) {
@@ -261,7 +266,8 @@ nb::object sequence_of(nb::handle x, nb::handle h0, const std::vector<Weights<T>
     return nb::make_tuple(swapped ? turned(out) : out, h_n.object());
 }
 
-// Of `sequence` as of `is_plain_step`; the weights are known to be sound.
+// Like `is_plain_step`, for `sequence`. The weights have already been checked. x may be
+// noncontiguous, but must not be empty.
 bool is_plain_sequence(nb::handle x, nb::handle h0, ptrdiff_t number, ptrdiff_t inputs,
                        ptrdiff_t size, bool batch_first) {
     if (!PyArray_CheckExact(x.ptr()) || !(h0.is_none() || PyArray_CheckExact(h0.ptr()))) return false;
@@ -338,7 +344,8 @@ NB_MODULE(_native, m) {
                      nb::handle bias_ih, nb::handle bias_hh, bool reset_after, int threads) {
         const ThreadLimit limit(threads);
         const int type = common_type({x, h, weight_ih, weight_hh, bias_ih, bias_hh});
-        // A matrix or a masked array is for the portable path to refuse.
+        // Leave subclasses, such as matrices and masked arrays, to the portable path, which rejects
+        // them.
         const auto plain = [](nb::handle o) { return o.is_none() || PyArray_CheckExact(o.ptr()); };
         if (type == -1 || x.is_none() || !plain(x) || !plain(h) || !is_plain_step(x, h, weight_ih, weight_hh, bias_ih, bias_hh))
             return not_implemented();
@@ -349,7 +356,7 @@ NB_MODULE(_native, m) {
        nb::arg("bias_ih") = nb::none(), nb::arg("bias_hh") = nb::none(),
        nb::arg("reset_after") = true, nb::arg("threads") = 0);
 
-    // params: a tuple of (weight_ih, weight_hh, bias_ih, bias_hh) for each layer and direction
+    // params: one tuple (weight_ih, weight_hh, bias_ih, bias_hh) for each layer and direction
     m.def("sequence", [](nb::handle x, nb::handle h0, nb::tuple params, bool reset_after,
                          bool batch_first, bool bidirectional, int threads) {
         const ThreadLimit limit(threads);

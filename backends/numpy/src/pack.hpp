@@ -1,4 +1,4 @@
-// Matrices rearranged for the tiles.
+// Packs matrices into the layout that the tiles read, and multiplies weights without packing them.
 #pragma once
 
 #include "simd.hpp"
@@ -6,9 +6,9 @@
 
 namespace GRU_XP_ISA {
 
-// Up to width rows k of one vector of columns, number (k, j) of which is at
-// source[k + j * column_stride] (a transposed matrix, such as weights (3H, H)). Columns from
-// `columns` on and rows from `count` on are zero.
+// Loads up to `width` rows of one vector of columns from a transposed matrix, such as weights
+// (3H, H): element (k, j) is at source[k + j * column_stride]. Columns from `columns` on and rows
+// from `count` on are zero.
 template <class T>
 GRU_XP_ALWAYS void transposed_rows(const T* source, index column_stride, index columns, index count,
                                    Vec<T> (&row)[width<T>]) {
@@ -24,7 +24,8 @@ GRU_XP_ALWAYS void transposed_rows(const T* source, index column_stride, index c
     load_transposed(edge, w, row);
 }
 
-// All of them into target[k * step + j].
+// Packs all `count` rows of one vector of columns, as in `transposed_rows`: element (k, j) goes to
+// target[k * step + j].
 template <class T>
 inline void pack_transposed(T* target, index step, const T* source, index column_stride,
                             index columns, index count) {
@@ -41,11 +42,12 @@ inline void pack_transposed(T* target, index step, const T* source, index column
     }
 }
 
-// Rows that are multiplied by weights where they lie, where packing these would take longer.
+// Up to this many rows, multiplying by unpacked weights is faster than packing them first.
 constexpr int few_rows = 4;
 
-// sum[i] (of the terms before `from`) += those of C chains of `terms` <= chain terms each; with Whole
-// there are as many columns as a vector has, and no fewer terms than a chain has.
+// Adds C chains, starting at term `from`, to sum[i], the sum of all terms before `from`. For
+// from == 0, sets sum[i]. Each chain has `terms` <= chain terms. Whole requires a full vector of
+// columns and full chains; C > 1 requires Whole.
 template <int R, int C, bool Whole, class T>
 GRU_XP_ALWAYS void add_transposed(const T* x, index x_row, const T* source, index column_stride,
                                   index columns, index from, index terms, Vec<T> (&sum)[R]) {
@@ -80,12 +82,12 @@ GRU_XP_ALWAYS void add_transposed(const T* x, index x_row, const T* source, inde
             sum[i] = from + c == 0 ? acc[c][i] : sum[i] + acc[c][i];
 }
 
-// sum[i] = row i of x (R, count) times one vector of columns, as above.
+// sum[i] = row i of x (R, count) times one vector of columns of a transposed matrix, as above.
 template <int R, class T>
 inline void multiply_transposed(const T* x, index x_row, const T* source, index column_stride,
                                 index columns, index count, Vec<T> (&sum)[R]) {
-    // A term of a chain waits for the one before: on vectors that are short, a second chain fills the
-    // time.
+    // Each term of a chain waits for the previous one. With short vectors and few rows, a second
+    // chain hides that latency.
     constexpr int C = R <= 2 && vector_bytes <= 32 ? 2 : 1;
     if (count == 0)
         for (int i = 0; i < R; ++i) sum[i] = Vec<T>{};
@@ -106,9 +108,10 @@ inline void multiply_transposed(const T* x, index x_row, const T* source, index 
     }
 }
 
-// One chain: sum[j] = the terms x[k] times number (k, j) of a matrix, which is at
-// source[k * row_stride + j] and used once, for `count` <= chain of k. Several rows at a time, each of
-// which is read from its beginning to its end, as memory is read fastest.
+// Computes one chain: sum[j] is the sum of x[k] times element (k, j) of a matrix over
+// `count` <= chain values of k. Element (k, j) is at source[k * row_stride + j] and is used only
+// once. Takes several rows at a time and reads each from start to end, the fastest way to read
+// memory.
 template <class T>
 inline void multiply_straight(const T* x, const T* source, index row_stride, index columns,
                               index count, T* sum) {
@@ -136,8 +139,9 @@ inline void add_to(T* total, const T* sum, index count) {
                    count - j);
 }
 
-// Vectors [vector, vector + vectors) of the gates' columns as one group, from weights (3 size, depth):
-// the three gates of the same units side by side, or else all vectors of r, then z's, then n's.
+// Packs vectors [vector, vector + vectors) of the gates' columns as one group, from weights
+// (3 size, depth). With `side_by_side`, the vectors of the three gates of the same units are
+// neighbours; otherwise all vectors of r come first, then those of z, then those of n.
 template <class T>
 inline void pack_gates(T* target, const T* weights, index size, index depth, bool side_by_side,
                        index vector, int vectors) {
@@ -151,8 +155,9 @@ inline void pack_gates(T* target, const T* weights, index size, index depth, boo
     }
 }
 
-// `vectors` of columns, number (k, j) of which is at source[k * row_stride + j], vector v into
-// target[k * step + v * width]. Row by row: a column's numbers lie on as many pages as there are rows.
+// Packs `vectors` vectors of columns of a row-major matrix: element (k, j) is at
+// source[k * row_stride + j], and row k of vector v goes to target[k * step + v * width]. Works row
+// by row, because the elements of a column may lie on as many pages as there are rows.
 template <class T>
 inline void pack_straight(T* target, index step, const T* source, index row_stride, index columns,
                           int vectors, index count) {
@@ -163,9 +168,9 @@ inline void pack_straight(T* target, index step, const T* source, index row_stri
                   load_upto(source + k * row_stride + v * w, columns - v * w));
 }
 
-// Rows whose numbers (i, k) are at source[i + k * step], interleaved: those of most_rows rows and
-// of one k together, tile after tile, at target[tile * stride + k * most_rows + i]. Rows that are
-// missing from the last tile are zero.
+// Packs rows, whose element (i, k) is at source[i + k * step], interleaved in tiles of `most_rows`
+// rows: element (i, k) of a tile goes to target[tile * stride + k * most_rows + i]. Rows missing
+// from the last tile are zero.
 template <class T>
 inline void pack_rows(T* target, index stride, const T* source, index step, index rows,
                       index count) {

@@ -1,9 +1,9 @@
 // Vectors of the widest kind that this translation unit is compiled for.
 //
-// They are the compiler's own vector types, so that one source serves every processor; only what
-// these cannot say (a fused multiply-add, a masked load, an approximate reciprocal) is written
-// with intrinsics. Everything is inline and in the namespace of the instruction set: two units
-// compiled for different processors must never share a function.
+// They are the compiler's own vector types, so that one source serves every processor. Intrinsics
+// are used only for what these types cannot express, such as a fused multiply-add, a masked load or
+// an approximate reciprocal. Everything is inline and in the namespace of the instruction set,
+// because translation units compiled for different processors must never share a function.
 #pragma once
 
 #include <stddef.h>
@@ -82,20 +82,20 @@ GRU_XP_ALWAYS void store(T* p, Vec<T> v) {
     memcpy(p, &v, sizeof v);
 }
 
-constexpr index first_cache = 1 << 15;  // bytes
+constexpr index first_cache = 1 << 15;  // bytes of an L1 data cache
 
-// Has `count` numbers fetched into the second cache: with sizes that are powers of two, all that a step
-// reads would fall onto few lines of the first. Inlined, as GCC drops the call of a function that does
-// nothing else.
+// Prefetches `count` >= 1 numbers into the L2 cache. L1 is not used because, with sizes that are
+// powers of two, everything that a step reads would map to a few L1 cache sets. Always inlined,
+// because GCC drops calls to a function that does nothing but prefetch.
 template <class T>
 GRU_XP_ALWAYS void fetch_numbers(const T* p, index count) {
     constexpr index line = 64 / index(sizeof(T));
     for (index i = 0; i < count; i += line) __builtin_prefetch(p + i, 0, 2);
-    // Numbers need not begin where a line does.
+    // The numbers need not start at a cache line, so the last one may lie on another line.
     __builtin_prefetch(p + count - 1, 0, 2);
 }
 
-// The first `count` < 2 Piece numbers, in pieces whose sizes the compiler knows.
+// Copies the first `count` < 2 * Piece numbers in pieces whose sizes are compile-time constants.
 template <int Piece, class T>
 GRU_XP_ALWAYS void copy_first(T* to, const T* from, int count) {
     if constexpr (Piece > 0) {
@@ -108,7 +108,7 @@ GRU_XP_ALWAYS void copy_first(T* to, const T* from, int count) {
     }
 }
 
-// The first `count` < width elements; the others are zero.
+// Loads the first `count` < width elements; the others are zero.
 template <class T>
 GRU_XP_ALWAYS Vec<T> load_first(const T* p, int count) {
 #if defined(__AVX512F__)
@@ -131,6 +131,7 @@ GRU_XP_ALWAYS Vec<T> load_first(const T* p, int count) {
 #endif
 }
 
+// Stores the first `count` < width elements.
 template <class T>
 GRU_XP_ALWAYS void store_first(T* p, Vec<T> v, int count) {
 #if defined(__AVX512F__)
@@ -145,12 +146,13 @@ GRU_XP_ALWAYS void store_first(T* p, Vec<T> v, int count) {
 #endif
 }
 
-// As many elements as there are, at most a vector.
+// Loads min(count, width) elements; the others are zero.
 template <class T>
 GRU_XP_ALWAYS Vec<T> load_upto(const T* p, index count) {
     return count >= width<T> ? load(p) : load_first(p, int(count));
 }
 
+// Stores the first min(count, width) elements.
 template <class T>
 GRU_XP_ALWAYS void store_upto(T* p, Vec<T> v, index count) {
     if (count >= width<T>)
@@ -159,8 +161,8 @@ GRU_XP_ALWAYS void store_upto(T* p, Vec<T> v, index count) {
         store_first(p, v, int(count));
 }
 
-// a * b + c, rounded once where the processor has an instruction for it, else twice; the same
-// everywhere in a unit.
+// a * b + c. Rounded once if the processor has an instruction for it, otherwise twice; the choice
+// is the same everywhere in a translation unit.
 GRU_XP_ALWAYS Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
 #if defined(__AVX512F__)
     return _mm512_fmadd_ps(a, b, c);
@@ -185,11 +187,11 @@ GRU_XP_ALWAYS Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
 #endif
 }
 
-// min(max(x, -limit), limit), but NaN where x is.
+// min(max(x, -limit), limit), but NaN where x is NaN.
 GRU_XP_ALWAYS Vec<float> clamp(Vec<float> x, float limit) {
     const Vec<float> high = splat(limit), low = splat(-limit);
 #if defined(__AVX512F__)
-    return _mm512_min_ps(high, _mm512_max_ps(low, x));  // of two, NaN is the second's
+    return _mm512_min_ps(high, _mm512_max_ps(low, x));  // returns the second if either is NaN
 #elif defined(__FMA__)
     return _mm256_min_ps(high, _mm256_max_ps(low, x));
 #elif defined(__aarch64__)
@@ -210,8 +212,9 @@ GRU_XP_ALWAYS Vec<double> clamp(Vec<double> x, double limit) {
 #endif
 }
 
-// a * b + c rounded once, or in float64 without fused operations twice: for the few places where the
-// accuracy of a function rests on it.
+// a * b + c for the few places where the accuracy of a function depends on a single rounding.
+// Rounded once with fused operations. Without them, float32 is computed in float64, where the
+// product is exact, and then rounded to float32; float64 is rounded twice.
 #if defined(__AVX512F__) || defined(__FMA__) || defined(__aarch64__)
 template <class V>
 GRU_XP_ALWAYS V exact_fma(V a, V b, V c) {
@@ -231,7 +234,7 @@ GRU_XP_ALWAYS Vec<double> exact_fma(Vec<double> a, Vec<double> b, Vec<double> c)
 }
 #endif
 
-// 1 / b to at least 14 bits, for b in [0.5, 2^100].
+// Approximates 1 / b to at least 14 bits, for b in [0.5, 2^100].
 GRU_XP_ALWAYS Vec<float> reciprocal(Vec<float> b) {
 #if defined(__AVX512F__)
     return _mm512_rcp14_ps(b);
@@ -248,8 +251,8 @@ GRU_XP_ALWAYS Vec<float> reciprocal(Vec<float> b) {
 
 GRU_XP_ALWAYS Vec<double> reciprocal(Vec<double> b) { return 1.0 / b; }
 
-// Two vectors that are computed alike, each step of one beside that of the other: a function such as
-// tanh is a chain of steps that wait for one another, and leaves the processor time for a second one.
+// Two vectors that go through the same computation, interleaved operation by operation. A function
+// such as tanh is a chain of dependent operations, so the processor has time for a second one.
 template <class T>
 struct Two {
     Vec<T> a, b;
@@ -277,7 +280,7 @@ GRU_XP_ALWAYS Two<T> reciprocal(Two<T> x) {
     return {reciprocal(x.a), reciprocal(x.b)};
 }
 
-// The same number everywhere, in a vector or in two.
+// Sets all elements of V, a vector or `Two`, to x.
 template <class V, class T>
 GRU_XP_ALWAYS V everywhere(T x) {
     if constexpr (sizeof(V) == sizeof(Vec<T>))
@@ -286,7 +289,7 @@ GRU_XP_ALWAYS V everywhere(T x) {
         return {splat(x), splat(x)};
 }
 
-// 2^k, where k is in the lowest bits of x.
+// Returns one * 2^k, where k is the signed integer in the lowest bits of x.
 template <int mantissa, class T>
 GRU_XP_ALWAYS Vec<T> power_of_two(Vec<T> x, T one) {
     return Vec<T>((IntVec<T>(x) << mantissa) + IntVec<T>(splat(one)));
@@ -297,15 +300,15 @@ GRU_XP_ALWAYS Two<T> power_of_two(Two<T> x, T one) {
     return {power_of_two<mantissa, T>(x.a, one), power_of_two<mantissa, T>(x.b, one)};
 }
 
-// e / (e + 1) for e > -0.5, of which the sum's rounding is no part: the quotient again from its
-// remainder e - ratio (e + 1), which takes a third of a division's time.
+// e / (e + 1) for e > -0.5, unaffected by the rounding of e + 1: the approximate ratio is corrected
+// by its remainder e - ratio (e + 1). The correction takes a third of the time of a division.
 template <class V>
 GRU_XP_ALWAYS V ratio_to_next(V e) {
     const V y = reciprocal(e + 1), ratio = e * y;
     return exact_fma(exact_fma(-ratio, e, e - ratio), y, ratio);
 }
 
-// A vector of 16-byte lanes, lane p from `from` + p * stride.
+// Loads a vector of 16-byte lanes, lane p from `from` + p * stride.
 template <class T>
 GRU_XP_ALWAYS Vec<T> load_lanes(const T* from, index stride) {
 #if defined(__AVX512F__) || defined(__AVX2__)
@@ -327,18 +330,18 @@ GRU_XP_ALWAYS Vec<T> load_lanes(const T* from, index stride) {
 #endif
 }
 
-// Of the numbers of two vectors, a's before b's, those at the places.
+// Selects elements of the concatenation of a and b: element i is the one at index place[i].
 template <class T, int... place>
 GRU_XP_ALWAYS Vec<T> shuffled(Vec<T> a, Vec<T> b) {
 #if defined(__clang__)
     return __builtin_shufflevector(a, b, place...);
-#else  // which has the other from version 12 on
+#else  // GCC has __builtin_shufflevector only from version 12 on
     return __builtin_shuffle(a, b, IntVec<T>{place...});
 #endif
 }
 
-// Of each 16-byte lane of two vectors the first half, or with `high` the second one: by turns a number of
-// a and of b, or with `whole` all of a's and then all of b's.
+// Combines the first half (or with `high` the second half) of each 16-byte lane of a and of b into
+// one lane. Elements of a and b alternate; with `whole`, all of a's come first, then all of b's.
 template <class T, bool whole, bool high, int... i>
 GRU_XP_ALWAYS Vec<T> half_lanes(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
     constexpr int lane = 16 / int(sizeof(T)), half = lane / 2, w = width<T>;
@@ -347,7 +350,8 @@ GRU_XP_ALWAYS Vec<T> half_lanes(Vec<T> a, Vec<T> b, std::integer_sequence<int, i
                                : i % lane / 2 + (i % 2 ? w : 0)))...>(a, b);
 }
 
-// Swaps the place within a lane with the number of the vector, of as many vectors as a lane has numbers.
+// Transposes small squares in place. With `lane` elements in a 16-byte lane, takes `lane` vectors
+// and swaps element i of every lane of column[m] with element m of the same lane of column[i].
 template <class T>
 GRU_XP_ALWAYS void transpose_lanes(Vec<T>* column) {
     constexpr int lane = 16 / int(sizeof(T));
@@ -367,11 +371,11 @@ GRU_XP_ALWAYS void transpose_lanes(Vec<T>* column) {
     }
 }
 
-// The square of width x width numbers whose row j is at source + j * stride, transposed: number
-// (j, k) becomes element j of column[k].
+// Loads a square of width x width numbers, whose row j is at source + j * stride, transposed:
+// element (j, k) becomes element j of column[k].
 //
-// Lanes of rows that are `lane` apart are loaded side by side, which leaves small squares to be
-// transposed within the lanes, where shuffles are cheap.
+// One vector takes its lanes from rows that are `lane` apart. Only small squares within the lanes
+// are then left to transpose, where shuffles are cheap.
 template <class T>
 GRU_XP_ALWAYS void load_transposed(const T* source, index stride, Vec<T> (&column)[width<T>]) {
     constexpr int w = width<T>, lane = 16 / int(sizeof(T));

@@ -7,7 +7,7 @@
 
 namespace gru_xp {
 
-// The weights are packed for one row, and for the instruction set of the moment.
+// Packs the weights for one row and for the current instruction set.
 template <class T>
 Stream<T>::Stream(const std::vector<Weights<T>>& layers, ptrdiff_t size, bool reset_after)
     : kernels_(kernels<T>()), size_(size), reset_after_(reset_after), group_(kernels_.group(1)) {
@@ -34,7 +34,7 @@ Stream<T>::Stream(const std::vector<Weights<T>>& layers, ptrdiff_t size, bool re
 template <class T>
 void Stream<T>::set_state(const T* from, ptrdiff_t rows) {
     const ptrdiff_t one = rows * size_;
-    // All memory first: where there is none the old state stays.
+    // Allocate everything first, so that the old state remains if memory runs out.
     std::vector<Numbers> states(layers_.size());
     for (Numbers& each : states) {
         each.resize(size_t(2 * one));
@@ -86,12 +86,12 @@ void Stream<T>::step(const T* x, T* y) {
         const ptrdiff_t round = stage % of_layer - 1;
         if (round < 0) {
             const T* input = x;
-            if (stage > 0)  // the state that the layer below has just got
+            if (stage > 0)  // the new state of the layer below
                 input = next_state(layers_[size_t(stage / of_layer - 1)]);
             return kernels_.project(projection(layer, input, rows_, gx_.data()), own);
         }
         Forward<T> f = recurrence(layer, gx_.data(), 1, layer.states.data());
-        f.reverse = turned_;  // from the second place to the first
+        f.reverse = turned_;  // reads the second place and writes the first
         return kernels_.forward(f, {0, rows_}, own, {round, round + 1});
     };
     const ptrdiff_t stages = layers() * of_layer;
@@ -130,7 +130,8 @@ void Stream<T>::chunk(const T* x, ptrdiff_t steps, T* y) {
         std::copy_n(state(layer), one, own);
         project(projection(layer, x, steps * rows_, gx));
         forward(recurrence(layer, gx, steps, own), kernels_);
-        // Where a step would leave it, and not yet the state: what follows may find no memory.
+        // Store the new state where a step would, without making it current: the next layers may
+        // run out of memory.
         std::copy_n(own + all, one, next_state(layer));
         x = own + one;
     }

@@ -1,4 +1,4 @@
-// A GRU that is fed step by step: its weights packed once, its state between calls.
+// A GRU that is fed step by step. Packs the weights once and keeps the state between calls.
 #pragma once
 
 #include <new>
@@ -9,7 +9,7 @@
 
 namespace gru_xp {
 
-// Memory as vectors are read fastest.
+// An allocator of memory aligned to cache lines, from which vectors are read fastest.
 template <class T>
 struct Aligned {
     using value_type = T;
@@ -23,7 +23,7 @@ struct Aligned {
     friend bool operator==(Aligned, Aligned) { return true; }
 };
 
-// Layers one upon another, in one direction. Takes one call at a time.
+// A stack of layers in one direction. Supports only one call at a time.
 template <class T>
 class Stream {
   public:
@@ -33,27 +33,27 @@ class Stream {
     ptrdiff_t layers() const { return ptrdiff_t(layers_.size()); }
     ptrdiff_t size() const { return size_; }
     ptrdiff_t input_size() const { return layers_.front().inputs; }
-    // Numbers of weights, each of which a step reads once.
+    // Returns the number of weights, biases excluded. A step reads each of them once.
     double weights() const { return weights_; }
 
-    // 0 as long as it is not known.
+    // Returns the number of rows, or 0 before the first `set_state`.
     ptrdiff_t rows() const { return rows_; }
-    // Takes a state (layers, rows, size), or null for zeros.
+    // Sets the state (layers, rows, size); null means zeros. Needed before the first step or chunk.
     void set_state(const T* state, ptrdiff_t rows);
     void get_state(T* state) const;
 
-    // y (rows, size) of one step x (rows, inputs). Allocates nothing where one thread takes it, of as
-    // many rows as a tile has.
+    // Computes one step: y (rows, size) from x (rows, inputs). Allocates nothing if a single thread
+    // computes it and the rows fit into one tile.
     void step(const T* x, T* y);
-    // y (steps, rows, size) of several steps x (steps, rows, inputs).
+    // Computes several steps: y (steps, rows, size) from x (steps, rows, inputs).
     void chunk(const T* x, ptrdiff_t steps, T* y);
 
   private:
     using Numbers = std::vector<T, Aligned<T>>;
     struct Layer {
         ptrdiff_t inputs;
-        Numbers packed_ih, packed_hh, bias, b_hn;  // biases are empty if there are none
-        Numbers states;                            // before and after a step, by turns
+        Numbers packed_ih, packed_hh, bias, b_hn;  // the biases are empty if there are none
+        Numbers states;                            // two: a step reads one and writes the other
     };
 
     Projection<T> projection(const Layer& layer, const T* x, ptrdiff_t rows, T* gx) const;
@@ -66,7 +66,7 @@ class Stream {
     ptrdiff_t size_, rows_ = 0;
     bool reset_after_, turned_ = false;
     int group_;
-    double weights_ = 0, largest_ = 0;  // of all layers, and of one
+    double weights_ = 0, largest_ = 0;  // of all layers, and of the largest one
     std::vector<Layer> layers_;
     Numbers gx_, reset_h_;
 };

@@ -11,10 +11,10 @@
 namespace gru_xp {
 namespace {
 
-// Work of a call, in multiply-adds, from which on other threads may run meanwhile.
+// Work of a call, in multiply-adds, above which the GIL is released during the call.
 constexpr double worth_unlocking = 5e4;
 
-// gru_xp.core.contract.NativeStream of one dtype.
+// Implements gru_xp.core.contract.NativeStream for one dtype.
 template <class T>
 class StreamOf {
   public:
@@ -73,7 +73,7 @@ class StreamOf {
     nb::object chunk(nb::handle x) {
         if (!is_plain(x)) return not_implemented();
         const int axes = PyArray_NDIM(as_array(x));
-        // Rows of several steps lie in another order then.
+        // With batch_first, the axes of x are in another order.
         if ((axes != 2 && axes != 3) || (axes == 3 && batch_first_)) return not_implemented();
         const ptrdiff_t steps = extent(x, 0), rows = axes == 3 ? extent(x, 1) : 1;
         if (steps == 0 || !takes(x, axes == 3, rows)) return not_implemented();
@@ -84,7 +84,8 @@ class StreamOf {
     }
 
   private:
-    // The stream is someone's as long as this lives; others must not call it then.
+    // Exclusive use of the stream for the lifetime of this object. The constructor throws if the
+    // stream is already in use.
     class Turn {
       public:
         explicit Turn(StreamOf& of) : of_(of) {
@@ -106,12 +107,13 @@ class StreamOf {
         return PyArray_CheckExact(x.ptr()) && common_type({x}) == type_number<T> && in_place(x);
     }
 
-    // Whether an input of so many rows fits the weights and the state.
+    // Returns whether an input of `rows` rows fits the weights and the state.
     bool takes(nb::handle x, bool batched, ptrdiff_t rows) const {
         return rows > 0 && extent(x, PyArray_NDIM(as_array(x)) - 1) == stream_.input_size() &&
                (!known_ || (batched == batched_ && rows == stream_.rows()));
     }
 
+    // Calls f, which computes `steps` steps. If no state is set, the state starts as zeros.
     template <class F>
     void run(bool batched, ptrdiff_t rows, ptrdiff_t steps, F f) {
         const Turn turn(*this);
@@ -132,6 +134,7 @@ class StreamOf {
     std::atomic<bool> taken_{false};
 };
 
+// The Python class `Stream`, for either dtype.
 class NativeStream {
   public:
     template <class T, class... Arguments>
@@ -164,7 +167,7 @@ void add_stream(nb::module_& m) {
         .def_prop_rw("state", &NativeStream::state, &NativeStream::set_state,
                      nb::for_setter(nb::arg("value").none()));
 
-    // params: a tuple of (weight_ih, weight_hh, bias_ih, bias_hh) for each layer
+    // params: one tuple (weight_ih, weight_hh, bias_ih, bias_hh) for each layer
     m.def("stream", [](nb::tuple params, bool reset_after, bool batch_first) {
         return by_type(type_of(params), [&](auto t) {
             using T = decltype(t);

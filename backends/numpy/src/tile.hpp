@@ -1,8 +1,10 @@
-// The product's inner part: a few rows times a few vectors of columns, held in registers.
+// The inner part of the product: a few rows times a few vectors of columns, held in registers.
 //
-// Every sum in this accelerator has one order, whoever computes it: the terms of a chain of `chain`
-// in fused multiply-adds from zero, and the chains one after another. So a row's bits depend neither
-// on the rows beside it nor on who else computes, and a sum of many terms loses few digits.
+// Every sum in this accelerator is added in the same order, whichever thread or function computes
+// it. The terms are divided into chains of `chain` terms; each chain is added with multiply-adds
+// starting from zero, and then the chains are added one after another. The bits of a row therefore
+// depend neither on the rows beside it nor on other threads, and a sum of many terms loses little
+// precision.
 #pragma once
 
 #include "simd.hpp"
@@ -14,16 +16,16 @@ constexpr index chain = 64;  // terms of a sum that are added up in one register
 constexpr int most_rows = registers == 32 ? 8 : 4;
 constexpr int accumulators = registers == 32 ? 24 : 12;
 
-// Vectors of columns that a tile of so many rows takes at most: as many as keep the multipliers
-// busy and fit into the registers, a multiple of three gates.
+// Returns the largest number of vectors of columns in a tile of `rows` rows: enough to keep the
+// multipliers busy, few enough to fit into the registers, and a multiple of the three gates.
 constexpr int most_vectors(int rows) {
     return rows * 12 <= accumulators ? 12 : rows * 6 <= accumulators ? 6 : 3;
 }
 
-// Some vectors of a matrix's columns as they are packed: those of one row side by side.
+// Packed vectors of a matrix's columns, with the vectors of one row side by side.
 //
-// The tiles ask nothing else of weights than what is here; weights of another kind, such as 16-bit
-// ones, are a type with the same functions.
+// This is all the tiles need to know about weights. To support another kind of weights, such as
+// 16-bit ones, write a type with the same functions.
 template <class T>
 struct Columns {
     const T* numbers;
@@ -35,14 +37,15 @@ struct Columns {
     GRU_XP_ALWAYS Columns from(index k, int vector) const {
         return {numbers + k * step + vector * width<T>, step};
     }
-    // Has a row fetched into the second cache, one of its vectors.
+    // Prefetches one vector of row k into the L2 cache.
     GRU_XP_ALWAYS void fetch(index k, int vector) const {
         __builtin_prefetch(numbers + k * step + vector * width<T>, 0, 2);
     }
 };
 
-// How vectors of columns are packed, and taken by the tiles: in groups of `most`. Where one of three
-// would be left alone, the last group has four, which are taken two by two.
+// How vectors of columns are grouped for packing and for the tiles: in groups of `most`, of which
+// the last may be smaller. With groups of three, if a single vector would be left over, the last
+// group has four instead, which the tiles take two at a time.
 struct Groups {
     index vectors;
     int most;
@@ -52,25 +55,27 @@ struct Groups {
         return joined ? vectors / 3 : (vectors + most - 1) / most;
     }
     index begin(index group) const { return group >= count() ? vectors : group * most; }
-    // The group that a vector is in.
+    // Returns the group that contains a vector.
     index of(index vector) const {
         return vector / most < count() ? vector / most : count() - 1;
     }
 };
 
-// The widest groups that tiles of so many rows take.
+// Returns the size of the widest group that a tile takes at once, for a product of `rows` rows.
 inline int widest_group(index rows) { return rows <= 4 ? most_vectors(int(rows)) : 3; }
 
-// Rows of the next tile where so many are left: the last two are of about the same size.
+// Returns the number of rows of the next tile when `left` rows remain. Makes the last two tiles
+// about the same size.
 constexpr index rows_at_once(index left) {
     return left >= 2 * most_rows ? most_rows : left > most_rows ? (left + 1) / 2 : left;
 }
 
-// sums[i * sums_row + v * width] += the terms of rows [0, count), for R rows of a and NV vectors of b's
-// columns; with `first` the sums are zero before, and not read.
+// Adds terms [0, count) of the product of R rows of a and NV vectors of b's columns to the sums:
+// that of row i and vector v is at sums + i * sums_row + v * width. With `first`, the sums count as
+// zero and are not read.
 //
-// Number (i, k) of a is at a[i * a_row + k], or interleaved at a[k * most_rows + i]. With Ahead the
-// vector `ahead` of as many rows of `soon` is fetched.
+// Element (i, k) of a is at a[i * a_row + k], or if Interleaved at a[k * most_rows + i]. With
+// Ahead, also prefetches vector `ahead` of the first `count` rows of `soon`.
 template <int R, int NV, bool Interleaved, bool Ahead, class T, class Weights>
 GRU_XP_ALWAYS void add_terms(const T* a, index a_row, const Weights& b, index count, bool first,
                              T* sums, index sums_row, const Weights& soon, int ahead) {
@@ -89,8 +94,8 @@ GRU_XP_ALWAYS void add_terms(const T* a, index a_row, const Weights& b, index co
             const auto x = [&](int i) __attribute__((always_inline)) {
                 return splat(Interleaved ? a[k * most_rows + i] : a[i * a_row + k]);
             };
-            // What is used again lies in registers: the columns, or where there are more of them
-            // than rows, the rows.
+            // Hold the reused operand in registers: the columns, or if there are more vectors of
+            // columns than rows, the rows.
             if constexpr (R < NV) {
                 Vec<T> row[R];
 #pragma GCC unroll 16
@@ -129,7 +134,7 @@ struct Constant {
     static constexpr int value = N;
 };
 
-// f(Constant<n>) for n = count, at most `Most`.
+// Calls f(Constant<n>{}) for n = min(count, Most), at least 1.
 template <int Most, class F>
 GRU_XP_ALWAYS void with_rows(index count, F f) {
     if constexpr (Most > 1) {
@@ -142,7 +147,8 @@ GRU_XP_ALWAYS void with_rows(index count, F f) {
     }
 }
 
-// f(Constant<NV>, v) for n vectors of columns and R rows: tiles as wide as so few rows take.
+// Splits n vectors of columns into tiles as wide as R rows allow. Calls f(Constant<NV>{}, v) for
+// each tile, where v is its first vector and NV their number.
 template <int R, class F>
 GRU_XP_ALWAYS void split_vectors(int n, F f) {
     constexpr int widest = most_vectors(R);

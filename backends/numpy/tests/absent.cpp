@@ -1,4 +1,5 @@
-// Stands for an instruction set whose kernels a build of the tests leaves out; never chosen.
+// A placeholder for an instruction set whose kernels a test build leaves out. Tests never choose
+// it.
 #include "kernels.hpp"
 
 #define GRU_XP_TEXT_(x) #x

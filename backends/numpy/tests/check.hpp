@@ -1,4 +1,4 @@
-// What a test says when it fails, and how numbers are held against expected ones.
+// Reports of failed tests, comparisons with expected numbers, and random numbers.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 #include "drive.hpp"
 
-// GCC has macros for this, clang has features.
+// GCC signals sanitizers with macros, clang with __has_feature.
 #if defined(__has_feature)
 #define GRU_XP_HAS(feature) __has_feature(feature)
 #else
@@ -33,7 +33,7 @@ namespace gru_xp_tests {
 
 using index = ptrdiff_t;
 
-// What expected numbers are computed in.
+// The type in which expected numbers for T are computed.
 template <class T>
 using Exact = std::conditional_t<std::is_same_v<T, float>, double, long double>;
 
@@ -58,7 +58,7 @@ std::string text(const char* format, Arguments... arguments) {
     return buffer;
 }
 
-// The case that is running; a fixed place, so that a signal handler can read it.
+// The name of the running case, in static memory so that a signal handler can read it.
 inline char current_case[512];
 
 template <class... Arguments>
@@ -81,7 +81,7 @@ inline void expect(bool holds, const std::string& what) {
     if (!holds) fail(what);
 }
 
-// "[2, 0, 16]" for the flat index `at` of an array of this shape.
+// Returns the place of flat index `at` in an array of this shape, such as "[2, 0, 16]".
 inline std::string place(index at, std::initializer_list<index> shape) {
     std::string result;
     for (auto extent = shape.end(); extent != shape.begin();) {
@@ -93,11 +93,11 @@ inline std::string place(index at, std::initializer_list<index> shape) {
     return "[" + result + "]";
 }
 
-// The worst error so far, as a fraction of what is allowed.
+// The largest error of the current test so far, as a fraction of the allowed error.
 inline double worst_fraction = 0;
 
-// Each number within `allowed` roundings of the expected one; scale[i] is the size of number i's
-// terms, 1 if there is no scale.
+// Checks that each number is within `allowed` * epsilon * scale[i] of the expected one. scale[i] is
+// the size of the terms of number i, or 1 if there is no scale.
 template <class T, class R>
 void expect_close(const char* name, std::initializer_list<index> shape, const T* got,
                   const std::vector<R>& expected, double allowed,
@@ -133,15 +133,15 @@ void expect_same_bits(const char* name, std::initializer_list<index> shape, cons
               double(got[where]), double(expected[where])));
 }
 
-// The same numbers on every machine and run.
+// A random number generator that gives the same numbers on every machine and in every run.
 class Random {
   public:
     explicit Random(uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15u + 1) {}
 
-    // Uniform in [0, count).
+    // Returns a uniformly distributed number in [0, count).
     index below(index count) { return index((next() >> 33) % uint64_t(count)); }
 
-    // Uniform in [-bound, bound).
+    // Returns a uniformly distributed number in [-bound, bound).
     double number(double bound) { return (double(next() >> 11) * 0x1p-52 - 1) * bound; }
 
     template <class T>
@@ -162,10 +162,10 @@ class Random {
     uint64_t state_;
 };
 
-// Which tests run: a subset, and on which instruction sets.
+// Which cases run, and on which instruction sets.
 struct Options {
     bool quick = false;
-    bool emulated = false;  // by a program that does not always survive a fork
+    bool emulated = false;  // runs in an emulator, which may not survive a fork
     std::vector<const char*> sets;
 };
 

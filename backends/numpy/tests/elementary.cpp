@@ -1,4 +1,4 @@
-// tanh and the logistic function on arrays of every length around a vector's.
+// Tests tanh and the logistic function on arrays of every length up to more than a vector's.
 #include "guarded.hpp"
 
 namespace gru_xp_tests {

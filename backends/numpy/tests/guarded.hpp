@@ -1,4 +1,4 @@
-// Arrays whose surroundings are watched, with a sanitizer and without.
+// Arrays that detect accesses beyond their ends, with or without a sanitizer.
 #pragma once
 
 #include <sys/mman.h>
@@ -11,11 +11,11 @@
 
 namespace gru_xp_tests {
 
-// Which end of the inputs lies at a page that must not be touched; cases take turns.
+// Whether the inaccessible page lies before the inputs rather than after them. Cases alternate.
 inline bool guard_at_front = false;
 
-// Numbers to be read only, and no further than they go. AddressSanitizer watches a heap block of
-// their exact size; without it they end (or begin) where memory that may not be read begins.
+// Read-only numbers that must not be read out of bounds. With AddressSanitizer, they are a heap
+// block of their exact size. Without it, an inaccessible page directly follows (or precedes) them.
 template <class T>
 class Input {
   public:
@@ -62,11 +62,11 @@ class Input {
     T* data_ = nullptr;
 };
 
-// Numbers to be written, NaN before that, between zones that must stay as they are.
+// Numbers to be written, initially NaN, between guard zones that must remain unchanged.
 template <class T>
 class Output {
   public:
-    // `shift` moves the numbers off the vectors' alignment.
+    // `shift` displaces the numbers from the alignment of vectors.
     explicit Output(index count, index shift = 1) : count_(count), front_(zone + shift) {
         bytes_.assign(size_t(front_ + count + zone) * sizeof(T), canary);
         std::memset(static_cast<void*>(data()), 0xFF, size_t(count) * sizeof(T));
@@ -79,7 +79,7 @@ class Output {
     T* data() { return reinterpret_cast<T*>(bytes_.data()) + front_; }
     index size() const { return count_; }
 
-    // Nothing was written before the numbers, and nothing after them.
+    // Checks that nothing was written before or after the numbers.
     void expect_intact(const char* name) const {
         const index begin = front_ * index(sizeof(T)), end = begin + count_ * index(sizeof(T));
         for (index i = 0; i < index(bytes_.size()); ++i) {

@@ -1,9 +1,9 @@
-// Native tests of the accelerator:
+// Runs the native tests of the accelerator:
 //     native_tests [--quick] [--emulated] [--set NAME ...] [--test NAME ...]
 //
-// Without an argument every test runs, on every instruction set that is built and that the
-// processor has; --quick takes a fixed subset of the cases, --emulated leaves out what an emulated
-// processor's process cannot do. Exit status 1 if a test fails.
+// Without arguments, runs every test on every instruction set that is built and that the processor
+// supports. --quick runs a fixed subset of the cases. --emulated leaves out the tests that do not
+// work reliably on an emulated processor. The exit status is 1 if a test fails.
 #include <signal.h>
 #include <unistd.h>
 
@@ -17,7 +17,7 @@ using namespace gru_xp_tests;
 namespace {
 
 #if !defined(GRU_XP_ADDRESS_SANITIZER) && !defined(GRU_XP_THREAD_SANITIZER)
-// A read beyond an input stops the program; say in which case.
+// Signal handler: an access beyond an array stops the program. Prints the test case it happened in.
 void crashed(int number) {
     const char said[] = "FAILED (memory beyond an array was touched) ";
     ssize_t written = write(2, said, sizeof said - 1);
@@ -87,7 +87,7 @@ int main(int count, char** arguments) {
         const bool asked = has(wanted, name);
         if (!wanted.empty() && !asked) continue;
         const gru_xp::InstructionSet* set = gru_xp::choose_instruction_set(name);
-        // One without a width stands for kernels that were left out of this build.
+        // A width of 0 means that this build leaves out the kernels.
         if (set && set->f32.width)
             options.sets.push_back(name);
         else if (asked) {
@@ -101,7 +101,7 @@ int main(int count, char** arguments) {
 
     for (const Test& test : tests)
         if (wanted_tests.empty() || has(wanted_tests, test.name)) run(test, options);
-    if (checks == 0) return usage();  // no test of that name, or no instruction set
+    if (checks == 0) return usage();  // no test has that name, or there is no instruction set
     if (failures) std::fprintf(stderr, "%ld of %ld checks failed\n", failures, checks);
     return failures ? 1 : 0;
 }

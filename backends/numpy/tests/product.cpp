@@ -1,4 +1,4 @@
-// out = a b + bias for every orientation of a and b, with rows that are further apart than long.
+// Tests out = a b + bias for every orientation of a and b, also with gaps between the rows.
 #include "guarded.hpp"
 
 namespace gru_xp_tests {
@@ -8,7 +8,8 @@ struct Sizes {
     index rows, depth, columns;
 };
 
-// The order of a matrix's numbers, and how much further apart its rows (or columns) are than long.
+// The layout of a matrix: row-major or transposed, with or without gaps between its rows (or
+// columns).
 struct Layout {
     bool transposed, spread;
     index outer(index rows, index columns) const {
@@ -16,7 +17,7 @@ struct Layout {
     }
 };
 
-// A matrix in its layout: the numbers between its rows are NaN, and it ends with its last number.
+// Returns a matrix in the given layout. The gaps are NaN, and nothing follows the last element.
 template <class T>
 std::vector<T> laid_out(const std::vector<T>& matrix, index rows, index columns, Layout layout) {
     if (matrix.empty()) return {};
@@ -100,15 +101,17 @@ void test_product(const Options& options) {
         for (index k : depths)
             for (index m : columns) {
                 ++number;
-                // A step prime to the lists' lengths, so that the subset has all of everything.
+                // The step is coprime to the lengths of the lists, so the subset covers every
+                // value.
                 if (options.quick && number % 23 != 0) continue;
-                // Each size in a few of the 32 layouts, others for the next size.
+                // Test each size in a few of the 32 combinations of layouts and bias, and the next
+                // size in others.
                 const int of_size = options.quick ? 11 : 5;
                 check_layouts(options, {n, k, m}, number % of_size, of_size);
             }
     for (Sizes empty : {Sizes{0, 3, 5}, Sizes{3, 4, 0}, Sizes{0, 0, 0}})
         check_layouts(options, empty, 0, 8);
-    // More rows than are interleaved at once.
+    // More rows than are packed interleaved at once.
     check_layouts(options, {1031, options.quick ? 17 : 515, 35}, 1, options.quick ? 12 : 2);
 }
 

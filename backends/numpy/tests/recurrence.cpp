@@ -1,10 +1,12 @@
-// forward and backward against the reference, and the reference against the complex step.
+// Tests forward and backward against the reference, and the reference against complex-step
+// derivatives.
 #include "recurrence.hpp"
 
 namespace gru_xp_tests {
 namespace {
 
-// Both cover a few roundings of every step and of the sums, which grow with their length.
+// Allowed errors, in roundings. They cover a few roundings in every step and in the sums, whose
+// errors grow with their length.
 double allowed_forward(const Case& c) { return 6 + std::sqrt(double(c.H)) * 0.5 * double(c.T + 1); }
 double allowed_backward(const Case& c) {
     return 16 + std::sqrt(double(c.H)) * 2 * double(c.T + 1);
@@ -46,7 +48,7 @@ void check(const Options& options, const Case& c) {
     }
 }
 
-// Where all rows are padding nothing is computed with the weights, not even zero times infinity.
+// If all rows are padding, the weights must not affect any result, not even as zero times infinity.
 template <class T>
 void check_all_padding(const Options& options, bool reverse, bool reset_before) {
     Case c{3, 5, 17, true, reverse, !reset_before, true, reset_before};
@@ -73,7 +75,8 @@ void check_all_padding(const Options& options, bool reverse, bool reset_before) 
     }
 }
 
-// The derivative of sum(dh * h) + sum(dh_last * last state) by an imaginary step of one number.
+// Returns the derivative of sum(dh * h) + sum(dh_last * last state) with respect to one number, to
+// which `change` adds an imaginary step.
 template <class Change>
 double slope(const Recurrence<double>& of, Change change) {
     auto moved = of.reference<std::complex<double>>();
@@ -125,14 +128,14 @@ void test_recurrence(const Options& options) {
     gru_xp::set_thread_count(1);
     const index rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17};
     const index sizes[] = {1, 7, 8, 15, 16, 17, 31, 32, 33, 48, 49, 65};
-    // Around a chain, a block, and its thirds.
+    // Sizes around multiples of a chain and of a block, and around a third of a block.
     const index deep[] = {127, 128, 129, 170, 171, 256, 257, 511, 512, 513, 1025};
     const index steps[] = {0, 1, 2, 4};
     int number = 0;
     const auto all = [&](index T, index N, index H) {
         const int ways = options.quick || H > 100 ? 1 : 12;
         for (int way = 0; way < ways; ++way) {
-            const int bits = ways == 1 ? number * 5 % 12 : way;  // without a bias, with one, reset before
+            const int bits = ways == 1 ? number * 5 % 12 : way;  // no bias, bias, reset before
             guard_at_front = number % 2;
             ++number;
             const Case c{T, N, H, (bits & 1) != 0, (bits & 2) != 0, bits / 4 == 1, true, bits / 4 == 2};

@@ -1,4 +1,4 @@
-// One random recurrence: its inputs, guarded; the accelerator's runs of it.
+// A random recurrence, and runs of it by the accelerator with guarded inputs and outputs.
 #pragma once
 
 #include <string>
@@ -39,7 +39,7 @@ struct Recurrence {
         if (!c.ragged) return;
         const T nan = std::numeric_limits<T>::quiet_NaN();
         for (index i = 0; i < c.N; ++i) {
-            // A whole row and one that is all padding are always there, if there are two.
+            // With two or more rows, the first is all padding and the last has no padding.
             lengths.push_back(c.N > 1 && i == c.N - 1 ? c.T
                               : c.N > 1 && i == 0     ? 0
                                                       : random.below(c.T + 1));
@@ -62,7 +62,7 @@ struct Recurrence {
     }
 };
 
-// The arrays of a call of forward, and the call.
+// The arrays and arguments of a call of forward.
 template <class T>
 class ForwardRun {
   public:
@@ -127,7 +127,8 @@ class ForwardRun {
     Input<int64_t> lengths_;
 };
 
-// The same of backward. The tape is the reference's, and NaN in padding.
+// The arrays and arguments of a call of backward. The tape is that of the reference, with NaN in
+// padding.
 template <class T>
 class BackwardRun {
   public:

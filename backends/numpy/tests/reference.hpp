@@ -1,5 +1,5 @@
-// The gated recurrent unit in scalar loops, one formula a line, and its derivative; written from
-// the equations and not from the accelerator.
+// The gated recurrent unit and its derivative in scalar loops, one formula per line. Written from
+// the equations, independently of the accelerator.
 #pragma once
 
 #include <cmath>
@@ -22,7 +22,7 @@ struct Reference {
 
     bool valid(ptrdiff_t t, ptrdiff_t i) const { return lengths.empty() || t < lengths[i]; }
     ptrdiff_t time(ptrdiff_t s) const { return reverse ? T - 1 - s : s; }
-    ptrdiff_t before(ptrdiff_t t) const { return reverse ? t + 1 : t; }  // place of the state
+    ptrdiff_t before(ptrdiff_t t) const { return reverse ? t + 1 : t; }  // place in `states`
     ptrdiff_t after(ptrdiff_t t) const { return reverse ? t : t + 1; }
     ptrdiff_t at(ptrdiff_t t, ptrdiff_t i, ptrdiff_t j) const { return (t * N + i) * H + j; }
 
@@ -59,7 +59,7 @@ struct Reference {
             }
     }
 
-    // n = tanh(gx_n + W_n (r * h)): r of all units comes first.
+    // n = tanh(gx_n + W_n (r * h)), so r of all units is needed first.
     void step_reset_before(ptrdiff_t t, ptrdiff_t i) {
         using std::exp;
         using std::tanh;
@@ -85,7 +85,8 @@ struct Reference {
         }
     }
 
-    // After forward: from the gradients of every state, (T, N, H), and of the last one, (N, H).
+    // Computes the gradients, after `forward`, from those of every state, (T, N, H), and of the
+    // last state, (N, H).
     void backward(const std::vector<R>& dh, const std::vector<R>& dh_last) {
         dgx.assign(T * N * 3 * H, R(0));
         dgh_n.assign(T * N * H, R(0));

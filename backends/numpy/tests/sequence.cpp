@@ -1,4 +1,5 @@
-// Whole sequences and streams against the steps of cells, whose bits they have.
+// Tests whole sequences and streams against single steps of cells. The results must be
+// bit-identical.
 #include <memory>
 
 #include "guarded.hpp"
@@ -19,7 +20,7 @@ struct Stack {
     }
 };
 
-// Numbers of a stack, guarded, and its output, a step of a cell at a time.
+// The guarded inputs of a stack, and its expected output, computed one cell step at a time.
 template <class T>
 class Model {
   public:
@@ -100,7 +101,7 @@ void check_sequence(const char* set, const Model<T>& model, int threads) {
     h_n.expect_intact("h_n");
 }
 
-// Steps, then the rest in one chunk.
+// Feeds the first half of the sequence to a stream step by step, and the rest as one chunk.
 template <class T>
 void check_stream(const char* set, const Model<T>& model, int threads) {
     const Stack& s = model.s;
@@ -151,7 +152,7 @@ void test_sequence(const Options& options) {
                     check<float>(options, stack, 1);
                     check<double>(options, stack, 1);
                 }
-    // Large enough for several threads, step by step and as a whole.
+    // Large enough for several threads, both step by step and as a whole.
     check<float>(options, {4, 3, 290, 301, 2, 1, true, true, false}, 3);
     check<double>(options, {4, 1, 301, 290, 2, 1, true, true, true}, 3);
     check<float>(options, {30, 70, 50, 60, 2, 2, false, true, false}, 3);

@@ -1,5 +1,5 @@
-// The kernels themselves, shared out by rows and by vectors of columns wherever they can be: the
-// bits depend on no share, on no other row, and on no other call.
+// Tests the kernels themselves, divided by rows and by vectors of columns wherever possible. The
+// bits must not depend on the shares, on other rows or on other calls.
 #include <memory>
 #include <thread>
 
@@ -11,7 +11,7 @@ namespace {
 using gru_xp::Range;
 using gru_xp::Share;
 
-// body(share, vectors) on a thread for each part of [0, vectors) between neighbouring edges.
+// Calls body(range) for each range between neighbouring edges, each on a thread of its own.
 template <class F>
 void at_once(const std::vector<index>& edges, F body) {
     std::vector<std::thread> threads;
@@ -26,7 +26,8 @@ std::string edges_of(const std::vector<index>& edges) {
     return result;
 }
 
-// Ways to cut [0, count): in two everywhere (or at a few places), and once in as many as four.
+// Returns ways to cut [0, count): into two at every place (or with `few` at a few places), and once
+// into four.
 std::vector<std::vector<index>> cuts(index count, bool few) {
     std::vector<std::vector<index>> result;
     for (index at = 1; at < count; at += few ? std::max(index(1), count / 3) : 1)
@@ -35,7 +36,7 @@ std::vector<std::vector<index>> cuts(index count, bool few) {
     return result;
 }
 
-// Calls the body for each share at once.
+// Calls body(share) for all shares concurrently.
 template <class F>
 void shared(int shares, F body) {
     std::vector<std::thread> threads;
@@ -43,7 +44,7 @@ void shared(int shares, F body) {
     for (auto& thread : threads) thread.join();
 }
 
-// Weights packed in shares equal those packed at once.
+// Packs weights in one share and in several, checks that the results are equal, and returns them.
 template <class T, class Pack>
 Output<T> packed(const char* name, index numbers, Pack pack) {
     Output<T> whole(numbers, 0);
@@ -111,7 +112,7 @@ void check_recurrence(const char* set, const Case& c, bool few) {
             backward(back, rows, alone, start);
             for (index t = 0; t < rounds; ++t) forward(run, rows, alone, {t, t + 1});
             forward(unpacked, rows, alone, all, false);
-            backward(back, rows, alone, {0, 1});  // in stages of one round, and of the rest
+            backward(back, rows, alone, {0, 1});  // the first round, then the rest
             backward(back, rows, alone, {1, rounds});
         });
         run.expect_same_bits_as(whole);
@@ -135,7 +136,8 @@ void check_recurrence(const char* set, const Case& c, bool few) {
     }
 }
 
-// A row alone, and a step alone whose weights are packed where they are used.
+// Checks that a row computed alone, and a step computed alone, give the same bits. The weights of a
+// single step are not packed beforehand.
 template <class T>
 void check_alone(const char* set, const Case& c) {
     gru_xp::choose_instruction_set(set);

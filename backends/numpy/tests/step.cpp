@@ -1,4 +1,4 @@
-// One step of a cell, products included.
+// Tests one step of a cell, including its products.
 #include "guarded.hpp"
 #include "reference.hpp"
 
@@ -43,7 +43,7 @@ struct Cell {
     }
 };
 
-// The arrays of a call, and the call.
+// The arrays of one call of step. The constructor makes the call.
 template <class T>
 class StepRun {
   public:

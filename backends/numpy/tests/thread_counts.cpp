@@ -1,5 +1,5 @@
-// Whole computations on one to four threads: equal bits. The sizes are what each way of sharing
-// out in drive.cpp takes.
+// Tests that whole computations give the same bits on one to four threads. The sizes cover each way
+// of sharing work among threads in drive.cpp and plan.hpp.
 #include <memory>
 #include <thread>
 
@@ -15,7 +15,7 @@ template <class T>
 void check_recurrence(const char* set, const Case& c) {
     gru_xp::choose_instruction_set(set);
     const Recurrence<T> recurrence(c);
-    // A tape to go back on need not be an exact one.
+    // The backward pass does not need the tape of a real forward pass.
     auto some = recurrence.reference();
     Random random(9);
     for (auto* each : {&some.states, &some.r, &some.z, &some.n, &some.gh_n})
@@ -59,7 +59,7 @@ void check_product(const char* set, index rows, index depth, index columns, bool
     }
 }
 
-// Several callers at once; one of them gets the workers, the others work alone.
+// Checks several concurrent callers. At most one of them gets the workers; the others work alone.
 template <class T>
 void check_callers(const char* set, const Case& c, int rounds) {
     gru_xp::choose_instruction_set(set);
@@ -93,19 +93,19 @@ void check_callers(const char* set, const Case& c, int rounds) {
     }
 }
 
-// What two threads share, of float32 and one round a step.
+// Checks how two threads share recurrences of float32 with one round per step.
 void check_plans() {
     const struct {
         index rows, size;
         int shares;
         bool by_rows;
     } wanted[] = {
-        {1, 64, 1, true},      // too short a step to meet after
-        {1, 256, 2, false},    // reading the weights takes as long as ten rows' work
+        {1, 64, 1, true},      // steps too short to synchronize after each
+        {1, 256, 2, false},    // reading the weights takes as long as computing ten rows
         {4, 256, 2, false},    //
-        {3, 100, 2, true},     // too short again, but there are rows
-        {8, 256, 2, true},     // rows that keep the weights in their cores' caches
-        {64, 1024, 2, false},  // weights that exceed these
+        {3, 100, 2, true},     // too short again, but rows can be shared
+        {8, 256, 2, true},     // enough rows, and the weights fit into a core's cache
+        {64, 1024, 2, false},  // the weights exceed a core's cache
     };
     for (const auto& w : wanted) {
         begin_case("plan of %td rows, %td units", w.rows, w.size);
@@ -117,8 +117,9 @@ void check_plans() {
 
 template <class T>
 void check_all(const char* set, bool quick) {
-    // Rows in whole tiles; in ones; vectors of units; vectors although there are rows, for the
-    // weights exceed a core's cache; few rows, for steps are too short to meet after each.
+    // Shares of rows in whole tiles; of single rows; of vectors of units; of vectors in spite of
+    // many rows, because the weights exceed a core's cache; of few rows, because the steps are too
+    // short to synchronize after each.
     check_recurrence<T>(set, {24, 67, 33, true, false, true, true});
     check_recurrence<T>(set, {24, 17, 65, true, true, false, false});
     check_recurrence<T>(set, {24, 33, 65, true, true, false, true, true});

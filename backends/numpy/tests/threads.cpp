@@ -1,4 +1,5 @@
-// Team and Scratch by themselves, with several callers at once.
+// Tests Team and Scratch by themselves and with several concurrent callers, thread counts, CPU
+// quotas and the detection of instruction sets.
 #include "threads.hpp"
 
 #ifdef __linux__
@@ -22,7 +23,7 @@ namespace {
 
 constexpr int callers = 4;
 
-// body(caller) on several threads of the test's own.
+// Calls body(caller) on several threads of the test's own at once.
 template <class F>
 void at_once(F body) {
     std::vector<std::thread> threads;
@@ -30,8 +31,8 @@ void at_once(F body) {
     for (auto& thread : threads) thread.join();
 }
 
-// Every piece goes through every stage once, in order. What is written in a stage that must be done
-// is seen: each stage writes a row of its own, so that nothing is read that may be written now.
+// Returns whether every piece goes through every stage once, in order, and sees what was written in
+// the stages that must be complete. Each stage writes its own row, so that no read races a write.
 bool work_is_right(gru_xp::Team& team, int pieces, index stages, index together) {
     std::vector<int> rows(size_t(stages * pieces), 0);
     std::atomic<bool> right{true};
@@ -81,7 +82,8 @@ void test_teams(int rounds) {
     expect(wrong == 0, text("%d teams were wrong", wrong.load()));
 }
 
-// Threads of a library that lends them: the limit is asked for, and there may be fewer.
+// A lender of threads, like an OpenMP library. It is asked for as many threads as the limit allows,
+// and may provide fewer.
 std::atomic<int> lent_calls{0}, lent_count{0}, lent_most{INT_MAX};
 
 void lend(void (*body)(void*), void* context, unsigned count, unsigned flags) {
@@ -146,8 +148,8 @@ void test_failures() {
     }
 }
 
-// Whoever is free does what nobody has begun: every worker stays in the first piece that it takes
-// until all other pieces are done.
+// Checks that free threads take the work that no thread has started. Every worker stays in the
+// first piece that it takes until all other pieces are done.
 void test_claims() {
     begin_case("workers that are kept from running");
     const auto caller = std::this_thread::get_id();
@@ -156,7 +158,7 @@ void test_claims() {
         const int pieces = 9, stages = 4;
         std::atomic<int> stuck{0}, done{0};
         std::atomic<bool> late{false};
-        const index open = together ? 1 : stages;  // stages that the others can do meanwhile
+        const index open = together ? 1 : stages;  // stages that others can do meanwhile
         const bool ran = team.run(pieces, stages, together, [&](int, index stage) {
             if (stage == 0 && std::this_thread::get_id() != caller) {
                 ++stuck;
@@ -174,7 +176,8 @@ void test_claims() {
     }
 }
 
-// Waits that outlast being awake: who sleeps is woken by a stage's end, and by the end of all.
+// Keeps threads waiting for so long that they go to sleep. The end of a stage, and the end of all
+// work, must wake them.
 void test_sleepers() {
     begin_case("threads that have gone to sleep");
     gru_xp::Team team(3);
@@ -191,11 +194,12 @@ void test_sleepers() {
         }
 }
 
+// Returns the number of threads of this process, or -1 if it is not known.
 index threads_of_process() {
     index count = -1;
 #ifdef __linux__
     if (DIR* folder = opendir("/proc/self/task")) {
-        count = -2;  // . and ..
+        count = -2;  // leaves out the entries . and ..
         while (readdir(folder)) ++count;
         closedir(folder);
     }
@@ -203,7 +207,7 @@ index threads_of_process() {
     return count;
 }
 
-// The count has a limit, and workers beyond it end.
+// Checks that the thread count has a limit, and that workers beyond the count end.
 void test_counts() {
     begin_case("more threads than there can be");
     gru_xp::set_thread_count(65536);
@@ -224,20 +228,21 @@ void test_counts() {
         left = threads_of_process();
     }
     expect(before < 0 || left == before - 8, text("of %td threads %td are left", before, left));
-    for (int wanted : {4, 9, 2, 12, 3}) {  // to grow again, also while some are leaving
+    for (int wanted : {4, 9, 2, 12, 3}) {  // to grow again, even while workers are ending
         gru_xp::set_thread_count(wanted);
         expect(team_is_right(wanted), text("a team of %d afterwards", wanted));
     }
     gru_xp::set_thread_count(4);
 }
 
-// A short call takes other threads only if it follows another; a longer one always does.
+// Checks that a short call uses other threads only right after another call, and a longer one
+// always.
 void test_pauses() {
     begin_case("a short call after a pause");
     const index size = 256, longer = 400;
     const std::vector<float> weights(size_t(3 * longer * longer)), x(size_t(longer), 0.5f);
     std::vector<float> out(size_t(longer), 0.0f);
-    // Without workers, once all have ended.
+    // Waits until all workers have ended; returns the number of threads left.
     const auto alone = [] {
         gru_xp::set_thread_count(1);
         index least = threads_of_process();
@@ -255,7 +260,7 @@ void test_pauses() {
                              {of, weights.data(), weights.data(), nullptr, nullptr}, out.data(), true});
     };
     const index none = alone();
-    if (none < 0) return;  // nobody counts them
+    if (none < 0) return;  // threads cannot be counted here
     gru_xp::set_thread_count(2);
     step(size);
     expect(threads_of_process() == none, "a worker was made for one short call");
@@ -268,7 +273,7 @@ void test_pauses() {
     gru_xp::set_thread_count(4);
 }
 
-// Control groups of both versions, in files as the kernel writes them.
+// Tests the CPU quota of control groups of both versions, with files in the kernel's format.
 void test_quota() {
     begin_case("a container's quota");
     char folder[] = "/tmp/gru-xp-quota-XXXXXX";
@@ -305,7 +310,8 @@ void test_quota() {
     std::system(("rm -r " + root).c_str());
 }
 
-// Blocks are aligned, the caller's own, and their whole length may be written.
+// Returns whether blocks are aligned, belong to the caller alone, and are writable over their whole
+// length.
 bool scratch_is_right(Random& random) {
     gru_xp::Scratch outer;
     const index lengths[] = {random.below(300), random.below(3000)};
@@ -315,7 +321,7 @@ bool scratch_is_right(Random& random) {
     bool right = uintptr_t(one) % 64 == 0 && uintptr_t(two) % 64 == 0;
     {
         gru_xp::Scratch inner;
-        // Now and then more than is kept, and than a huge page.
+        // Now and then, take more than Scratch keeps and more than a huge page.
         const index length = random.below(12) ? random.below(20000) : 1100000;
         float* three = inner.take<float>(length);
         right = right && uintptr_t(three) % 64 == 0;
@@ -349,7 +355,7 @@ void test_scratch(int rounds) {
     expect(ran && wrong == 0, text("%d blocks were wrong", wrong.load()));
 }
 
-// Blocks beyond some megabytes go back to the system after their use.
+// Checks that blocks larger than some megabytes are returned to the system after use.
 void test_large_scratch() {
 #if defined(__linux__) && !defined(GRU_XP_ADDRESS_SANITIZER) && !defined(GRU_XP_THREAD_SANITIZER)
     begin_case("large scratch is given back");
@@ -370,13 +376,13 @@ void test_large_scratch() {
 #endif
 }
 
-// A child has the parent's memory, but none of its workers.
+// Checks teams in a forked child, which has the parent's memory but none of its workers.
 void test_fork() {
-#ifndef GRU_XP_THREAD_SANITIZER  // which does not let a child start threads
+#ifndef GRU_XP_THREAD_SANITIZER  // ThreadSanitizer does not let a child start threads
     begin_case("a team after a fork");
     expect(team_is_right(3), "a team of the parent");
     std::fflush(nullptr);
-    gru_xp::set_lender(lend);  // whose threads a child has not
+    gru_xp::set_lender(lend);  // a child must not call it, as it lacks these threads
     const int lent_before = lent_calls;
     const pid_t child = fork();
     if (child == 0) {
@@ -395,9 +401,9 @@ void test_fork() {
 #endif
 }
 
-// What a child finds that is made while the parent's other threads compute, ask for the count and
-// set it. Not with AddressSanitizer: its allocator's locks stay locked in a child, if another thread
-// holds one at the fork (the C library's are reset).
+// Checks a child that is forked while other threads of the parent compute and set the thread count.
+// Not with AddressSanitizer: if another thread holds one of its allocator's locks at the fork, the
+// lock stays locked in the child. (The C library resets its own locks.)
 void test_fork_at_work() {
 #if !defined(GRU_XP_THREAD_SANITIZER) && !defined(GRU_XP_ADDRESS_SANITIZER)
     begin_case("a fork while others compute");
@@ -430,11 +436,11 @@ void test_fork_at_work() {
 #endif
 }
 
-// Workers beyond a count that is set during a call end after it.
+// Checks that workers beyond a count that is set during a call end after the call.
 void test_count_set_meanwhile() {
     begin_case("a count set during a call");
     gru_xp::set_thread_count(8);
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));  // others may still be leaving
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));  // workers may still be ending
     index before = -1;
     {
         gru_xp::Team team(8);
@@ -451,7 +457,7 @@ void test_count_set_meanwhile() {
     expect(before < 0 || left <= before - 4, text("of %td threads %td are left", before, left));
 }
 
-// What the processor has, as the compiler's run-time library sees it.
+// Checks the detected instruction sets against those that the compiler's run-time library reports.
 void test_instruction_sets() {
     begin_case("instruction sets");
 #ifdef __x86_64__
@@ -465,13 +471,14 @@ void test_instruction_sets() {
 #endif
 }
 
-// A worker that wakes up on the caller's processor leaves it, and may go anywhere afterwards.
+// Checks that a worker that wakes up on the caller's processor leaves it, and that it may run on
+// all its processors afterwards.
 void test_processors() {
 #ifdef __linux__
     begin_case("a worker on the caller's processor");
     cpu_set_t before, one, of_worker;
     sched_getaffinity(0, sizeof before, &before);
-    if (CPU_COUNT(&before) < 2) return;  // nowhere to go
+    if (CPU_COUNT(&before) < 2) return;  // there is no other processor
     const int here = sched_getcpu();
     CPU_ZERO(&one);
     CPU_SET(here, &one);
@@ -480,7 +487,7 @@ void test_processors() {
     sched_setaffinity(0, sizeof one, &one);
     int seen = -1;
     const auto caller = std::this_thread::get_id();
-    // The caller stays in its piece until the worker has come.
+    // Runs body on the worker. The caller stays in its own piece until then.
     const auto on_worker = [&](auto body) {
         std::atomic<bool> came{false};
         const bool ran = team.run(2, 1, 0, [&](int, index) {
@@ -496,7 +503,7 @@ void test_processors() {
     };
     on_worker([&] {
         sched_getaffinity(0, sizeof of_worker, &of_worker);
-        sched_setaffinity(0, sizeof one, &one);  // moves it here
+        sched_setaffinity(0, sizeof one, &one);  // moves the worker to the caller's processor
         sched_setaffinity(0, sizeof of_worker, &of_worker);
     });
     cpu_set_t after;
