@@ -183,7 +183,7 @@ def test_a_stream_takes_one_call_at_a_time(native: Any) -> None:
     thread = threading.Thread(target=lambda: stream(long))
     thread.start()
     time.sleep(0.05)  # of some 0.2 s that it takes
-    with pytest.raises(RuntimeError, match="one call at a time"):
+    with pytest.raises(RuntimeError, match="another thread is using this stream"):
         stream.step(long[0])
     thread.join()
     stream.step(long[0])

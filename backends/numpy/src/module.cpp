@@ -284,12 +284,7 @@ nb::object map_of(nb::handle x, bool tanh) {
     const ptrdiff_t count = extent(x, 0);
     const Input<T> in(x, {count});
     const Output<T> out({count});
-    const auto& k = [] () -> const Kernels<T>& {
-        if constexpr (sizeof(T) == sizeof(float))
-            return instruction_set().f32;
-        else
-            return instruction_set().f64;
-    }();
+    const auto& k = kernels<T>();
     {
         nb::gil_scoped_release unlocked;
         (tanh ? k.tanh : k.sigmoid)(in.data(), out.data(), count);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <optional>
 #include <variant>
 
 #include "arrays.hpp"
@@ -91,8 +90,8 @@ class StreamOf {
         explicit Turn(StreamOf& of) : of_(of) {
             if (of_.taken_.exchange(true))
                 PyErr_SetString(PyExc_RuntimeError,
-                                "Stream: another thread is in the middle of a step: a stream takes "
-                                "one call at a time, make one for each thread"),
+                                "Stream: another thread is using this stream. Create a stream for "
+                                "each thread"),
                     throw nb::python_error();
         }
         ~Turn() { of_.taken_ = false; }
