@@ -145,7 +145,7 @@ class GRUCell(Module[A]):
     dn = GateGradient()
 
     reset_after: bool
-    _options = Module._options | {"reset_after": parameters.flag}
+    _checked_options = Module._checked_options | {"reset_after": parameters.flag}
     _params: GRUParams
     _tape: CellTape | None
     _delta: tuple[CellTape, Array, Array | None] | None

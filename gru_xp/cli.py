@@ -11,7 +11,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata, util
 from pathlib import Path
@@ -203,20 +203,30 @@ def _train(
     if number is not None and number == getattr(signal, "SIGHUP", None):
         _drop_output()  # the terminal is gone
     if trainer.steps_done == 0:
-        print("stopped before the first step, so nothing was saved")
-        return 128 + (number or signal.SIGINT)
+        return _stopped(number, "stopped before the first step, so nothing was saved")
     try:
         plot.save_loss_curve(trainer.losses, trainer.held_out, out)
     except (ImportError, OSError, ValueError) as error:  # such as an unknown MPLBACKEND
+        with suppress(OSError):
+            (out / plot.FILE).unlink()  # of an earlier run
         print(f"the loss curve was not plotted: {reason_of(error)}", file=sys.stderr)
     if trainer.steps_done < trainer.config.steps:
-        print(
-            f"stopped after step {trainer.steps_done} of {trainer.config.steps} and saved the run"
+        return _stopped(
+            number,
+            f"stopped after step {trainer.steps_done} of {trainer.config.steps} and saved the run\n"
+            f"to continue, run: gru-xp train --resume --out {shlex.quote(str(out))}",
         )
-        print(f"to continue, run: gru-xp train --resume --out {shlex.quote(str(out))}")
-        return 128 + (number or signal.SIGINT)
     print(report.end(trainer, out))
     return None
+
+
+def _stopped(number: int | None, message: str) -> int:
+    """Print how a run was stopped, and return the exit status, even if nobody reads the message."""
+    try:
+        print(message, flush=True)
+    except BrokenPipeError:
+        _drop_output()
+    return 128 + (number or signal.SIGINT)
 
 
 @cli.command()
@@ -347,13 +357,12 @@ def main() -> int:
         if getattr(sys, name) is None:  # it was closed before Python started
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - used until the end
         getattr(sys, name).reconfigure(errors="replace")
-    status = None
     try:
         status = cli.main(prog_name="gru-xp", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # for example from `| head`; click returns the same status
         _drop_output()
-        return status if isinstance(status, int) and status else 1
+        return 1
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except click.ClickException as error:

@@ -40,14 +40,15 @@ def write_whole(path: Path, data: bytes, /) -> None:
     permissions = None
     if path.exists():
         check_regular(path)
-        permissions = stat.S_IMODE(path.stat().st_mode)
+        permissions = _permissions(path)
     part = _part(path)
     try:
         with suppress(FileNotFoundError):
             part.unlink()
         try:
             with open(part, "xb") as file:  # x fails if a file or a link exists
-                if permissions is not None:
+                # Not if they are equal, because some file systems refuse to set any.
+                if permissions not in (None, _permissions(part)):
                     os.chmod(part, permissions)
                 file.write(data)
                 file.flush()
@@ -60,6 +61,10 @@ def write_whole(path: Path, data: bytes, /) -> None:
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     _sync_folder(path.parent)
+
+
+def _permissions(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def check_regular(path: Path, /) -> None:

@@ -315,8 +315,8 @@ def gru_gates(tape: GRUTape, /, *, batch_first: bool = False) -> GateValues:
     """
     checks.check_tape(tape, GRUTape, owner="gru_gates")
     form = Form(flag("batch_first", batch_first))
-    of_tape = {"batch_first": tape.batch_first is not None}
-    checks.check_options(of_tape, form._asdict(), owner="gru_gates")
+    given = {"batch_first": form.batch_first and len(tape.leading) == 2}
+    checks.check_options({"batch_first": bool(tape.batch_first)}, given, owner="gru_gates")
     return stack.gates(tape, form, place=Place.of(tape.tapes[0].r))
 
 

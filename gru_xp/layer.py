@@ -97,7 +97,7 @@ class GRU(Module[A]):
     bidirectional: bool
     reverse: bool
     reset_after: bool
-    _options = Module._options | {
+    _checked_options = Module._checked_options | {
         "num_layers": parameters.positive_size,
         "batch_first": parameters.flag,
         "dropout": parameters.probability,
@@ -348,8 +348,8 @@ class GRU(Module[A]):
         RuntimeError
             If `forward` has not been called in training mode.
         ValueError, TypeError
-            If the shape, library or device of a gradient differs from that of its output, or both
-            are None.
+            If the shape, library or device of a gradient differs from that of its output, both are
+            None, or `batch_first`, `reverse` or `reset_after` has changed since the forward.
         """
         tape = self._tape_for_backward(self._tape)
         dparams, dx, dh0 = stack.backward(
@@ -420,7 +420,8 @@ class GRU(Module[A]):
             )
         else:
             if name == "reverse":
-                value = parameters.reverse_alone(value, bidirectional=self.bidirectional)
+                both = self.__dict__.get("bidirectional", False)
+                value = parameters.reverse_alone(value, bidirectional=both)
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:

@@ -15,9 +15,12 @@ def printable(text: str, /) -> str:
 
 
 def reason_of(error: Exception, /) -> str:
-    """Return the message of an error as one printable line, or its type's name if that is too long.
+    """Return the message of an error as one printable line, cut off if it is long.
 
-    A message may contain names from the file that was read.
+    A message may contain names from the file that was read. An error without a message gives the
+    name of its type.
     """
     text = printable(str(error)[: _LONGEST_REASON + 1])  # the original may be as long as the file
-    return text if 0 < len(text) <= _LONGEST_REASON else type(error).__name__
+    if len(text) > _LONGEST_REASON:
+        text = f"{text[:_LONGEST_REASON]}..."
+    return text or type(error).__name__

@@ -23,6 +23,8 @@ Tape = TypeVar("Tape")
 _DERIVED = ("_place", "_params")
 _SIZES = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
 """Options on which the shapes of the weights depend."""
+_OPTIONS = frozenset({*_SIZES, "batch_first", "dropout", "reverse", "reset_after", "training"})
+"""All options. Their names are looked up first, because calls assign other attributes."""
 
 
 class Module(Generic[A]):
@@ -36,7 +38,7 @@ class Module(Generic[A]):
     hidden_size: int
     bias: bool
     training: bool
-    _options: ClassVar[dict[str, Callable[[str, Any], Any]]] = {
+    _checked_options: ClassVar[dict[str, Callable[[str, Any], Any]]] = {
         "input_size": parameters.positive_size,
         "hidden_size": parameters.positive_size,
         "bias": parameters.flag,
@@ -76,18 +78,10 @@ class Module(Generic[A]):
         defined in other packages may set any attribute.
         """
         cls = type(self)
-        check = cls._options.get(name)
-        if check is not None:
-            value = check(name, value)
+        if name in _OPTIONS and name in cls._checked_options:
+            value = self._checked(name, value)
         if name in self.__dict__:
-            if name in _SIZES and check is not None and value != self.__dict__[name]:
-                raise AttributeError(
-                    f"{self._name}.{name} cannot be changed, because the shapes of the weights "
-                    f"depend on it. Create a new {self._name}"
-                )
             self.__dict__[name] = value
-            if name == "training" and not value:
-                self._forget_forward()
         elif not cls.__module__.startswith("gru_xp.") or _knows(cls, name):
             super().__setattr__(name, value)
         else:
@@ -96,6 +90,18 @@ class Module(Generic[A]):
                 f"{self._name} has no attribute {name!r} that can be assigned"
                 + (f". Did you mean {' or '.join(close)}?" if close else "")
             )
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """Check and convert a new value of an option."""
+        value = self._checked_options[name](name, value)
+        if name in _SIZES and "_weights" in self.__dict__ and value != self.__dict__[name]:
+            raise AttributeError(
+                f"{self._name}.{name} cannot be changed, because the shapes of the weights depend "
+                f"on it. Create a new {self._name}"
+            )
+        if name == "training" and not value:
+            self._forget_forward()
+        return value
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         raise NotImplementedError

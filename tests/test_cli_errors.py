@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,8 @@ def refused(
     Path("bytes").write_bytes(b"\xff\xfe\x00a" * 900)
     Path("zeros").write_bytes(b"\0" * 900)
     Path("folder").mkdir()
-    Path("loop").symlink_to("loop")
+    if os.name != "nt":  # where links need a privilege
+        Path("loop").symlink_to("loop")
     Path("odd").mkdir()
     Path("odd", checkpoint.FILE).write_bytes(b"no checkpoint")
 

@@ -258,12 +258,17 @@ def test_closed_streams_are_no_error(redirected: str) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("unbuffered", [False, True])
 def test_ctrl_c_has_its_status_even_if_the_reader_of_the_output_has_gone(
-    text: str, tmp_path: Path
+    text: str, tmp_path: Path, unbuffered: bool
 ) -> None:
     """As in ``gru-xp train | tee``, where Ctrl-C ends tee first."""
     out = tmp_path / "out"
-    with start("train", text, *SMALL, "--steps", "1000000", "--out", str(out)) as running:
+    code = MAIN
+    if unbuffered:
+        code = f"import os, sys; sys.stdout = os.fdopen(os.dup(1), 'w', buffering=1); {MAIN}"
+    arguments = ("train", text, *SMALL, "--steps", "1000000", "--out", str(out))
+    with start(*arguments, code=code) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         running.stderr.readline()
@@ -286,6 +291,7 @@ def test_a_run_goes_on_if_its_progress_cannot_be_written(text: str, tmp_path: Pa
             check=False,
             timeout=60,
         )
+    assert ran.returncode == 0
     assert "files in" in ran.stdout
     assert len(checkpoint.load(out).arrays["losses"]) == 5
 
@@ -299,6 +305,7 @@ def test_a_plot_that_fails_is_told_after_the_training(
     told, err = running.communicate(timeout=60)
     assert running.returncode == 0
     assert "the loss curve was not plotted: " in err
+    assert "'nonsense' is not a valid value for backend" in err
     assert "Traceback" not in err
     assert "loss.png" not in told
     assert told.endswith(f"gru-xp sample --model '{out}'\n")
@@ -320,11 +327,13 @@ def test_a_terminated_benchmark_leaves_no_process() -> None:
     running = start(*arguments, start_new_session=True)
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
     until = time.monotonic() + 60
-    while not (listed := children.read_text().split()) and time.monotonic() < until:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    running.terminate()
-    running.communicate(timeout=60)
+    try:
+        while not (listed := children.read_text().split()) and time.monotonic() < until:
+            time.sleep(0.01)
+        running.terminate()
+        running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 143
     assert listed
     assert not any(Path("/proc", each).exists() for each in listed)

@@ -366,6 +366,11 @@ class TestLayers:
             with pytest.raises(ValueError, match=f"gru_backward: expected {word}, as in the forw"):
                 gru_backward([make_params(lib)], tape, h)
             gru_backward([make_params(lib)], tape, h, **options)
+        row = x[:, 0, :]
+        h, _, tape = gru([make_params(lib)], row, batch_first=True)  # where it has no meaning
+        assert tape is not None
+        assert gru_gates(tape).r.shape == (1, T, H)
+        gru_backward([make_params(lib)], tape, h)
         h, _, tape = gru([make_params(lib)], x)
         assert tape is not None
         with pytest.raises(ValueError, match="gru_gates: expected batch_first=False, as in the"):

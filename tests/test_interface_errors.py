@@ -195,6 +195,29 @@ def test_a_subclass_may_have_attributes_of_its_own() -> None:
     assert (named.name, named.later) == ("one", 1)
 
 
+def test_a_subclass_may_assign_options_before_the_construction() -> None:
+    class Reversed(gru_xp.GRU):
+        def __init__(self, hidden_size: int) -> None:
+            self.hidden_size = hidden_size
+            self.reverse = True
+            super().__init__(2, 2 * hidden_size, reverse=True, rng=0)
+
+    assert (Reversed(3).hidden_size, Reversed(3).reverse) == (6, True)
+
+
+@pytest.mark.parametrize(("rng", "error"), [("a", TypeError), (-1, ValueError)])
+@pytest.mark.parametrize("kind", [gru_xp.GRU, gru_xp.GRUCell])
+def test_a_seed_that_is_none_is_named(kind: Any, rng: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="rng must be a non-negative integer or a "):
+        kind(2, 3, rng=rng)
+
+
+@pytest.mark.parametrize("name", [None, ["numpy"], "nonesuch"])
+def test_what_names_no_backend_is_refused_with_those_there_are(name: Any) -> None:
+    with pytest.raises(gru_xp.BackendError, match=r"unknown backend .*: gru_xp supports numpy, "):
+        gru_xp.GRU(2, 3, backend=name)
+
+
 def test_dir_lists_the_weights() -> None:
     assert {"weight_ih_l0", "bias_hh_l1_reverse"} <= set(
         dir(gru_xp.GRU(2, 3, 2, bidirectional=True))

@@ -395,12 +395,14 @@ def test_what_the_padding_of_a_mask_holds_never_matters(lib: Library) -> None:
         np.testing.assert_array_equal(clean, dirty)
 
 
-@pytest.mark.parametrize("value", [2**32 + 1, 2**62])
-def test_a_length_beyond_all_counting_means_all_steps(lib: Library, value: int) -> None:
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(2**32 + 1, "int64"), (2**62, "int64"), (2**64 - 1, "uint64")]
+)
+def test_a_length_beyond_all_counting_means_all_steps(lib: Library, value: int, dtype: str) -> None:
     if lib.name == "numpy":
         pytest.skip("NumPy's lengths are checked")
     gru, x = make_gru(lib), lib.array(draw(T, 1, I, seed=0))
-    y, _ = gru(x, lengths=lib.array([value], "int64"))
+    y, _ = gru(x, lengths=lib.array(np.full(1, value, dtype), dtype))
     lib.assert_close(y, lib.numpy(gru(x)[0]), atol=0)
 
 

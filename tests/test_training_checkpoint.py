@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def test_another_programs_safetensors_file_is_refused(saved: Path) -> None:
     [
         ("odd\nname", r"an unknown array odd\\nname$"),
         ("\x1b[2J\u2028", r"an unknown array \\x1b\[2J\\u2028$"),
-        ("\x1b" * 99, "ValueError$"),
+        ("\x1b" * 99, r"an unknown array (\\x1b){60,80}.{0,3}\.\.\.$"),
     ],
     ids=["line break", "terminal", "too long"],
 )
@@ -132,7 +133,7 @@ def test_the_names_in_a_file_cannot_break_the_line(saved: Path, name: str, told:
                 {"texts": [1]},
                 {"texts": "text"},
                 {"texts": ["a\0b"]},
-                {"texts": ["\ud800"]},
+                *([{"texts": ["\ud800"]}] if os.name != "nt" else []),
                 {"backend": "tensorflow"},
                 {"learning_rate": float("inf")},
                 {"dropout": float("nan")},
@@ -198,6 +199,7 @@ def test_a_part_left_by_a_kill_is_written_over(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"data"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions and links")
 def test_a_file_keeps_its_permissions_and_a_link_its_target(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
     (tmp_path / "file").chmod(0o640)
@@ -237,7 +239,7 @@ def test_the_check_of_a_folder_leaves_its_files_alone(
         raise PermissionError(13, "Permission denied", f"{tmp_path}/tmp1234")
 
     monkeypatch.setattr(files.tempfile, "TemporaryFile", fail)
-    with pytest.raises(PermissionError, match=f"Permission denied: '{tmp_path}'$"):
+    with pytest.raises(PermissionError, match=re.escape(f"Permission denied: {str(tmp_path)!r}")):
         files.make_writable_folder(tmp_path)
 
 

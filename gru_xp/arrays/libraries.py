@@ -42,7 +42,7 @@ class BackendError(RuntimeError):
 def unusable(name: str, /) -> str:
     """Return why the backend cannot be used on this machine; an empty string if it can."""
     if name not in NAMESPACES:
-        return f"unknown backend {name!r}: gru_xp supports {', '.join(NAMESPACES)}"
+        return _unknown(name)
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         return f"{name} is not installed: {_INSTALL[name]}"
     try:
@@ -55,6 +55,10 @@ def unusable(name: str, /) -> str:
         told = printable(str(error))
         return f"{name} is installed but fails to start: {type(error).__name__}: {told}"
     return ""
+
+
+def _unknown(name: object) -> str:
+    return f"unknown backend {name!r}: gru_xp supports {', '.join(NAMESPACES)}"
 
 
 def _unusable_cuda() -> str:
@@ -82,7 +86,7 @@ def namespace(name: str, /) -> Namespace:
         If the library is not supported, not installed, or finds no device.
     """
     if not isinstance(name, str):
-        raise BackendError(f"expected the name of a backend, got {name!r}")
+        raise BackendError(_unknown(name))
     if name not in _namespaces:
         reason = unusable(name)
         if reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -215,7 +216,7 @@ def bench(
         raise click.UsageError(
             f"expected at most {usable} --threads, the number of usable CPUs, got {max(threads)}."
         )
-    if json_path is not None and json_path == plot_path:
+    if json_path and plot_path and os.path.realpath(json_path) == os.path.realpath(plot_path):
         raise click.UsageError("--json and --plot must not name the same file.")
     _check_writable("--json", json_path)
     _check_writable("--plot", plot_path)
@@ -269,9 +270,10 @@ def _check_writable(option: str, path: Path | None) -> None:
             f"{option} {path}: the folder {path.parent} does not exist. Create it, or choose "
             "another."
         )
-    if path.exists():
-        check_regular(path)
-    make_writable_folder(path.parent)
+    target = Path(os.path.realpath(path))
+    if target.exists():
+        check_regular(target)
+    make_writable_folder(target.parent)
 
 
 def _check_format(path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -66,7 +67,7 @@ def run(job: Job, /) -> dict[str, Any]:
     # With a GPU, all CPUs are used: the host does not compute, but torch's backward launches
     # kernels from a thread of its own.
     cpus = machine.cpus()[: None if job.backend == "cupy" else job.threads]
-    with _raising_on_sigterm():
+    with _ending_with_us():
         done = subprocess.run(
             # -P keeps files in the current folder from shadowing modules.
             [sys.executable, "-P", "-c", _START, *map(str, cpus)],
@@ -86,17 +87,26 @@ def run(job: Job, /) -> dict[str, Any]:
 
 
 @contextmanager
-def _raising_on_sigterm() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM, on which subprocess.run ends the measuring process."""
+def _ending_with_us() -> Iterator[None]:
+    """Raise SystemExit on SIGTERM and SIGHUP, on which subprocess.run kills the measuring process.
+
+    Signals that are ignored stay ignored.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # only it may set handlers
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def environment(job: Job, /) -> dict[str, str]:

@@ -288,7 +288,8 @@ def check_lengths(
         if dtype.endswith(("t8", "16")):  # too small to count T steps
             return xp.astype(lengths, xp.int32)
         if place.library == "torch" and dtype.startswith("uint"):  # which torch cannot compare
-            return xp.astype(lengths, xp.int64)
+            signed = xp.astype(lengths, xp.int64)
+            return xp.where(signed < 0, steps, signed)  # from 2**63 on
         return transfer.private(lengths, place) if copies else lengths
     wrong = np.flatnonzero((lengths < 0) | (lengths > steps))
     if wrong.size:

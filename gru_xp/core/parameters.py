@@ -96,8 +96,8 @@ def generator_of(rng: np.random.Generator | int | None) -> np.random.Generator:
     """Return the generator for the argument `rng`; raise an error that names it if invalid."""
     try:
         return np.random.default_rng(rng)
-    except (TypeError, ValueError):
-        raise TypeError(
+    except (TypeError, ValueError) as error:
+        raise type(error)(
             f"rng must be a non-negative integer or a numpy.random.Generator, got {rng!r}"
         ) from None
 

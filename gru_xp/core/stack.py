@@ -20,6 +20,10 @@ from gru_xp.core.one_hot import OneHot
 from gru_xp.core.parameters import Form, GRUParams, cast_params, like_params
 from gru_xp.core.tape import Tape, valid_steps, zero_in_padding
 
+Marker = tuple[()] | tuple[tuple[()]]
+"""A bool as a pytree without leaves: () for False and ((),) for True. jax.jit would trace a bool,
+and torch.func.vmap refuses a None."""
+
 
 class GRUTape(NamedTuple):
     """Values of a forward pass over whole sequences that its backward pass needs."""
@@ -36,10 +40,9 @@ class GRUTape(NamedTuple):
     """Input of each layer, (T, N, K), zero in padding; for one-hot input the indices, (T, N, 1)."""
     tapes: tuple[Tape, ...]
     """One tape for each layer and direction, in the order of the weights."""
-    batch_first: tuple[()] | None
-    reverse: tuple[()] | None
-    """Options of the forward, with () for True and None for False: unlike a bool, neither is a leaf
-    of a pytree, which jax.jit would trace."""
+    batch_first: Marker = ()
+    reverse: Marker = ()
+    """Options of the forward."""
 
     @property
     def leading(self) -> tuple[int, ...]:
@@ -188,8 +191,8 @@ def forward(
             tuple(masks),
             tuple(inputs),
             tuple(tapes),
-            batch_first=() if form.batch_first else None,
-            reverse=() if loop.reverse else None,
+            batch_first=((),) if form.batch_first and batched else (),
+            reverse=((),) if loop.reverse else (),
         ),
     )
 
@@ -217,19 +220,25 @@ def backward(
             f"{owner}: expected the tape of a forward with {len(params)} GRUParams, got one of a "
             f"forward with {len(tape.tapes)}"
         )
+    batched = len(tape.leading) == 2
     of_tape = {
         "bidirectional": len(tape.tapes) > len(tape.inputs),
-        "batch_first": tape.batch_first is not None,
-        "reverse": tape.reverse is not None,
+        "batch_first": bool(tape.batch_first),
+        "reverse": bool(tape.reverse),
         "reset_after": tape.tapes[0].gh_n is not None,
     }
-    given = {**form._asdict(), "reverse": loop.reverse, "reset_after": loop.reset_after}
-    checks.check_options(of_tape, given, owner=owner)
+    given = {
+        "bidirectional": form.bidirectional,
+        "batch_first": form.batch_first and batched,
+        "reverse": loop.reverse,
+        "reset_after": loop.reset_after,
+    }
+    if given != of_tape:
+        checks.check_options(of_tape, given, owner=owner)
     x = params[0].weight_ih if isinstance(tape.x, OneHot) else tape.x
     checks.check_tape_sizes(params[0], x, tape.tapes[0].r, owner=owner)
     size = params[0].weight_hh.shape[1]
     steps, rows, _ = tape.tapes[0].r.shape
-    batched = len(tape.leading) == 2
     h_shape = (len(params), rows, size) if batched else (len(params), size)
     y_shape = (*tape.leading, form.directions * size)
     if dy is None and dh_n is None:

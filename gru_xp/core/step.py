@@ -103,8 +103,9 @@ def backward(
 ) -> tuple[GRUParams, Array, Array]:
     """`gru_cell_backward` for weights that have been checked."""
     checks.check_tape(tape, CellTape, owner=owner)
-    options = {"reset_after": tape.gh_n is not None}
-    checks.check_options(options, {"reset_after": reset_after}, owner=owner)
+    if (tape.gh_n is None) == reset_after:
+        options = {"reset_after": not reset_after}
+        checks.check_options(options, {"reset_after": reset_after}, owner=owner)
     checks.check_tape_sizes(params, tape.x, tape.r, owner=owner)
     call, (delta, r) = admit(owner, place, {"delta": delta, "the tape": tape.r})
     checks.check_delta(delta, tuple(tape.h.shape), owner=owner)

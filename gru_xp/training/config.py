@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from gru_xp.arrays import dtypes, libraries
 from gru_xp.messages import printable
 
@@ -80,7 +82,7 @@ class TrainingConfig:
             if not valid:
                 raise ValueError(
                     f"the configuration has an invalid {name.replace('_', ' ')}: expected "
-                    f"{field.expected}, got {printable(repr(value)[:80])}"
+                    f"{field.expected}, got {_shown(value)}"
                 )
             object.__setattr__(self, name, converted)
 
@@ -105,6 +107,13 @@ class _Field(NamedTuple):
     expected: str
 
 
+def _shown(value: object) -> str:
+    try:
+        return printable(repr(value)[:80])
+    except ValueError:  # an integer of thousands of digits
+        return f"a large {type(value).__name__}"
+
+
 def _integer(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
@@ -112,7 +121,7 @@ def _integer(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, (bool, str)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError
     return float(value)
 
@@ -137,5 +146,6 @@ _FIELDS = {
         str, lambda value: value in libraries.NAMESPACES, " or ".join(libraries.NAMESPACES)
     ),
     "dtype": _Field(str, lambda value: value in dtypes.NAMES, " or ".join(dtypes.NAMES)),
+    "text_sha256": _Field(str, lambda value: True, "a string"),
     "texts": _Field(_paths, lambda values: all(map(_is_path, values)), "a sequence of paths"),
 }

@@ -54,7 +54,7 @@ def end(trainer: Trainer, out: Path, /) -> str:
         f"{_advice(trainer)}\n"
         f"a sample:\n{written}\n\n"
         f"files in {out}: {checkpoint.FILE} (weights and state), {checkpoint.CONFIG_FILE}"
-        f"{f', {plot.FILE}' if (out / plot.FILE).exists() else ''}\n"
+        f"{f', {plot.FILE}' if (out / plot.FILE).is_file() else ''}\n"
         f"to write more text, run: gru-xp sample --model {shlex.quote(str(out))}"
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_xp.files import make_writable_folder
+from gru_xp.files import check_regular, make_writable_folder
 from gru_xp.messages import printable
 from gru_xp.training import checkpoint, memory, plot, text
 from gru_xp.training.config import TrainingConfig
@@ -56,13 +56,14 @@ def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
             f"{out} already contains a model. Continue it with --resume, replace it with "
             "--overwrite, or choose another --out"
         )
-    if not overwrite:
-        for name in FILES:
-            if (out / name).exists():
-                raise SessionError(
-                    f"{out} already contains a file {name}, which the run would replace. Choose "
-                    "another --out, or replace the file with --overwrite"
-                )
+    for path in (out / name for name in FILES):
+        if path.exists() and not overwrite:
+            raise SessionError(
+                f"{out} already contains a file {path.name}, which the run would replace. Choose "
+                "another --out, or replace the file with --overwrite"
+            )
+        if path.exists():
+            check_regular(path)
     content = text.read_texts([Path(path) for path in config.texts])
     corpus = text.split(content)
     if config.batch_size * config.seq_len < len(corpus.training):  # else Trainer raises TextError
