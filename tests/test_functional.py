@@ -387,6 +387,31 @@ class TestLayers:
             with pytest.raises(ValueError, match=f"gru_cell_backward: .* {words}"):
                 gru_cell_backward(other, of_cell, state)
 
+    @pytest.mark.parametrize("options", [{}, {"reverse": True}], ids=str)
+    def test_a_tape_passes_through_transformations_with_its_options(
+        self, lib: Library, options: dict[str, bool]
+    ) -> None:
+        """From one function that jax.jit or torch.func.vmap transforms into another."""
+        if lib.name not in ("jax", "torch"):
+            pytest.skip("about the transformations of JAX and torch")
+        params, lengths = [make_params(lib)], lib.array([T, 0, 2], "int64")
+        x, h0, dy = (
+            lib.array(draw(*shape, seed=k))
+            for k, shape in enumerate(((T, N, I), (1, N, H), (T, N, H)))
+        )
+        run = partial(gru, lengths=lengths, **options)
+        back = lambda tape, dy: gru_backward(params, tape, dy, **options)[1]  # noqa: E731
+        _, _, tape = run(params, x, h0)
+        want = lib.numpy(back(tape, dy))
+        if lib.name == "jax":
+            jax: Any = pytest.importorskip("jax", reason="about JAX")
+            _, _, tape = jax.jit(run)(params, x, h0)
+            lib.assert_close(jax.jit(back)(tape, dy), want, atol=1e-13)
+        else:
+            torch: Any = pytest.importorskip("torch", reason="about torch")
+            _, _, tape = torch.func.vmap(partial(run, params))(x[None], h0[None])
+            lib.assert_close(torch.func.vmap(back)(tape, dy[None])[0], want, atol=1e-13)
+
     def test_layers_that_do_not_fit_each_other_are_refused(self, lib: Library) -> None:
         _, params, x, _ = self.make(lib)
         with pytest.raises(
