@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,13 @@ def test_files_are_joined_in_their_order(tmp_path: Path) -> None:
     first = write(tmp_path / "1", "é\r\nb".encode())
     second = write(tmp_path / "2", b"\xef\xbb\xbfc\n")
     assert text.read_texts([first, second]) == "é\nb\nc\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is not a regular file"):
+        text.read_texts([tmp_path / "pipe"])
 
 
 @pytest.mark.parametrize(

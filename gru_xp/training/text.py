@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gru_xp.files import check_regular
 from gru_xp.training.errors import TextError
 
 HELD_OUT_SHARE = 0.05
@@ -38,6 +39,7 @@ def read_texts(paths: Sequence[Path], /) -> str:
 
 
 def _read(path: Path) -> str:
+    check_regular(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
