@@ -411,7 +411,7 @@ class GRU(Module[A]):
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.__dict__.get("_weights", ())]
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def _assign(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("_weights", {}):
             self._write({name: value})
         elif name.startswith(("weight_ih_l", "weight_hh_l", "bias_ih_l", "bias_hh_l")):
@@ -422,7 +422,7 @@ class GRU(Module[A]):
             if name == "reverse":
                 both = self.__dict__.get("bidirectional", False)
                 value = parameters.reverse_alone(value, bidirectional=both)
-            super().__setattr__(name, value)
+            super()._assign(name, value)
 
     def __repr__(self) -> str:
         options = "".join(

@@ -24,7 +24,7 @@ _DERIVED = ("_place", "_params")
 _SIZES = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
 """Options on which the shapes of the weights depend."""
 _OPTIONS = frozenset({*_SIZES, "batch_first", "dropout", "reverse", "reset_after", "training"})
-"""All options. Their names are looked up first, because calls assign other attributes."""
+"""All options."""
 
 
 class Module(Generic[A]):
@@ -72,13 +72,20 @@ class Module(Generic[A]):
         self._hold(parameters.initial(self._shapes(), self.hidden_size, place, rng=rng))
 
     def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; see `_assign`."""
+        if name in self.__dict__ and name not in _OPTIONS:  # as every call does
+            self.__dict__[name] = value
+        else:
+            self._assign(name, value)
+
+    def _assign(self, name: str, value: Any) -> None:
         """Set an attribute that the class declares, so that a misspelt name raises an error.
 
         Options are checked as in the constructor. In evaluation mode there is no tape. Subclasses
         defined in other packages may set any attribute.
         """
         cls = type(self)
-        if name in _OPTIONS and name in cls._checked_options:
+        if name in cls._checked_options:
             value = self._checked(name, value)
         if name in self.__dict__:
             self.__dict__[name] = value

@@ -220,7 +220,8 @@ def backward(
             f"{owner}: expected the tape of a forward with {len(params)} GRUParams, got one of a "
             f"forward with {len(tape.tapes)}"
         )
-    batched = len(tape.leading) == 2
+    leading = tape.leading
+    batched = len(leading) == 2
     of_tape = {
         "bidirectional": len(tape.tapes) > len(tape.inputs),
         "batch_first": bool(tape.batch_first),
@@ -240,7 +241,7 @@ def backward(
     size = params[0].weight_hh.shape[1]
     steps, rows, _ = tape.tapes[0].r.shape
     h_shape = (len(params), rows, size) if batched else (len(params), size)
-    y_shape = (*tape.leading, form.directions * size)
+    y_shape = (*leading, form.directions * size)
     if dy is None and dh_n is None:
         raise TypeError(f"{owner}: expected dy, dh_n or both, got neither")
     gradients_given = {"dy": dy, "dh_n": dh_n}
