@@ -269,6 +269,7 @@ RANDOM = helper.make_node("RandomNormal", [], ["R"], shape=[1, 12, 4])
 ON_INPUT = helper.make_node("Add", ["given", "given"], ["R"])
 UNKNOWN = helper.make_node("Cast", ["W"], ["R"], to=99)
 GIVEN = helper.make_tensor_value_info("given", onnx.TensorProto.FLOAT, [1, 12, 4])
+R = helper.make_tensor_value_info("R", onnx.TensorProto.FLOAT, [1, 12, 4])
 
 
 @pytest.mark.parametrize(
@@ -284,6 +285,9 @@ GIVEN = helper.make_tensor_value_info("given", onnx.TensorProto.FLOAT, [1, 12, 4
         ({"hidden_size": 5}, {}, "expected hidden_size=4, the size of its weights, got 5"),
         ({"direction": "bidirectional"}, {}, "first axis of length 2 .* 'bidirectional'"),
         ({"directions": 2}, {}, "length 1 for the direction 'forward', got the shapes"),
+        ({"linear_before_reset": 7}, {}, "expected linear_before_reset to be 0 or 1, got 7"),
+        ({"layout": b"x"}, {}, "expected layout to be 0 or 1, got b'x'"),
+        ({}, {"drop": "R"}, "'R', got a model without a tensor 'R'"),
         ({}, {"opset": 6}, "opset 7 or later, got opset 6"),
         ({}, {"drop": "R", "before": [RANDOM]}, "'R', got randomly drawn weights"),
         ({}, {"drop": "R", "before": [UNKNOWN]}, "cannot compute its weights 'R'"),
@@ -294,7 +298,7 @@ GIVEN = helper.make_tensor_value_info("given", onnx.TensorProto.FLOAT, [1, 12, 4
         ),
         (
             {},
-            {"drop": "R", "inputs": [GIVEN]},
+            {"drop": "R", "inputs": [R]},
             "'R', got weights that depend on the model's input 'R'",
         ),
     ],

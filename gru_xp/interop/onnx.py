@@ -197,10 +197,17 @@ def _described(
         )
     return weights, {
         **sizes,
-        "batch_first": bool(attributes.get("layout", 0)),
+        "batch_first": _flag(attributes, "layout"),
         "reverse": direction == "reverse",
-        "reset_after": bool(attributes.get("linear_before_reset", 0)),
+        "reset_after": _flag(attributes, "linear_before_reset"),
     }
+
+
+def _flag(attributes: dict[str, Any], name: str) -> bool:
+    value = attributes.get(name, 0)
+    if value not in (0, 1):
+        raise ValueError(f"expected {name} to be 0 or 1, got {value!r}")
+    return bool(value)
 
 
 class _Constants:
@@ -209,6 +216,7 @@ class _Constants:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.initializers = {each.name: each for each in model.graph.initializer}
+        self.inputs = {each.name for each in model.graph.input}
         self.number = {
             name: number for number, node in enumerate(model.graph.node) for name in node.output
         }
@@ -231,6 +239,10 @@ class _Constants:
             each = waiting.pop()
             if each in self.initializers:
                 used[each] = self.initializers[each]
+            elif each not in self.number and each not in self.inputs:
+                raise ValueError(
+                    f"expected constant weights {name!r}, got a model without a tensor {each!r}"
+                )
             elif each not in self.number:
                 raise ValueError(
                     f"expected constant weights {name!r}, got weights that depend on the model's "
