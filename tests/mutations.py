@@ -1258,7 +1258,7 @@ MUTATIONS = [
     Mutation(
         "ONNX's form always that of torch",
         "gru_xp.interop.onnx",
-        'bool(attributes.get("linear_before_reset", 0))',
+        '_flag(attributes, "linear_before_reset")',
         "True",
         ("tests/test_interop_onnx.py",),
     ),
