@@ -174,6 +174,15 @@ def test_arrays_come_back_from_the_library_as_they_went_in(
     np.testing.assert_array_equal(back, host)
 
 
+def test_to_numpy_resolves_what_torch_computes_lazily() -> None:
+    torch: Any = pytest.importorskip("torch", reason="about torch")
+    conjugate = torch.tensor([1 + 2j, 3 - 4j]).conj()
+    assert conjugate.is_conj()
+    assert torch.imag(conjugate).is_neg()
+    assert gru_xp.to_numpy(conjugate).tolist() == [1 - 2j, 3 + 4j]
+    assert gru_xp.to_numpy(torch.imag(conjugate)).tolist() == [-2, 4]
+
+
 def test_to_numpy_copies(lib: Library) -> None:
     if not lib.mutable or lib.read_only:
         pytest.skip("needs an array that can be changed")

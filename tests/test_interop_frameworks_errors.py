@@ -122,6 +122,15 @@ def test_linen_variables_of_other_modules_are_refused() -> None:
         from_flax({"params": {"Dense_0": {"kernel": draw(I, H)}}})
     with pytest.raises(ValueError, match=r"got the names \['layers_0', 'layers_2'\]"):
         from_flax({"layers_0": {}, "layers_2": {}})
+    for wrong in (
+        {"params": 3},
+        {"params": {"layers_0": 3}},
+        {"forward_rnn": 3},
+        {"cell": 3},
+        {"hn": draw(H)},
+    ):
+        with pytest.raises(ValueError, match=r"nested mappings of names, got (int|ndarray) inst"):
+            from_flax(wrong)
     with pytest.raises(ValueError, match=r"expected the arrays .*; unexpected \['hi.kernel'\]"):
         from_flax({"cell": {"hi": {"kernel": draw(H, H)}}})
 

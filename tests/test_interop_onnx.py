@@ -314,6 +314,11 @@ def test_what_a_gru_cannot_express_is_refused(
         interop.load(model_of(node, arrays, **more))
 
 
+def test_a_model_without_an_opset_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected an ONNX model, got one without an opset"):
+        interop.load(onnx.ModelProto())
+
+
 def test_activations_by_their_names_are_taken() -> None:
     node, arrays = node_of(activations=["sigmoid", "TANH"])
     assert interop.load(model_of(node, arrays))

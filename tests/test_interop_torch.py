@@ -131,6 +131,11 @@ def test_computed_weights_are_taken_as_they_are() -> None:
     assert_outputs_equal(np.asarray, ours(inputs().numpy()), theirs(inputs()))
 
 
+def test_names_that_are_no_strings_are_ignored_with_a_prefix() -> None:
+    state: dict[Any, Any] = {**torch.nn.GRU(3, 4).state_dict(prefix="rnn."), 1: torch.ones(2)}
+    assert interop.from_torch(state, prefix="rnn.").hidden_size == 4
+
+
 def test_what_is_refused() -> None:
     whole: Any = torch.nn.ModuleDict({"rnn": torch.nn.GRU(I, H), "head": torch.nn.Linear(H, 1)})
     with pytest.raises(TypeError, match=r"got ModuleDict\. Pass prefix='rnn\.'"):

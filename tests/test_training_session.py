@@ -202,6 +202,7 @@ def test_a_finished_run_needs_no_folder_that_can_be_written_to(
         ("seed", 1 << 200, "an integer below"),
         ("backend", "auto", "numpy or cupy"),
         ("dtype", "float8", "float16 or|float32 or"),
+        ("text_sha256", None, "a string"),
         ("texts", "text", "a sequence of paths"),
         ("texts", ("a\0b",), "a sequence of paths"),
     ],

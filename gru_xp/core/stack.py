@@ -234,8 +234,7 @@ def backward(
         "reverse": loop.reverse,
         "reset_after": loop.reset_after,
     }
-    if given != of_tape:
-        checks.check_options(of_tape, given, owner=owner)
+    checks.check_options(of_tape, given, owner=owner)
     x = params[0].weight_ih if isinstance(tape.x, OneHot) else tape.x
     checks.check_tape_sizes(params[0], x, tape.tapes[0].r, owner=owner)
     size = params[0].weight_hh.shape[1]

@@ -103,7 +103,7 @@ def backward(
 ) -> tuple[GRUParams, Array, Array]:
     """`gru_cell_backward` for weights that have been checked."""
     checks.check_tape(tape, CellTape, owner=owner)
-    if (tape.gh_n is None) == reset_after:
+    if (tape.gh_n is None) == reset_after:  # compared here, because a step takes little time
         options = {"reset_after": not reset_after}
         checks.check_options(options, {"reset_after": reset_after}, owner=owner)
     checks.check_tape_sizes(params, tape.x, tape.r, owner=owner)

@@ -239,14 +239,14 @@ class _Constants:
             each = waiting.pop()
             if each in self.initializers:
                 used[each] = self.initializers[each]
-            elif each not in self.number and each not in self.inputs:
-                raise ValueError(
-                    f"expected constant weights {name!r}, got a model without a tensor {each!r}"
-                )
-            elif each not in self.number:
+            elif each in self.inputs:
                 raise ValueError(
                     f"expected constant weights {name!r}, got weights that depend on the model's "
                     f"input {each!r}"
+                )
+            elif each not in self.number:
+                raise ValueError(
+                    f"expected constant weights {name!r}, got a model without a tensor {each!r}"
                 )
             elif self.number[each] not in numbers:
                 numbers.add(self.number[each])

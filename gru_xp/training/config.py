@@ -114,6 +114,12 @@ def _shown(value: object) -> str:
         return f"a large {type(value).__name__}"
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
 def _integer(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
@@ -143,9 +149,9 @@ _FIELDS = {
     "learning_rate": _Field(_number, lambda value: 0 < value < math.inf, "a positive number"),
     "seed": _Field(_integer, lambda value: 0 <= value < SEED_LIMIT, "an integer below 2**128"),
     "backend": _Field(
-        str, lambda value: value in libraries.NAMESPACES, " or ".join(libraries.NAMESPACES)
+        _text, lambda value: value in libraries.NAMESPACES, " or ".join(libraries.NAMESPACES)
     ),
-    "dtype": _Field(str, lambda value: value in dtypes.NAMES, " or ".join(dtypes.NAMES)),
-    "text_sha256": _Field(str, lambda value: True, "a string"),
+    "dtype": _Field(_text, lambda value: value in dtypes.NAMES, " or ".join(dtypes.NAMES)),
+    "text_sha256": _Field(_text, lambda value: True, "a string"),
     "texts": _Field(_paths, lambda values: all(map(_is_path, values)), "a sequence of paths"),
 }

@@ -56,14 +56,13 @@ def begin(config: TrainingConfig, out: Path, /, *, overwrite: bool) -> Trainer:
             f"{out} already contains a model. Continue it with --resume, replace it with "
             "--overwrite, or choose another --out"
         )
-    for path in (out / name for name in FILES):
-        if path.exists() and not overwrite:
+    for path in filter(Path.exists, (out / name for name in FILES)):
+        if not overwrite:
             raise SessionError(
                 f"{out} already contains a file {path.name}, which the run would replace. Choose "
                 "another --out, or replace the file with --overwrite"
             )
-        if path.exists():
-            check_regular(path)
+        check_regular(path)
     content = text.read_texts([Path(path) for path in config.texts])
     corpus = text.split(content)
     if config.batch_size * config.seq_len < len(corpus.training):  # else Trainer raises TextError
