@@ -174,7 +174,7 @@ def _train(
     given = {name: value for name, value in options.items() if value is not None}
     if texts:
         for path in texts:
-            check_regular(path)  # before realpath, which turns a pipe into a name that is no file
+            check_regular(path)  # realpath gives a pipe a name that does not exist
         given["texts"] = tuple(map(os.path.realpath, texts))
     reason = "as in the run" if resume else ""
     if not resume or "backend" in given:

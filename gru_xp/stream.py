@@ -112,7 +112,7 @@ class Stream(Generic[A]):
             If a shape, library, device or dtype does not match, or `out` is not writeable. In that
             case the state is unchanged.
         RuntimeError
-            If another thread is using the stream and an accelerator runs it. A stream handles one
+            If an accelerator runs the stream and another thread is using it. A stream handles one
             call at a time; reading `state` counts as a call. The portable code does not detect
             concurrent calls.
         """
